@@ -1,0 +1,1 @@
+//! The NBD protocol of the client's side, without I/O.
