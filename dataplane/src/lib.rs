@@ -1,3 +1,5 @@
 //! The data plane of blockferry.
 
+mod engine;
 pub mod nbd;
+mod pool;

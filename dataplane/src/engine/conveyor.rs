@@ -1,0 +1,138 @@
+//! The payload path `splice`: socket to pipe to socket, never in user space.
+//!
+//! A [`Conveyor`] is a pipe with a memory of what is in it. [`Conveyor::step`] fills it from one
+//! descriptor and empties it into another, without blocking, until all is moved or an end is not
+//! ready; an engine then waits for that end and calls it again.
+//!
+//! `IORING_OP_SPLICE` is not used: the kernel hands it to a worker thread each time, which costs
+//! more than the two system calls (docs/dependencies.md, "engines").
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+use super::descriptor::Descriptor;
+
+/// A pipe, and how much of a move has passed through it.
+#[derive(Debug)]
+pub(crate) struct Conveyor {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    /// Bytes that the pipe takes at most, if they come in full pages.
+    capacity: usize,
+    held: usize,
+    taken: usize,
+    end: End,
+}
+
+/// An end of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    From,
+    To,
+}
+
+/// What a move waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Done,
+    Wait(End),
+}
+
+impl Conveyor {
+    /// A pipe of up to `capacity` bytes, or less where the user's allowance of pipe pages is
+    /// used up: [`Conveyor::capacity`] tells.
+    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // EPERM: past the allowance (pipe-user-pages-soft). The pipe works with what it has.
+        let _as_large_as_allowed = fcntl_setpipe_size(&writer, capacity);
+        let capacity = rustix::pipe::fcntl_getpipe_size(&writer)?;
+        Ok(Self { reader, writer, capacity, held: 0, taken: 0, end: End::From })
+    }
+
+    /// Bytes that the pipe takes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Puts the header of a message before the payload that is moved next.
+    pub(crate) fn put_head(&mut self, head: &[u8]) -> io::Result<()> {
+        assert_eq!(self.held, 0, "a conveyor starts empty");
+        let written = rustix::io::write(&self.writer, head)?;
+        assert_eq!(written, head.len(), "an empty pipe takes a header whole");
+        self.held = written;
+        Ok(())
+    }
+
+    /// The end that was last worked on: after a failure, the one that failed; while waiting, the
+    /// one that is waited for.
+    pub(crate) fn end(&self) -> End {
+        self.end
+    }
+
+    /// Bytes of the payload that have left the source so far.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Moves what can be moved now of `length` bytes.
+    pub(super) fn step(&mut self, from: &Descriptor, to: &Descriptor, length: usize) -> io::Result<Step> {
+        loop {
+            self.fill(from, length)?;
+            if self.held == 0 {
+                // Only an empty pipe proves that the source is dry: one that holds something may
+                // have run out of slots instead.
+                return Ok(if self.taken == length { self.finish() } else { Step::Wait(End::From) });
+            }
+            if !self.empty(to, length)? {
+                return Ok(Step::Wait(End::To));
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Step {
+        self.taken = 0;
+        Step::Done
+    }
+
+    /// Takes from the source until it is dry, the pipe is full, or everything is taken.
+    fn fill(&mut self, from: &Descriptor, length: usize) -> io::Result<()> {
+        self.end = End::From;
+        while self.taken < length && self.held < self.capacity {
+            let most = (length - self.taken).min(self.capacity - self.held);
+            match splice(from, None, &self.writer, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(moved) => {
+                    from.count_received(moved);
+                    self.held += moved;
+                    self.taken += moved;
+                }
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives to the target until the pipe is empty (true) or the target takes no more (false).
+    fn empty(&mut self, to: &Descriptor, length: usize) -> io::Result<bool> {
+        self.end = End::To;
+        while self.held > 0 {
+            let more = if self.taken < length { SpliceFlags::MORE } else { SpliceFlags::empty() };
+            match splice(&self.reader, None, to, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(moved) => {
+                    to.count_sent(moved);
+                    self.held -= moved;
+                }
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,130 @@
+//! What operations work on.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use rustix::fs::OFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// An open descriptor, with counts of the bytes that passed through it: liveness is judged by
+/// completed I/O, and an engine sees that even in the middle of an operation.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    fd: OwnedFd,
+    kind: Kind,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// Whether the readiness engine watches it already.
+    pub(super) watched: Cell<bool>,
+}
+
+/// Decides which system calls fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A connected stream socket, non-blocking.
+    Socket,
+    /// A pipe, terminal or file that is read or written in order (standard input or output).
+    /// Its status flags are shared with other processes, so it stays as it is: blocking.
+    Stream,
+    /// A regular file or a block device, read and written at offsets.
+    File,
+}
+
+impl Descriptor {
+    /// Begins to connect. [`super::Op::Connect`] waits for the end of it.
+    pub(crate) fn connect(address: &Address) -> io::Result<Self> {
+        let (domain, to) = match address {
+            Address::Tcp(to) => (Domain::for_address(*to), SockAddr::from(*to)),
+            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        };
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        if domain != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
+        }
+        match socket.connect(&to) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(Self::new(socket.into(), Kind::Socket))
+    }
+
+    /// A connected stream socket that somebody else opened (an SSH channel, a TLS session, a
+    /// server's standard input and output). It is made non-blocking.
+    pub(crate) fn socket(fd: OwnedFd) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(Self::new(fd, Kind::Socket))
+    }
+
+    /// Something that is read or written in order.
+    pub(crate) fn stream(fd: OwnedFd) -> Self {
+        Self::new(fd, Kind::Stream)
+    }
+
+    /// A regular file or a block device.
+    pub(crate) fn file(fd: OwnedFd) -> Self {
+        Self::new(fd, Kind::File)
+    }
+
+    fn new(fd: OwnedFd, kind: Kind) -> Self {
+        Self { fd, kind, received: Cell::new(0), sent: Cell::new(0), watched: Cell::new(false) }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Ends a connection at once: every operation in flight on it completes.
+    pub(crate) fn shutdown(&self) {
+        // ENOTCONN: the peer was faster, or the connection was never made; the aim is reached.
+        let _already_ended = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
+    /// Takes the error of a connection attempt.
+    pub(super) fn take_connect_error(&self) -> io::Result<()> {
+        match rustix::net::sockopt::socket_error(&self.fd)? {
+            Ok(()) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Bytes received through it so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Bytes sent through it so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+    }
+
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    pub(super) fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
