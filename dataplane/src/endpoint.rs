@@ -1,0 +1,74 @@
+//! What a lane reads from and writes to.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::nbd::NbdUri;
+
+/// One end of a lane.
+///
+/// A new kind of endpoint is a variant here, its side of a strand in `lane/source.rs` or
+/// `lane/target.rs`, and nothing else.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// An export of an NBD server.
+    Nbd(NbdEndpoint),
+    /// A regular file or a block device. As a target, a regular file is created and cut to the
+    /// size of the source; a block device has to be large enough.
+    File(PathBuf),
+    /// Read or written in order to its end, of unknown size: a pipe, a terminal, standard input.
+    Stream(Arc<OwnedFd>),
+    /// As a target: takes everything, keeps nothing.
+    Null,
+}
+
+/// An export, and the way to it.
+#[derive(Clone, Debug)]
+pub struct NbdEndpoint {
+    /// The export, its address and TLS settings. Its `Display` names the endpoint in messages.
+    pub uri: NbdUri,
+    /// Opens connections in place of the address in `uri`, for whoever carries NBD over
+    /// something of their own (an SSH channel).
+    pub dialer: Option<Arc<dyn Dial>>,
+}
+
+/// Opens connections to one NBD server.
+pub trait Dial: Send + Sync + fmt::Debug {
+    /// A connected stream socket, as far as the caller can tell: the far end may still be in the
+    /// making. Must return at once; the data plane calls it from the threads that move data, once
+    /// for each connection and again after a connection broke.
+    ///
+    /// # Errors
+    /// When no further connection can be had; the lane then fails or tries again later, as its
+    /// settings say.
+    fn dial(&self) -> io::Result<OwnedFd>;
+}
+
+impl Endpoint {
+    /// An export named by a URI.
+    #[must_use]
+    pub fn nbd(uri: NbdUri) -> Self {
+        Self::Nbd(NbdEndpoint { uri, dialer: None })
+    }
+
+    /// An export reached through connections that `dialer` opens.
+    #[must_use]
+    pub fn nbd_over(uri: NbdUri, dialer: Arc<dyn Dial>) -> Self {
+        Self::Nbd(NbdEndpoint { uri, dialer: Some(dialer) })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nbd(nbd) => nbd.uri.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+            Self::Stream(_) => f.write_str("-"),
+            Self::Null => f.write_str("null:"),
+        }
+    }
+}

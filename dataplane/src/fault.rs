@@ -1,0 +1,143 @@
+//! Why a lane failed, in words for people and in kinds for programs.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::nbd::{HandshakeError, NbdError, ReplyError};
+
+/// The side of a lane that something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The export that is read.
+    Source,
+    /// The export that is written.
+    Target,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// Why a lane could not do its work. One line, with the side, the endpoint and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A side failed.
+    #[error("{side} {endpoint}: {cause}")]
+    Side {
+        /// Which.
+        side: Side,
+        /// Its name, as in its URI or path.
+        endpoint: String,
+        /// What happened.
+        cause: Cause,
+    },
+    /// The lane was asked for something that cannot be done.
+    #[error("{0}")]
+    Request(String),
+    /// Something of this machine failed that belongs to neither side: a journal, a manifest, memory.
+    #[error("{what}: {error}")]
+    Local {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The lane was cancelled. What was acknowledged is flushed, and in the journal if there is one.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Fault {
+    /// The side at fault, if it is one.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Self::Side { side, .. } => Some(*side),
+            Self::Request(_) | Self::Local { .. } | Self::Interrupted => None,
+        }
+    }
+}
+
+/// What happened on a side.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// No connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// The server and we did not come to terms.
+    #[error("{0}")]
+    Handshake(HandshakeError),
+    /// TLS failed.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Nothing came for too long.
+    #[error("no answer within {} while waiting for {waiting_for}{hint}", duration(*deadline))]
+    Deadline {
+        /// The deadline that passed.
+        deadline: Duration,
+        /// What is outstanding.
+        waiting_for: String,
+        /// What may help; empty or with a leading separator.
+        hint: &'static str,
+    },
+    /// The connection ended.
+    #[error("the connection was lost ({how}) while waiting for {waiting_for}")]
+    Lost {
+        /// What the system said.
+        how: String,
+        /// What was outstanding.
+        waiting_for: String,
+    },
+    /// The server answered something that the protocol forbids.
+    #[error("the server broke the NBD protocol: {0}")]
+    Reply(#[from] ReplyError),
+    /// The server answered something that fits no request.
+    #[error("the server broke the NBD protocol: {0}")]
+    Protocol(String),
+    /// The server refused a request.
+    #[error("{request} failed: {} ({error:?}){}", error.description(), said(message))]
+    Refused {
+        /// The request, with its range.
+        request: String,
+        /// The server's error.
+        error: NbdError,
+        /// The server's words; often empty.
+        message: String,
+    },
+    /// Reading or writing a file or stream failed.
+    #[error("{what}: {error}")]
+    File {
+        /// The operation, with its range.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The endpoint cannot do what is asked of it.
+    #[error("{0}")]
+    Unfit(String),
+    /// All attempts to connect again failed.
+    #[error("gave up after {attempts} attempts to connect again; the last one: {last}")]
+    GaveUp {
+        /// How many.
+        attempts: u32,
+        /// The last failure.
+        last: Box<Cause>,
+    },
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!("; the server says: {message}") }
+}
+
+/// A duration as people write it.
+pub(crate) fn duration(time: Duration) -> String {
+    if time.subsec_millis() != 0 { format!("{} ms", time.as_millis()) } else { format!("{} s", time.as_secs()) }
+}

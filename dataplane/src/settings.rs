@@ -1,0 +1,145 @@
+//! Settings of lanes and of the mover, with their defaults and units.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::digest::DigestAlgorithm;
+use crate::engine::EngineChoice;
+use crate::plan::Area;
+
+/// How the payload travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PayloadChoice {
+    /// `splice` where nothing has to be looked at and both sides are sockets; else `pooled`.
+    #[default]
+    Auto,
+    /// Socket to pipe to socket, never in user space.
+    Splice,
+    /// Through pooled buffers, where zeros can be found and digests made.
+    Pooled,
+}
+
+impl FromStr for PayloadChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "splice" => Ok(Self::Splice),
+            "pooled" => Ok(Self::Pooled),
+            _ => Err(format!("no payload path is called '{text}': use auto, splice or pooled")),
+        }
+    }
+}
+
+/// Which bytes of the source a lane moves.
+#[derive(Clone, Debug, Default)]
+pub enum Extent {
+    /// All.
+    #[default]
+    Whole,
+    /// These areas, in any order, overlapping or not; they must lie inside the source.
+    Areas(Vec<Area>),
+    /// What a dirty bitmap of the source marks (`qemu:dirty-bitmap:NAME`).
+    Bitmap(String),
+}
+
+/// How a lane does its work. The defaults are what `blockferry copy` does.
+#[derive(Clone, Debug)]
+pub struct LaneSettings {
+    /// What to move.
+    pub extent: Extent,
+    /// Connections a side at most; more than one only where both sides advertise `MULTI_CONN`.
+    pub connections: u16,
+    /// Bytes of one request; `None` adapts between [`MIN_REQUEST_BYTES`] and [`MAX_ADAPTED_BYTES`].
+    pub request_bytes: Option<u32>,
+    /// Requests in flight on a connection at most.
+    pub requests: u16,
+    /// Bytes in flight on a lane at most.
+    pub in_flight_bytes: u64,
+    /// One request at a time, in order.
+    pub synchronous: bool,
+    /// How the payload travels.
+    pub payload: PayloadChoice,
+    /// Ask the source for its block status, so that zeros need not be read.
+    pub extents: bool,
+    /// The target reads as zeros already: zeros are skipped. Unsafe if that is not so.
+    pub target_is_zero: bool,
+    /// Zeros stay allocated on the target.
+    pub allocated: bool,
+    /// Find runs of zeros of this many bytes in what was read; `None`: only where the payload is
+    /// looked at anyway, at 4096 bytes; `Some(0)`: never.
+    pub sparse_bytes: Option<u32>,
+    /// Cluster of the target's image, in bytes: areas are rounded out to it, so that a write never
+    /// makes the target read the layer below. A power of two.
+    pub cluster_bytes: u32,
+    /// Make a digest of each 64 KiB that is moved.
+    pub digest: Option<DigestAlgorithm>,
+    /// Where the digests go.
+    pub manifest: Option<PathBuf>,
+    /// A resume journal: made if it is not there, else what it calls safe is not moved again.
+    pub journal: Option<PathBuf>,
+    /// FLUSH the target whenever this much time has passed since the last one, so that a resumed
+    /// lane has little to do again.
+    pub flush_interval: Duration,
+    /// A side that makes no progress for this long while something is outstanding has failed.
+    pub deadline: Duration,
+    /// Attempts to connect again before a lane fails; the count starts anew with each byte of
+    /// progress. Zero: the first loss of a connection fails the lane.
+    pub retries: u32,
+    /// Wait before the first such attempt; it doubles with each, with jitter, up to 64 times.
+    pub backoff: Duration,
+}
+
+/// The smallest request that adapting goes to, in bytes.
+pub const MIN_REQUEST_BYTES: u32 = 256 << 10;
+/// The largest request that adapting goes to, in bytes.
+pub const MAX_ADAPTED_BYTES: u32 = 2 << 20;
+
+impl Default for LaneSettings {
+    fn default() -> Self {
+        Self {
+            extent: Extent::Whole,
+            connections: 1,
+            request_bytes: None,
+            requests: 16,
+            in_flight_bytes: 16 << 20,
+            synchronous: false,
+            payload: PayloadChoice::Auto,
+            extents: true,
+            target_is_zero: false,
+            allocated: false,
+            sparse_bytes: None,
+            cluster_bytes: 64 << 10,
+            digest: None,
+            manifest: None,
+            journal: None,
+            flush_interval: Duration::from_secs(30),
+            deadline: Duration::from_secs(30),
+            retries: 5,
+            backoff: Duration::from_millis(100),
+        }
+    }
+}
+
+/// How the mover runs its lanes.
+#[derive(Clone, Debug)]
+pub struct MoverSettings {
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// Threads that move data; `None`: one for each processor, at most one for each lane.
+    pub threads: Option<usize>,
+    /// Lanes at work at once; the others wait in their order.
+    pub max_lanes: usize,
+    /// Memory of all buffers of the pooled path together, in bytes.
+    pub pool_bytes: usize,
+    /// Bytes a second, of all lanes together.
+    pub rate_limit: Option<u64>,
+}
+
+impl Default for MoverSettings {
+    fn default() -> Self {
+        Self { engine: EngineChoice::Auto, threads: None, max_lanes: 128, pool_bytes: 64 << 20, rate_limit: None }
+    }
+}
