@@ -1,6 +1,8 @@
 //! The data plane of blockferry.
 
 pub mod digest;
+pub mod journal;
+pub mod manifest;
 pub mod nbd;
 pub mod plan;
 pub mod rate;
