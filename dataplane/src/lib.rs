@@ -1,5 +1,24 @@
 //! The data plane of blockferry.
 
+pub mod digest;
+mod endpoint;
 mod engine;
+mod fault;
+pub mod journal;
+pub mod manifest;
 pub mod nbd;
+pub mod plan;
 mod pool;
+pub mod rate;
+mod report;
+mod settings;
+pub mod units;
+pub mod zero;
+
+pub use endpoint::{Dial, Endpoint, NbdEndpoint};
+pub use engine::{EngineChoice, EngineKind};
+pub use fault::{Cause, Fault, Side};
+pub use report::{Counts, Event, LaneReport, PayloadKind, Report};
+pub use settings::{
+    Extent, LaneSettings, MAX_ADAPTED_BYTES, MIN_REQUEST_BYTES, MoverSettings, PayloadChoice,
+};

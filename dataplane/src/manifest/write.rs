@@ -1,0 +1,239 @@
+//! Writing a manifest.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::format::{Header, Layout, checksum, encode_runs};
+use super::{Entry, MAX_ZERO_RUNS, ManifestError};
+use crate::digest::{Digest, DigestAlgorithm};
+use crate::plan::{Area, AreaSet};
+
+/// Entries that are put together for one write: 1,024 * 33 bytes at most.
+const ENTRIES_PER_WRITE: u64 = 1024;
+
+/// Records the digests of a disk's blocks, in any order. What is recorded of a block last counts.
+///
+/// Memory: [`MAX_ZERO_RUNS`] runs of 16 bytes and one write of entries.
+#[derive(Debug)]
+pub struct ManifestWriter {
+    file: File,
+    path: PathBuf,
+    partial: PathBuf,
+    layout: Layout,
+    /// Runs of zero blocks, in blocks.
+    zeros: AreaSet,
+    max_runs: usize,
+    buffer: Vec<u8>,
+    finished: bool,
+}
+
+impl ManifestWriter {
+    /// Begins the manifest of a disk of `disk_size` bytes, in `path` with `.partial` appended;
+    /// what an earlier run left there is overwritten, and `path` itself is replaced at the end.
+    ///
+    /// # Errors
+    /// The file cannot be made, or the disk is too large.
+    pub fn create(
+        path: &Path,
+        algorithm: DigestAlgorithm,
+        disk_size: u64,
+    ) -> Result<Self, ManifestError> {
+        let layout =
+            Layout::new(algorithm, disk_size).ok_or(ManifestError::DiskTooLarge { disk_size })?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        let partial = PathBuf::from(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)
+            .map_err(|source| io_error("create", &partial, source))?;
+        let writer = Self {
+            file,
+            path: path.to_owned(),
+            partial,
+            layout,
+            zeros: AreaSet::new(),
+            max_runs: MAX_ZERO_RUNS,
+            buffer: Vec::new(),
+            finished: false,
+        };
+        // All entries are absent: a hole of the file.
+        writer
+            .file
+            .set_len(layout.trailer_at())
+            .map_err(|source| writer.failed("write", source))?;
+        Ok(writer)
+    }
+
+    /// The algorithm of the digests.
+    #[must_use]
+    pub fn algorithm(&self) -> DigestAlgorithm {
+        self.layout.algorithm
+    }
+
+    /// Number of blocks of the disk; the last one may be short.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.layout.blocks()
+    }
+
+    /// Records the digest of one block.
+    ///
+    /// # Errors
+    /// As [`record_blocks`](Self::record_blocks).
+    pub fn record(&mut self, index: u64, digest: &Digest) -> Result<(), ManifestError> {
+        self.record_blocks(index, std::slice::from_ref(digest))
+    }
+
+    /// Records the digests of consecutive blocks from `first` on, with one write (one for each
+    /// 1,024 of them).
+    ///
+    /// # Errors
+    /// A block behind the end of the disk, a digest of another algorithm, a failed write.
+    pub fn record_blocks(&mut self, first: u64, digests: &[Digest]) -> Result<(), ManifestError> {
+        let count = u64::try_from(digests.len()).unwrap_or(u64::MAX);
+        self.check_blocks(first..first.saturating_add(count))?;
+        let algorithm = self.layout.algorithm;
+        let expected = algorithm.digest_bytes();
+        if let Some(foreign) = digests
+            .iter()
+            .find(|digest| digest.as_bytes().len() != expected)
+        {
+            return Err(ManifestError::ForeignDigest {
+                length: foreign.as_bytes().len(),
+                algorithm,
+            });
+        }
+        self.write_entries(first, digests.iter().map(|digest| Entry::Data(*digest)))?;
+        self.zeros.remove(Area::new(first, count));
+        self.spill_if_full()
+    }
+
+    /// Records that the blocks `range` are zeros. A run costs the same for one block as for a
+    /// terabyte of them.
+    ///
+    /// # Errors
+    /// A block behind the end of the disk, a failed write.
+    pub fn record_zero(&mut self, range: Range<u64>) -> Result<(), ManifestError> {
+        self.check_blocks(range.clone())?;
+        self.zeros.insert(Area::between(range.start, range.end));
+        self.spill_if_full()
+    }
+
+    /// Completes the file: trailer, header, fsync, the final name, fsync of the folder.
+    ///
+    /// # Errors
+    /// A step failed; there is no file with the final name then, or still the one before.
+    pub fn finish(mut self) -> Result<(), ManifestError> {
+        let trailer = encode_runs(&self.zeros);
+        let header = Header {
+            layout: self.layout,
+            runs: u64::try_from(self.zeros.len()).unwrap_or(u64::MAX),
+            trailer_checksum: checksum(&trailer),
+        };
+        let write = self
+            .file
+            .write_all_at(&trailer, self.layout.trailer_at())
+            .and_then(|()| self.file.write_all_at(&header.encode(), 0));
+        write.map_err(|source| self.failed("write", source))?;
+        self.file
+            .sync_all()
+            .map_err(|source| self.failed("sync", source))?;
+        std::fs::rename(&self.partial, &self.path)
+            .map_err(|source| self.failed("rename", source))?;
+        self.finished = true;
+        sync_folder_of(&self.path)
+            .map_err(|source| io_error("sync the folder of", &self.path, source))
+    }
+
+    fn check_blocks(&self, range: Range<u64>) -> Result<(), ManifestError> {
+        let blocks = self.blocks();
+        if range.start <= range.end && range.end <= blocks {
+            return Ok(());
+        }
+        Err(ManifestError::NoSuchBlock {
+            index: range.end.max(range.start).saturating_sub(1),
+            blocks,
+        })
+    }
+
+    fn write_entries(
+        &mut self,
+        mut first: u64,
+        mut entries: impl ExactSizeIterator<Item = Entry>,
+    ) -> Result<(), ManifestError> {
+        while entries.len() > 0 {
+            self.buffer.clear();
+            let mut count = 0;
+            while count < ENTRIES_PER_WRITE
+                && let Some(entry) = entries.next()
+            {
+                self.layout.put_entry(entry, &mut self.buffer);
+                count += 1;
+            }
+            self.file
+                .write_all_at(&self.buffer, self.layout.entry_at(first))
+                .map_err(|source| self.failed("write", source))?;
+            first += count;
+        }
+        Ok(())
+    }
+
+    fn write_zero_entries(&mut self, run: Area) -> Result<(), ManifestError> {
+        let mut first = run.start;
+        while first < run.end() {
+            let count = (run.end() - first).min(ENTRIES_PER_WRITE);
+            let entries = usize::try_from(count).unwrap_or(1);
+            self.write_entries(first, std::iter::repeat_n(Entry::Zero, entries))?;
+            first += count;
+        }
+        Ok(())
+    }
+
+    /// Makes the shorter half of the runs entries, once there are too many.
+    fn spill_if_full(&mut self) -> Result<(), ManifestError> {
+        if self.zeros.len() <= self.max_runs {
+            return Ok(());
+        }
+        let kept = self.zeros.clone().longest(self.max_runs.div_ceil(2));
+        for run in &self.zeros.subtract(&kept) {
+            self.write_zero_entries(run)?;
+        }
+        self.zeros = kept;
+        Ok(())
+    }
+
+    fn failed(&self, action: &'static str, source: io::Error) -> ManifestError {
+        io_error(action, &self.partial, source)
+    }
+}
+
+impl Drop for ManifestWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nobody is left to hear of a failure, and the next run overwrites the file.
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> ManifestError {
+    ManifestError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
