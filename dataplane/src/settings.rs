@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::digest::DigestAlgorithm;
 use crate::engine::EngineChoice;
-use crate::plan::Area;
+use crate::plan::AreaSet;
 
 /// How the payload travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub enum Extent {
     /// All.
     #[default]
     Whole,
-    /// These areas, in any order, overlapping or not; they must lie inside the source.
-    Areas(Vec<Area>),
+    /// These areas; they must lie inside the source.
+    Areas(AreaSet),
     /// What a dirty bitmap of the source marks (`qemu:dirty-bitmap:NAME`).
     Bitmap(String),
 }

@@ -1,0 +1,205 @@
+//! Making it last: FLUSH, and the journal of what is safe.
+//!
+//! ```text
+//!   acknowledged ──FLUSH sent──▶ covered by the FLUSH ──acknowledged──▶ safe ──▶ journal
+//! ```
+//!
+//! A FLUSH covers what was acknowledged when it was sent, on all connections of a target that
+//! advertises MULTI_CONN; a target without it has one connection.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::engine::{Completion, Op, Token};
+use crate::fault::{Cause, Fault, Side};
+use crate::journal::Witness;
+use crate::nbd::{Command, CommandFlags, NbdError, Request};
+use crate::plan::{AreaSet, Segment, SegmentKind};
+
+use super::context::Context;
+use super::role::Role;
+use super::slots::Cookie;
+use super::strand::TargetSide;
+use super::task::{Phase, Task};
+
+/// Separate areas that may wait for a FLUSH; past that one is sent, whatever the time.
+const UNFLUSHED_AREAS: usize = 16 << 10;
+
+/// What the target acknowledged and has not made durable.
+#[derive(Default)]
+pub(super) struct Unflushed {
+    acknowledged: Acknowledged,
+    /// Covered by the FLUSH that is in flight.
+    covered: Option<Acknowledged>,
+    last: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Acknowledged {
+    data: AreaSet,
+    zero: AreaSet,
+}
+
+impl Acknowledged {
+    fn areas(&self) -> usize {
+        self.data.len() + self.zero.len()
+    }
+
+    fn segments(&self) -> impl Iterator<Item = Segment> {
+        let of = |set: &AreaSet, kind| set.as_slice().to_vec().into_iter().map(move |area| Segment { start: area.start, length: area.length, kind });
+        of(&self.data, SegmentKind::Data).chain(of(&self.zero, SegmentKind::Zero))
+    }
+}
+
+impl Unflushed {
+    pub(super) fn acknowledge(&mut self, piece: Segment) {
+        match piece.kind {
+            SegmentKind::Data => self.acknowledged.data.insert(piece.area()),
+            SegmentKind::Zero => self.acknowledged.zero.insert(piece.area()),
+        }
+    }
+
+    /// Gives everything back that a lost target may have forgotten.
+    pub(super) fn take_all(&mut self, mut each: impl FnMut(Segment)) {
+        let lost = [std::mem::take(&mut self.acknowledged), self.covered.take().unwrap_or_default()];
+        lost.iter().flat_map(Acknowledged::segments).for_each(&mut each);
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.covered.is_some()
+    }
+
+    fn begin(&mut self) {
+        self.covered = Some(std::mem::take(&mut self.acknowledged));
+    }
+}
+
+impl Task {
+    /// Sends a FLUSH when one is due on a long run.
+    pub(super) fn flush_if_due(&mut self, context: &mut Context<'_>) {
+        let waiting = self.unflushed.acknowledged.areas();
+        let last = *self.unflushed.last.get_or_insert(context.now);
+        let due = waiting > UNFLUSHED_AREAS || context.now.duration_since(last) >= self.settings.flush_interval;
+        if due && waiting > 0 && !self.unflushed.is_flushing() && self.probe.is_none() {
+            self.send_flush(context);
+        }
+    }
+
+    /// Begins the end: everything that was begun has ended.
+    pub(super) fn begin_last_flush(&mut self, context: &mut Context<'_>) {
+        if self.unflushed.is_flushing() || self.probe.is_some() {
+            return; // an earlier one is on its way; this is looked at again when it is back
+        }
+        let failed = self.fault.is_some();
+        let keep = !failed || self.journal.is_some() || matches!(self.fault, Some(Fault::Interrupted));
+        if !keep || (failed && !self.target_is_up()) || (failed && self.unflushed.acknowledged.areas() == 0) {
+            self.phase = Phase::Closing;
+            return;
+        }
+        if !self.target_is_up() {
+            return; // it is being connected again
+        }
+        self.phase = Phase::Flushing;
+        self.send_flush(context);
+    }
+
+    fn target_is_up(&self) -> bool {
+        self.strands.iter().any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
+    }
+
+    fn send_flush(&mut self, context: &mut Context<'_>) {
+        let Some(at) = self.strands.iter().position(|strand| !strand.abandoned && strand.side_is_ready(Side::Target)) else { return };
+        self.unflushed.begin();
+        self.unflushed.last = Some(context.now);
+        let id = self.id;
+        match &mut self.strands[at].target {
+            TargetSide::Nbd(link) => {
+                if !link.session.as_ref().is_some_and(|session| session.flags.can_flush()) {
+                    return self.flushed(context);
+                }
+                let request = Request { command: Command::Flush, flags: CommandFlags::NONE, cookie: Cookie::Flush.number(), offset: 0, length: 0 };
+                link.request(request, None, context.now);
+                link.pump(context);
+            }
+            TargetSide::File(file) => {
+                let token = Token { lane: id, strand: super::issue::index(at), role: Role::Sync.on(Side::Target), tag: 0 };
+                context.engine.submit(token, Op::Sync { file: Rc::clone(file) });
+            }
+            TargetSide::Stream { .. } | TargetSide::Null(_) => self.flushed(context),
+        }
+    }
+
+    /// A FLUSH of an NBD target was answered.
+    pub(super) fn flush_ended(&mut self, outcome: Result<(), (NbdError, String)>, context: &mut Context<'_>) -> Result<(), Cause> {
+        match outcome {
+            Ok(()) => {
+                self.flushes += 1;
+                self.flushed(context);
+            }
+            Err((error, _)) if error.is_shutdown() => {
+                return Err(Cause::Lost { how: "the server is shutting down".into(), waiting_for: "the reply to FLUSH".into() });
+            }
+            Err((error, message)) => {
+                self.unflushed.covered = None;
+                self.end_after_flush();
+                self.fail_side(Side::Target, Cause::Refused { request: "FLUSH".into(), error, message }, context.now);
+            }
+        }
+        Ok(())
+    }
+
+    /// A file target was synced.
+    pub(super) fn file_synced(&mut self, completion: Completion, context: &mut Context<'_>) {
+        match completion.result {
+            Ok(_) => {
+                self.flushes += 1;
+                self.flushed(context);
+            }
+            // A device or a special file that cannot be synced has nothing to be made durable.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP)) => self.flushed(context),
+            Err(error) => {
+                self.unflushed.covered = None;
+                self.end_after_flush();
+                self.fail_side(Side::Target, Cause::File { what: "cannot make it durable".into(), error }, context.now);
+            }
+        }
+    }
+
+    fn flushed(&mut self, context: &mut Context<'_>) {
+        if self.journal.is_some() && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0) {
+            return self.probe_witness(context);
+        }
+        self.unflushed.covered = None;
+        self.end_after_flush();
+    }
+
+    /// The area that a witness is taken from: the last data that the FLUSH covered.
+    pub(super) fn witness_place(&self) -> Option<(u64, u64)> {
+        let covered = self.unflushed.covered.as_ref()?;
+        covered.data.as_slice().last().map(|area| (area.start, area.length))
+    }
+
+    /// Writes into the journal what the FLUSH covered.
+    pub(super) fn journal_flushed(&mut self, witness: Option<Witness>, context: &mut Context<'_>) {
+        let covered = self.unflushed.covered.take().unwrap_or_default();
+        if let Some(journal) = &mut self.journal {
+            let mut safe = covered.data;
+            for area in covered.zero.iter() {
+                safe.insert(area);
+            }
+            if let Err(e) = journal.append(safe.iter(), witness.as_ref()) {
+                let what = "cannot write the resume journal".into();
+                self.journal = None;
+                self.end_after_flush();
+                return self.fail(Fault::Local { what, error: std::io::Error::other(e.to_string()) }, context.now);
+            }
+        }
+        self.end_after_flush();
+    }
+
+    fn end_after_flush(&mut self) {
+        if self.phase == Phase::Flushing {
+            self.phase = Phase::Closing;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Looking at payload on the pooled path: zeros and digests.
+
+use crate::digest::{DIGEST_BLOCK, Digest, DigestAlgorithm};
+use crate::fault::Fault;
+use crate::manifest::{ManifestError, ManifestWriter};
+use crate::plan::{Segment, SegmentKind};
+use crate::zero::zero_runs;
+
+use super::task::Task;
+
+/// What is looked for in each block, and where digests go.
+#[derive(Default)]
+pub(super) struct Inspector {
+    /// Runs of zeros of this many bytes are found; `None`: nobody looks.
+    pub(super) sparse_bytes: Option<usize>,
+    pub(super) digest: Option<DigestAlgorithm>,
+    pub(super) manifest: Option<ManifestWriter>,
+    /// The digests of the block in hand; its memory is used again.
+    digests: Vec<Digest>,
+    failed: Option<ManifestError>,
+}
+
+impl Inspector {
+    /// Whether payload has to pass through user space.
+    pub(super) fn looks(&self) -> bool {
+        self.sparse_bytes.is_some() || self.digest.is_some()
+    }
+
+    fn digest_blocks(&mut self, start: u64, data: &[u8]) {
+        let Some(algorithm) = self.digest else { return };
+        self.digests.clear();
+        self.digests.extend(data.chunks(DIGEST_BLOCK).map(|block| algorithm.digest_block(block)));
+        if let Some(manifest) = &mut self.manifest
+            && let Err(e) = manifest.record_blocks(start / DIGEST_BLOCK as u64, &self.digests)
+        {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    fn record_zero(&mut self, area: Segment) {
+        let block = DIGEST_BLOCK as u64;
+        if let Some(manifest) = &mut self.manifest
+            && let Err(e) = manifest.record_zero(area.start / block..area.end().div_ceil(block))
+        {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    /// Completes the manifest; nothing of it exists under its name before.
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        let failed = match (self.failed.take(), self.manifest.take()) {
+            (Some(e), _) => e,
+            (None, Some(manifest)) => match manifest.finish() {
+                Ok(()) => return Ok(()),
+                Err(e) => e,
+            },
+            (None, None) => return Ok(()),
+        };
+        Err(Fault::Local { what: "cannot write the manifest".into(), error: std::io::Error::other(failed.to_string()) })
+    }
+}
+
+impl Task {
+    /// Makes the digests of a block that was read in full.
+    pub(super) fn inspect(&mut self, piece: Segment, data: &[u8]) {
+        self.inspector.digest_blocks(piece.start, data);
+    }
+
+    /// Notes a range that is zero by block status.
+    pub(super) fn record_zero(&mut self, piece: Segment) {
+        self.inspector.record_zero(piece);
+    }
+
+    /// The runs of zeros and data in a block, in a list that is given back to `self.runs`.
+    pub(super) fn take_runs_of(&mut self, buf: &[u8], piece: Segment) -> Vec<Segment> {
+        let mut runs = std::mem::take(&mut self.runs);
+        runs.clear();
+        let granularity = self.inspector.sparse_bytes.filter(|_| !self.settings.allocated);
+        match granularity {
+            None => runs.push(piece),
+            Some(granularity) => {
+                let data = &buf[..super::issue::bytes(piece.length)];
+                runs.extend(zero_runs(data, granularity).map(|run| Segment {
+                    start: piece.start + run.range.start as u64,
+                    length: run.range.len() as u64,
+                    kind: if run.zero { SegmentKind::Zero } else { SegmentKind::Data },
+                }));
+            }
+        }
+        runs
+    }
+}

@@ -1,0 +1,474 @@
+//! One connection to one NBD server: dialled, negotiated, and kept.
+//!
+//! ```text
+//!            dial            connected           Ready
+//!   Down ───────────▶ Connecting ───▶ Handshaking ───▶ Ready
+//!    ▲                    │                │             │
+//!    └────────────────────┴── reset ───────┴─────────────┘     each with a new epoch
+//! ```
+//!
+//! A link carries requests out and replies in; what they mean is its lane's affair. It has at most
+//! one operation in flight for each direction. Every operation carries the link's epoch, so that
+//! what completes after a reset is recognised and dropped.
+
+use std::collections::VecDeque;
+use std::net::ToSocketAddrs;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::endpoint::NbdEndpoint;
+use crate::engine::{Address, Completion, Descriptor, Op, Token};
+use crate::fault::{Cause, Side};
+use crate::nbd::{
+    self, ClientWishes, Handshake, HandshakeStatus, MAX_REQUEST_LEN, ReplyLimits, ReplyReader, Request, Session, Tls,
+};
+use crate::pool::Buf;
+use crate::tls;
+
+use super::context::Context;
+use super::role::Role;
+
+/// One connection.
+pub(super) struct Link {
+    pub(super) side: Side,
+    lane: u32,
+    strand: u16,
+    endpoint: NbdEndpoint,
+    wishes: ClientWishes,
+    limits: ReplyLimits,
+    addresses: Vec<Address>,
+    next_address: usize,
+    pub(super) epoch: u32,
+    state: State,
+    pub(super) socket: Option<Rc<Descriptor>>,
+    /// What the last handshake agreed on; kept over a loss, to be compared with the next.
+    pub(super) session: Option<Session>,
+    pub(super) reader: Option<ReplyReader>,
+    /// The direction is busy: with an operation of the link, or of the lane (payload).
+    pub(super) receiving: bool,
+    pub(super) sending: bool,
+    outbox: VecDeque<Outgoing>,
+    /// Requests handed to the link whose last reply has not come.
+    pub(super) outstanding: u32,
+    /// Bytes to take out of the stream and throw away before the next head.
+    pub(super) discard: usize,
+    pub(super) liveness: Liveness,
+    tls: Option<tls::Upgrade>,
+}
+
+enum State {
+    Down,
+    Connecting,
+    Handshaking(Box<Negotiation>),
+    Ready,
+}
+
+struct Negotiation {
+    machine: Handshake,
+    output: Vec<u8>,
+    sent: usize,
+}
+
+/// A request on its way out, with its payload (buffer, start, length).
+pub(super) struct Outgoing {
+    pub(super) request: Request,
+    pub(super) payload: Option<(Buf, usize, usize)>,
+}
+
+/// When a side last did something, and how often it was tried again since.
+pub(super) struct Liveness {
+    /// The last completed I/O of data, or when the side got something to do.
+    pub(super) progress_at: Instant,
+    /// When the present connection was ready, or begun.
+    pub(super) since: Instant,
+    moved: u64,
+    pub(super) attempts: u32,
+    pub(super) retry_at: Option<Instant>,
+}
+
+/// What a completion made of a link.
+pub(super) enum Happened {
+    /// Nothing that the lane has to know.
+    Nothing,
+    /// The handshake is over; `session` is set.
+    Ready,
+    /// Bytes came: the lane takes the replies out of `reader`.
+    Received,
+}
+
+impl Link {
+    pub(super) fn new(side: Side, lane: u32, strand: u16, endpoint: NbdEndpoint, contexts: Vec<String>, data_len: u32, now: Instant) -> Result<Self, Cause> {
+        let addresses = if endpoint.dialer.is_some() { Vec::new() } else { resolve(&endpoint.uri.address)? };
+        let wishes = ClientWishes {
+            export: endpoint.uri.export.clone(),
+            tls: if endpoint.uri.tls { Tls::Require } else { Tls::Never },
+            extended_headers: true,
+            structured_replies: true,
+            contexts,
+        };
+        Ok(Self {
+            side,
+            lane,
+            strand,
+            endpoint,
+            wishes,
+            limits: ReplyLimits { data_len, ..ReplyLimits::default() },
+            addresses,
+            next_address: 0,
+            epoch: 0,
+            state: State::Down,
+            socket: None,
+            session: None,
+            reader: None,
+            receiving: false,
+            sending: false,
+            outbox: VecDeque::new(),
+            outstanding: 0,
+            discard: 0,
+            liveness: Liveness { progress_at: now, since: now, moved: 0, attempts: 0, retry_at: Some(now) },
+            tls: None,
+        })
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.endpoint.uri.to_string()
+    }
+
+    pub(super) fn endpoint(&self) -> &NbdEndpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down)
+    }
+
+    fn token(&self, role: Role) -> Token {
+        Token { lane: self.lane, strand: self.strand, role: role.on(self.side), tag: self.epoch }
+    }
+
+    /// Begins a connection.
+    pub(super) fn dial(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
+        self.liveness.retry_at = None;
+        self.liveness.since = context.now;
+        self.liveness.moved = 0;
+        let descriptor = if let Some(dialer) = &self.endpoint.dialer {
+            dialer.dial().and_then(Descriptor::socket)
+        } else {
+            Descriptor::connect(&self.addresses[self.next_address])
+        };
+        let socket = Rc::new(descriptor.map_err(Cause::Connect)?);
+        self.socket = Some(Rc::clone(&socket));
+        self.state = State::Connecting;
+        context.engine.submit(self.token(Role::Connect), Op::Connect { socket });
+        Ok(())
+    }
+
+    /// True when the address that failed is not the last one: it is worth dialling the next.
+    pub(super) fn try_next_address(&mut self) -> bool {
+        self.next_address += 1;
+        if self.next_address < self.addresses.len() {
+            return true;
+        }
+        self.next_address = 0;
+        false
+    }
+
+    /// Drops the connection; operations in flight on it end by themselves.
+    pub(super) fn reset(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            socket.shutdown();
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        self.state = State::Down;
+        self.reader = None;
+        self.receiving = false;
+        self.sending = false;
+        self.outbox.clear();
+        self.outstanding = 0;
+        self.discard = 0;
+        self.tls = None;
+    }
+
+    /// Queues a request.
+    pub(super) fn request(&mut self, request: Request, payload: Option<(Buf, usize, usize)>, now: Instant) {
+        if self.outstanding == 0 {
+            self.liveness.progress_at = self.liveness.progress_at.max(now);
+        }
+        self.outstanding += 1;
+        self.outbox.push_back(Outgoing { request, payload });
+    }
+
+    /// Encodes a request for this connection, outside of the outbox.
+    pub(super) fn encode(&self, request: &Request, out: &mut [u8; MAX_REQUEST_LEN]) -> usize {
+        let session = self.session.as_ref().expect("a link encodes requests only when it is ready");
+        request.encode(session.mode, out)
+    }
+
+    pub(super) fn outbox_is_empty(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Sends what is queued and receives what may come, where the directions are idle.
+    pub(super) fn pump(&mut self, context: &mut Context<'_>) {
+        if !self.is_ready() {
+            return;
+        }
+        self.pump_out(context);
+        self.pump_in(context);
+    }
+
+    fn pump_out(&mut self, context: &mut Context<'_>) {
+        if self.sending || self.outbox.is_empty() {
+            return;
+        }
+        let (Some(socket), Some(session)) = (self.socket.clone(), self.session.as_ref()) else { return };
+        let Some(mut head) = context.heads.claim() else { return };
+        let mode = session.mode;
+        let (mut head_len, mut payload) = (0, None);
+        // As many requests as fit, up to the first that carries a payload.
+        while payload.is_none() && head_len + MAX_REQUEST_LEN <= head.len() {
+            let Some(outgoing) = self.outbox.pop_front() else { break };
+            let mut encoded = [0; MAX_REQUEST_LEN];
+            let length = outgoing.request.encode(mode, &mut encoded);
+            head.bytes_mut()[head_len..head_len + length].copy_from_slice(&encoded[..length]);
+            head_len += length;
+            payload = outgoing.payload;
+        }
+        self.sending = true;
+        context.engine.submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload });
+    }
+
+    fn pump_in(&mut self, context: &mut Context<'_>) {
+        if self.receiving {
+            return;
+        }
+        let (Some(socket), Some(reader)) = (self.socket.clone(), &self.reader) else { return };
+        let (role, most) = match self.discard {
+            0 => (Role::Receive, reader.wanted()),
+            bytes => (Role::Discard, bytes),
+        };
+        if most == 0 {
+            return;
+        }
+        let Some(buf) = context.heads.claim() else { return };
+        let most = most.min(buf.len());
+        self.receiving = true;
+        context.engine.submit(self.token(role), Op::Receive { socket, buf, at: 0, least: 1, most });
+    }
+
+    /// Receives `length` bytes of payload into `buf[at..]`; the lane gets the completion.
+    pub(super) fn receive_payload(&mut self, context: &mut Context<'_>, buf: Buf, at: usize, length: usize) {
+        let Some(socket) = self.socket.clone() else { return };
+        self.receiving = true;
+        context.engine.submit(self.token(Role::Payload), Op::Receive { socket, buf, at, least: length, most: length });
+    }
+
+    /// Takes the completion of one of the link's own operations of the present epoch.
+    pub(super) fn complete(&mut self, role: Role, completion: Completion, context: &mut Context<'_>) -> Result<Happened, Cause> {
+        match role {
+            Role::Connect => {
+                completion.result.map_err(Cause::Connect)?;
+                self.begin_handshake(context)?;
+                Ok(Happened::Nothing)
+            }
+            Role::Send => {
+                self.sending = false;
+                completion.result.map_err(|e| self.lost(&e.to_string()))?;
+                if let State::Handshaking(_) = self.state {
+                    self.continue_sending(context);
+                }
+                Ok(Happened::Nothing)
+            }
+            Role::Receive => {
+                self.receiving = false;
+                let count = completion.result.map_err(|e| self.lost(&e.to_string()))?;
+                let Op::Receive { buf, .. } = completion.op else { return Ok(Happened::Nothing) };
+                if let State::Handshaking(_) = self.state {
+                    return self.negotiate(&buf[..count], context);
+                }
+                if count == 0 {
+                    return Err(self.lost("the server closed it"));
+                }
+                if let Some(reader) = &mut self.reader {
+                    reader.feed(&buf[..count]);
+                }
+                Ok(Happened::Received)
+            }
+            Role::Discard => {
+                self.receiving = false;
+                let count = completion.result.map_err(|e| self.lost(&e.to_string()))?;
+                if count == 0 {
+                    return Err(self.lost("the server closed it"));
+                }
+                self.discard -= count;
+                if self.discard == 0 && let Some(reader) = &mut self.reader {
+                    reader.payload_taken();
+                }
+                Ok(Happened::Nothing)
+            }
+            _ => Ok(Happened::Nothing),
+        }
+    }
+
+    fn begin_handshake(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
+        let machine = Handshake::open(self.wishes.clone());
+        self.state = State::Handshaking(Box::new(Negotiation { machine, output: Vec::new(), sent: 0 }));
+        self.receive_options(context)
+    }
+
+    fn receive_options(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
+        let Some(socket) = self.socket.clone() else { return Ok(()) };
+        let buf = context.heads.claim().ok_or_else(|| Cause::Unfit("no buffer is left for its handshake".into()))?;
+        let most = buf.len();
+        self.receiving = true;
+        context.engine.submit(self.token(Role::Receive), Op::Receive { socket, buf, at: 0, least: 1, most });
+        Ok(())
+    }
+
+    fn negotiate(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<Happened, Cause> {
+        let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
+        if input.is_empty() {
+            return Err(Cause::Handshake(negotiation.machine.disconnected()));
+        }
+        let mut rest = input;
+        loop {
+            let advance = negotiation.machine.advance(rest, &mut negotiation.output).map_err(Cause::Handshake)?;
+            rest = &rest[advance.consumed..];
+            match advance.status {
+                HandshakeStatus::NeedInput => break,
+                HandshakeStatus::StartTls => {
+                    self.start_tls()?;
+                    let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
+                    // The handshake goes on inside the tunnel.
+                    negotiation.machine.advance(&[], &mut negotiation.output).map_err(Cause::Handshake)?;
+                    break;
+                }
+                HandshakeStatus::Ready(session) => {
+                    self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
+                    self.session = Some(session);
+                    self.state = State::Ready;
+                    self.liveness.since = context.now;
+                    return Ok(Happened::Ready);
+                }
+                HandshakeStatus::Listed(_) => return Err(Cause::Protocol("a list came where an export was opened".into())),
+            }
+        }
+        self.continue_sending(context);
+        self.receive_options(context)?;
+        Ok(Happened::Nothing)
+    }
+
+    fn continue_sending(&mut self, context: &mut Context<'_>) {
+        let State::Handshaking(negotiation) = &mut self.state else { return };
+        if self.sending || negotiation.sent == negotiation.output.len() {
+            return;
+        }
+        let (Some(socket), Some(mut head)) = (self.socket.clone(), context.heads.claim()) else { return };
+        let part = &negotiation.output[negotiation.sent..];
+        let head_len = part.len().min(head.len());
+        head.bytes_mut()[..head_len].copy_from_slice(&part[..head_len]);
+        negotiation.sent += head_len;
+        if negotiation.sent == negotiation.output.len() {
+            negotiation.output.clear();
+            negotiation.sent = 0;
+        }
+        self.sending = true;
+        context.engine.submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload: None });
+    }
+
+    /// From here on the bytes of the socket pass through a TLS session on a thread of its own,
+    /// and the link works on the near end of a socket pair.
+    fn start_tls(&mut self) -> Result<(), Cause> {
+        let Some(socket) = self.socket.take() else { return Ok(()) };
+        let (upgrade, near) = tls::upgrade(&socket, &self.endpoint.uri).map_err(Cause::Tls)?;
+        self.tls = Some(upgrade);
+        self.socket = Some(Rc::new(near));
+        Ok(())
+    }
+
+    /// What is outstanding, for messages about a wait.
+    pub(super) fn waiting_for(&self) -> String {
+        match &self.state {
+            State::Down => "a new connection".into(),
+            State::Connecting => "the connection".into(),
+            State::Handshaking(negotiation) => negotiation.machine.waiting_for().into(),
+            State::Ready if self.outstanding == 1 => "the reply to 1 request".into(),
+            State::Ready => format!("the replies to {} requests", self.outstanding),
+        }
+    }
+
+    /// The connection ended, as a cause; a failed TLS session tells why.
+    pub(super) fn lost(&self, how: &str) -> Cause {
+        if let Some(reason) = self.tls.as_ref().and_then(tls::Upgrade::failure) {
+            return Cause::Tls(reason);
+        }
+        Cause::Lost { how: how.into(), waiting_for: self.waiting_for() }
+    }
+
+    /// Whether something is outstanding on the server's side.
+    pub(super) fn is_waiting(&self) -> bool {
+        match self.state {
+            State::Down => false,
+            State::Connecting | State::Handshaking(_) => true,
+            State::Ready => self.outstanding > 0,
+        }
+    }
+
+    /// Notes completed I/O, as the descriptor counts it. `idle`: nothing is awaited of this side.
+    pub(super) fn observe(&mut self, now: Instant, idle: bool) {
+        if !self.is_ready() {
+            return;
+        }
+        let moved = self.socket.as_ref().map_or(0, |socket| socket.received() + socket.sent());
+        if moved != self.liveness.moved || idle {
+            self.liveness.moved = moved;
+            self.liveness.progress_at = now;
+        }
+    }
+
+    /// Takes all requests back that were not sent.
+    pub(super) fn close_politely(&mut self, context: &mut Context<'_>) {
+        if !self.is_ready() || self.sending {
+            return;
+        }
+        let disconnect = Request {
+            command: nbd::Command::Disconnect,
+            flags: nbd::CommandFlags::NONE,
+            cookie: 0,
+            offset: 0,
+            length: 0,
+        };
+        self.outbox.push_back(Outgoing { request: disconnect, payload: None });
+        self.pump_out(context);
+    }
+}
+
+/// Waits between attempts: doubled with each, by at most this factor.
+const BACKOFF_DOUBLINGS: u32 = 6;
+
+/// The wait before attempt `attempt` (from 1): exponential, with jitter of up to a half more, so
+/// that many lanes do not come back all at once.
+pub(super) fn backoff(first: Duration, attempt: u32, salt: u64) -> Duration {
+    let base = first * (1 << (attempt - 1).min(BACKOFF_DOUBLINGS));
+    // A multiplicative hash of lane and attempt is random enough to spread them.
+    let spread = (salt.wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u32;
+    base + base * spread / 512
+}
+
+fn resolve(address: &nbd::Address) -> Result<Vec<Address>, Cause> {
+    match address {
+        nbd::Address::Unix { path } => Ok(vec![Address::Unix(path.clone())]),
+        nbd::Address::Tcp { host, port } => {
+            let found = (host.as_str(), *port).to_socket_addrs().map_err(Cause::Connect)?;
+            let all: Vec<_> = found.map(Address::Tcp).collect();
+            if all.is_empty() {
+                return Err(Cause::Unfit(format!("the name {host} has no address")));
+            }
+            Ok(all)
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Losses: what is put back, what is tried again, and when it is enough.
+//!
+//! A lost source takes back its reads. A lost target takes back its writes, and with them
+//! everything that it acknowledged since the last FLUSH: a server that was killed and started
+//! again has forgotten it, and nobody can tell that from a broken wire. Writing the same bytes
+//! twice does no harm.
+
+use std::time::{Duration, Instant};
+
+use crate::fault::{Cause, Side};
+use crate::plan::SegmentKind;
+use crate::report::Event;
+
+use super::context::Context;
+use super::link::backoff;
+use super::slots::{SlotIndex, SlotState};
+use super::strand::PayloadState;
+use super::task::{Phase, Task};
+
+/// A request may take this many deadlines while others of its connection are answered.
+const REQUEST_PATIENCE: u32 = 4;
+
+impl Task {
+    /// A connection is of no more use.
+    pub(super) fn side_failed(&mut self, strand: usize, side: Side, cause: Cause, context: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Closing | Phase::Over) {
+            return;
+        }
+        self.reset(strand, side);
+        let first = self.strands[strand].link(side).is_some_and(|link| link.session.is_none());
+        if first {
+            return self.not_opened(strand, side, cause, context);
+        }
+        if !is_passing(&cause) || self.settings.retries == 0 || self.phase == Phase::Draining {
+            return self.fail_side(side, cause, context.now);
+        }
+        let (retries, salt) = (self.settings.retries, (self.index as u64) << 8 | strand as u64);
+        let first_wait = self.settings.backoff;
+        let fails_at = self.fails_at(strand, side);
+        let Some(link) = self.strands[strand].link(side) else { return };
+        link.liveness.attempts += 1;
+        let attempt = link.liveness.attempts;
+        let retry_at = context.now + backoff(first_wait, attempt, salt);
+        if attempt > retries || fails_at.is_some_and(|at| retry_at >= at) {
+            let cause = if attempt > 1 { Cause::GaveUp { attempts: attempt - 1, last: Box::new(cause) } } else { cause };
+            return self.fail_side(side, cause, context.now);
+        }
+        link.liveness.retry_at = Some(retry_at);
+        self.reconnects += 1;
+        (self.observer)(&Event::Reconnecting { lane: self.index, side, attempt, reason: &cause.to_string() });
+    }
+
+    /// The first connection of a link failed.
+    fn not_opened(&mut self, strand: usize, side: Side, cause: Cause, context: &mut Context<'_>) {
+        let Some(link) = self.strands[strand].link(side) else { return };
+        if matches!(cause, Cause::Connect(_)) && link.try_next_address() {
+            link.liveness.retry_at = Some(context.now);
+            return;
+        }
+        if strand == 0 {
+            return self.fail_side(side, cause, context.now);
+        }
+        self.note(&format!("the {side} gives no connection {}: {cause}", strand + 1));
+        self.strands[strand].abandoned = true;
+        for link in self.strands[strand].links() {
+            link.reset();
+            link.liveness.retry_at = None;
+        }
+    }
+
+    /// Drops a connection and puts back what it undid.
+    fn reset(&mut self, strand: usize, side: Side) {
+        let payload = self.strands[strand].payload;
+        match side {
+            Side::Source => {
+                // A payload that is on its way into the target cannot be completed; the target's
+                // connection ends with it, for only that undoes the part that it has.
+                if let PayloadState::Conveying { .. } = payload
+                    && self.strands[strand].target_link().is_some()
+                {
+                    self.reset_target(strand);
+                    if let Some(link) = self.strands[strand].target_link() {
+                        link.liveness.retry_at = Some(link.liveness.since);
+                    }
+                }
+                self.strands[strand].payload = PayloadState::None;
+                self.strands[strand].conveyor = None;
+                if let Some(link) = self.strands[strand].source_link() {
+                    link.reset();
+                }
+                self.work.question_lost();
+                self.probe_lost(Side::Source);
+                self.put_back_all(strand, |state| matches!(state, SlotState::Reading | SlotState::Conveying));
+            }
+            Side::Target => self.reset_target(strand),
+        }
+    }
+
+    fn reset_target(&mut self, strand: usize) {
+        if let Some(link) = self.strands[strand].target_link() {
+            link.reset();
+        }
+        self.refusals.clear();
+        self.probe_lost(Side::Target);
+        self.put_back_all(strand, |state| state == SlotState::Writing);
+        let work = &mut self.work;
+        let live = &self.live;
+        self.unflushed.take_all(|segment| {
+            live.acknowledged.take_back(segment.length);
+            live.redone.add(segment.length);
+            if segment.kind == SegmentKind::Zero {
+                live.zero.take_back(segment.length);
+            }
+            work.redo(segment);
+        });
+        if self.phase == Phase::Flushing {
+            self.phase = Phase::Running;
+        }
+    }
+
+    fn put_back_all(&mut self, strand: usize, lost: impl Fn(SlotState) -> bool) {
+        let of_strand = |slot: &super::slots::Slot| usize::from(slot.strand) == strand && lost(slot.state);
+        while let Some(slot) = self.slots.used().find(|(_, slot)| of_strand(slot)).map(|(index, _): (SlotIndex, _)| index) {
+            self.put_back(slot);
+        }
+    }
+
+    /// Dials what is due.
+    pub(super) fn dial_again(&mut self, context: &mut Context<'_>) {
+        if !matches!(self.phase, Phase::Opening | Phase::Checking | Phase::Running) {
+            return;
+        }
+        for strand in 0..self.strands.len() {
+            for side in [Side::Source, Side::Target] {
+                let Some(link) = self.strands[strand].link(side) else { continue };
+                if link.is_down() && link.liveness.retry_at.is_some_and(|at| at <= context.now)
+                    && let Err(cause) = link.dial(context)
+                {
+                    self.side_failed(strand, side, cause, context);
+                }
+            }
+        }
+    }
+
+    /// Why a side has to be given up by now, if it has.
+    pub(super) fn overdue(&mut self, strand: usize, side: Side, now: Instant) -> Option<Cause> {
+        let (deadline, retries) = (self.settings.deadline, self.settings.retries);
+        if matches!(self.phase, Phase::Closing | Phase::Over) || self.strands[strand].abandoned {
+            return None;
+        }
+        let held_up = self.is_held_up(strand, side);
+        let oldest = self.oldest_request(strand, side);
+        let fails_at = self.fails_at(strand, side);
+        let link = self.strands[strand].link(side)?;
+        let waits = link.is_waiting() || link.sending;
+        link.observe(now, held_up || !waits);
+        if !waits || held_up {
+            return None;
+        }
+        let late = match (link.session.is_some(), link.is_ready()) {
+            // Half of the deadline is for noticing, the other half for coming back.
+            (_, true) => {
+                let patience = if retries == 0 { deadline } else { deadline / 2 };
+                let quiet = now.duration_since(link.liveness.progress_at.max(link.liveness.since)) > patience;
+                quiet || oldest.is_some_and(|since| now.duration_since(since) > deadline * REQUEST_PATIENCE)
+            }
+            (true, false) => fails_at.is_some_and(|at| now >= at),
+            (false, false) => now.duration_since(link.liveness.since) > deadline,
+        };
+        late.then(|| Cause::Deadline { deadline, waiting_for: link.waiting_for(), hint: hint(link.is_ready(), link.waiting_for().contains("greeting")) })
+    }
+
+    /// When a side that was lost has failed for good: a deadline after its last progress, or half
+    /// of one after it was back.
+    fn fails_at(&mut self, strand: usize, side: Side) -> Option<Instant> {
+        let deadline = self.settings.deadline;
+        let link = self.strands[strand].link(side)?;
+        let liveness = &link.liveness;
+        (liveness.attempts > 0).then(|| liveness.progress_at + deadline.max(Duration::from_millis(1)))
+    }
+
+    /// Whether a side is kept from making progress by the other one.
+    fn is_held_up(&self, strand: usize, side: Side) -> bool {
+        let state = &self.strands[strand];
+        side == Side::Source
+            && match state.payload {
+                PayloadState::Announced(_) => true,
+                PayloadState::Conveying { .. } => state.waits_for_target(),
+                PayloadState::None | PayloadState::Receiving { .. } => false,
+            }
+    }
+
+    fn oldest_request(&self, strand: usize, side: Side) -> Option<Instant> {
+        let state = match side {
+            Side::Source => SlotState::Reading,
+            Side::Target => SlotState::Writing,
+        };
+        let of_side = self.slots.used().filter(|(_, slot)| usize::from(slot.strand) == strand && slot.state == state);
+        of_side.map(|(_, slot)| slot.since).min()
+    }
+}
+
+/// Whether a cause may pass: the wire or the server, not what they say.
+fn is_passing(cause: &Cause) -> bool {
+    matches!(cause, Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_))
+}
+
+fn hint(ready: bool, greeting: bool) -> &'static str {
+    match (ready, greeting) {
+        (false, true) => " (is the server stopped, or does it serve others only? qemu-nbd greets no more clients than --shared allows)",
+        (false, false) => "",
+        (true, _) => " (the server is stopped, overloaded, or cut off; --deadline sets the limit)",
+    }
+}

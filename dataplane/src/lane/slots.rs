@@ -1,0 +1,234 @@
+//! The requests in flight of a lane.
+//!
+//! A slot follows one piece of the disk from its read to its acknowledgement. The cookies that
+//! servers send back name slot, generation and part, so that an answer to something that was
+//! given up, or that nobody asked, is never taken for another.
+
+use crate::nbd::NbdError;
+use crate::plan::Segment;
+use crate::pool::Buf;
+
+use super::coverage::Coverage;
+
+/// Index of a slot.
+pub(super) type SlotIndex = u16;
+
+/// What a slot is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
+    Free,
+    /// Asked of the source.
+    Reading,
+    /// Read into its buffer in full; waits for its turn at the target.
+    Loaded,
+    /// Its payload is moving inside the kernel.
+    Conveying,
+    /// Sent to the target; waits for its acknowledgements.
+    Writing,
+}
+
+/// One piece on its way.
+pub(super) struct Slot {
+    pub(super) state: SlotState,
+    generation: u32,
+    pub(super) strand: u16,
+    pub(super) piece: Segment,
+    /// Where the payload lands on the pooled path.
+    pub(super) buf: Option<Buf>,
+    pub(super) coverage: Coverage,
+    /// Writes that the target has not acknowledged.
+    pub(super) parts: u16,
+    /// The source reported an error for it, though more may come.
+    pub(super) error: Option<(NbdError, String)>,
+    /// Its reply was in a form that cannot be spliced: it is read again through a buffer.
+    pub(super) again: bool,
+    pub(super) since: std::time::Instant,
+}
+
+/// All slots of a lane; allocated once.
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<SlotIndex>,
+    /// Bytes of data in flight.
+    pub(super) data_bytes: u64,
+}
+
+/// What a cookie stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cookie {
+    Slot { index: SlotIndex, generation: u32, part: u16 },
+    Status,
+    Flush,
+    Probe,
+}
+
+/// Slot numbers from here on stand for requests that move no payload.
+const SPECIAL: u16 = 0xFFF0;
+const STATUS: u16 = SPECIAL;
+const FLUSH: u16 = SPECIAL + 1;
+const PROBE: u16 = SPECIAL + 2;
+
+impl Cookie {
+    pub(super) fn number(self) -> u64 {
+        let pack = |generation: u32, index: u16, part: u16| u64::from(generation) << 32 | u64::from(index) << 16 | u64::from(part);
+        match self {
+            Self::Slot { index, generation, part } => pack(generation, index, part),
+            Self::Status => pack(0, STATUS, 0),
+            Self::Flush => pack(0, FLUSH, 0),
+            Self::Probe => pack(0, PROBE, 0),
+        }
+    }
+
+    pub(super) fn of(number: u64) -> Option<Self> {
+        let [a, b, c, d, e, f, g, h] = number.to_be_bytes();
+        let (generation, index, part) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]), u16::from_be_bytes([g, h]));
+        Some(match index {
+            STATUS => Self::Status,
+            FLUSH => Self::Flush,
+            PROBE => Self::Probe,
+            index if index < SPECIAL => Self::Slot { index, generation, part },
+            _ => return None,
+        })
+    }
+}
+
+impl Slots {
+    pub(super) fn new(count: u16, now: std::time::Instant) -> Self {
+        let count = count.min(SPECIAL - 1);
+        let slot = || Slot {
+            state: SlotState::Free,
+            generation: 0,
+            strand: 0,
+            piece: Segment { start: 0, length: 0, kind: crate::plan::SegmentKind::Data },
+            buf: None,
+            coverage: Coverage::default(),
+            parts: 0,
+            error: None,
+            again: false,
+            since: now,
+        };
+        Self { slots: (0..count).map(|_| slot()).collect(), free: (0..count).rev().collect(), data_bytes: 0 }
+    }
+
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes a slot for a piece.
+    pub(super) fn take(&mut self, piece: Segment, strand: u16, now: std::time::Instant) -> Option<SlotIndex> {
+        let index = self.free.pop()?;
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = SlotState::Reading;
+        slot.strand = strand;
+        slot.piece = piece;
+        slot.coverage.clear();
+        slot.parts = 0;
+        slot.error = None;
+        slot.again = false;
+        slot.since = now;
+        if piece.kind == crate::plan::SegmentKind::Data {
+            self.data_bytes += piece.length;
+        }
+        Some(index)
+    }
+
+    /// Gives a slot back; its cookies stand for nothing from now on.
+    pub(super) fn release(&mut self, index: SlotIndex) -> Segment {
+        let slot = &mut self.slots[usize::from(index)];
+        assert_ne!(slot.state, SlotState::Free, "a slot is released once");
+        slot.state = SlotState::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.buf = None;
+        let piece = slot.piece;
+        if piece.kind == crate::plan::SegmentKind::Data {
+            self.data_bytes -= piece.length;
+        }
+        self.free.push(index);
+        piece
+    }
+
+    /// The piece turned out to be shorter: its source ended.
+    pub(super) fn shorten(&mut self, index: SlotIndex, length: u64) {
+        let piece = &mut self.slots[usize::from(index)].piece;
+        self.data_bytes -= piece.length - length;
+        piece.length = length;
+    }
+
+    pub(super) fn cookie(&self, index: SlotIndex, part: u16) -> Cookie {
+        Cookie::Slot { index, generation: self[index].generation, part }
+    }
+
+    /// The slot that a cookie names, if it is still about the same piece.
+    pub(super) fn of(&self, index: SlotIndex, generation: u32) -> Option<&Slot> {
+        self.slots.get(usize::from(index)).filter(|slot| slot.state != SlotState::Free && slot.generation == generation)
+    }
+
+    pub(super) fn generation(&self, index: SlotIndex) -> u32 {
+        self[index].generation
+    }
+
+    /// Slots in use, in no order that means anything.
+    pub(super) fn used(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.state != SlotState::Free)
+    }
+}
+
+impl std::ops::Index<SlotIndex> for Slots {
+    type Output = Slot;
+
+    fn index(&self, index: SlotIndex) -> &Slot {
+        &self.slots[usize::from(index)]
+    }
+}
+
+impl std::ops::IndexMut<SlotIndex> for Slots {
+    fn index_mut(&mut self, index: SlotIndex) -> &mut Slot {
+        &mut self.slots[usize::from(index)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::SegmentKind;
+    use std::time::Instant;
+
+    fn piece(start: u64) -> Segment {
+        Segment { start, length: 512, kind: SegmentKind::Data }
+    }
+
+    #[test]
+    fn a_cookie_survives_its_number() {
+        for cookie in [Cookie::Slot { index: 7, generation: 0xFFFF_FFFF, part: 3 }, Cookie::Status, Cookie::Flush, Cookie::Probe] {
+            assert_eq!(Cookie::of(cookie.number()), Some(cookie));
+        }
+    }
+
+    #[test]
+    fn a_cookie_of_a_released_slot_names_nothing() {
+        let mut slots = Slots::new(1, Instant::now());
+        let index = slots.take(piece(0), 0, Instant::now()).unwrap();
+        let Cookie::Slot { generation, .. } = slots.cookie(index, 0) else { panic!("a slot's cookie") };
+        assert!(slots.of(index, generation).is_some());
+        slots.release(index);
+        assert!(slots.of(index, generation).is_none());
+        let again = slots.take(piece(512), 0, Instant::now()).unwrap();
+        assert_eq!(again, index);
+        assert!(slots.of(index, generation).is_none());
+    }
+
+    #[test]
+    fn bytes_in_flight_are_those_of_data() {
+        let mut slots = Slots::new(4, Instant::now());
+        let data = slots.take(piece(0), 0, Instant::now()).unwrap();
+        let zero = Segment { start: 512, length: 1 << 30, kind: SegmentKind::Zero };
+        slots.take(zero, 0, Instant::now()).unwrap();
+        assert_eq!(slots.data_bytes, 512);
+        slots.release(data);
+        assert_eq!(slots.data_bytes, 0);
+    }
+}

@@ -1,0 +1,325 @@
+//! A lane at work: the state machine that an engine's completions drive.
+//!
+//! ```text
+//!   Opening ──▶ (Checking) ──▶ Running ──▶ Flushing ──▶ Closing ──▶ Over
+//!                   resumed        │           ▲
+//!                   journal        └─ fault ─▶ Draining
+//! ```
+//!
+//! `issue.rs` begins pieces, `replies.rs` follows them to their acknowledgement, `recover.rs`
+//! puts back what a lost connection undid, `durable.rs` makes it last.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::endpoint::Endpoint;
+use crate::engine::{Completion, Conveyor, Token};
+use crate::fault::{Cause, Fault, Side};
+use crate::journal::{Journal, Witness};
+use crate::nbd::NbdError;
+use crate::plan::{Run, Segment};
+use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
+use crate::settings::LaneSettings;
+
+use super::adapt::Adapt;
+use super::context::Context;
+use super::durable::Unflushed;
+use super::probe::Probe;
+use super::inspect::Inspector;
+use super::link::Happened;
+use super::role::Role;
+use super::slots::Slots;
+use super::strand::{SourceSide, Strand, TargetSide};
+use super::work::Work;
+
+/// Tells whoever runs the mover what happens.
+pub(crate) type Observer = dyn Fn(&Event<'_>) + Send + Sync;
+
+/// How long a failed or interrupted lane waits for what is in flight, at most.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// One lane, on the thread that runs it.
+pub(crate) struct Task {
+    /// Its index in the mover's list.
+    pub(super) index: usize,
+    /// Its index on the thread, for tokens.
+    pub(super) id: u32,
+    pub(super) source: Endpoint,
+    pub(super) target: Endpoint,
+    pub(super) settings: LaneSettings,
+    pub(super) live: Arc<LiveCounts>,
+    pub(super) observer: Arc<Observer>,
+    pub(super) phase: Phase,
+    pub(super) strands: Vec<Strand>,
+    pub(super) slots: Slots,
+    pub(super) work: Work,
+    pub(super) size: Option<u64>,
+    pub(super) payload: PayloadKind,
+    pub(super) reason: String,
+    pub(super) adapt: Adapt,
+    /// Longest data piece that both sides and the pool take, in bytes; a power of two.
+    pub(super) data_max: u64,
+    /// Longest zero piece, in bytes.
+    pub(super) zero_max: u64,
+    /// The target makes ranges zero by itself.
+    pub(super) can_zero: bool,
+    pub(super) target_is_zero: bool,
+    pub(super) status: StatusAnswer,
+    /// The metadata context of the dirty bitmap, if the lane follows one.
+    pub(super) dirty_context: Option<String>,
+    /// Errors of target requests whose last chunk has not come: cookie, error, message.
+    pub(super) refusals: Vec<(u64, NbdError, String)>,
+    pub(super) unflushed: Unflushed,
+    pub(super) journal: Option<Journal>,
+    pub(super) probe: Option<Probe>,
+    /// Witnesses of a resumed journal that are still to be compared.
+    pub(super) witnesses: Vec<Witness>,
+    pub(super) inspector: Inspector,
+    /// Runs of zeros and data of the block in hand; its memory is used again.
+    pub(super) runs: Vec<Segment>,
+    pub(super) fault: Option<Fault>,
+    /// The thread's pool had no block left: try again when one is free.
+    pub(super) starved: bool,
+    /// Nothing may be begun before: the rate limit.
+    pub(super) not_before: Option<Instant>,
+    pub(super) reconnects: u32,
+    pub(super) flushes: u32,
+    pub(super) started: Instant,
+    pub(super) draining_since: Instant,
+    pub(super) elapsed: Duration,
+}
+
+/// Where a lane is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The first connection to each side is being made.
+    Opening,
+    /// A resumed journal's witnesses are compared with both sides.
+    Checking,
+    Running,
+    /// Nothing is begun any more; what is in flight comes to its end.
+    Draining,
+    /// The last FLUSH is awaited.
+    Flushing,
+    /// Connections are told that this is the end.
+    Closing,
+    Over,
+}
+
+/// A block status reply on its way.
+#[derive(Default)]
+pub(super) struct StatusAnswer {
+    pub(super) allocation: Vec<Run>,
+    pub(super) dirty: Vec<Run>,
+    pub(super) failed: Option<String>,
+}
+
+impl Task {
+    /// Handles the completion of an operation of this lane.
+    pub(crate) fn complete(&mut self, token: Token, completion: Completion, context: &mut Context<'_>) {
+        let (role, side) = Role::of(token.role);
+        let strand = usize::from(token.strand);
+        match role {
+            Role::Read => self.file_read(strand, token.tag, completion, context),
+            Role::Write => self.file_written(strand, token.tag, completion, context),
+            Role::Sync => self.file_synced(completion),
+            Role::Convey => self.conveyed(strand, token.tag, completion, context),
+            Role::Connect | Role::Send | Role::Receive | Role::Discard | Role::Payload => {
+                let Some(link) = self.strands[strand].link(side) else { return };
+                if link.epoch != token.tag {
+                    return; // of a connection that was given up
+                }
+                if role == Role::Payload {
+                    return self.payload_received(strand, side, completion, context);
+                }
+                match link.complete(role, completion, context) {
+                    Ok(Happened::Nothing) => {}
+                    Ok(Happened::Ready) => self.link_ready(strand, side, context),
+                    Ok(Happened::Received) => self.take_replies(strand, side, context),
+                    Err(cause) => self.side_failed(strand, side, cause, context),
+                }
+            }
+        }
+    }
+
+    /// Begins whatever can be begun.
+    pub(crate) fn pump(&mut self, context: &mut Context<'_>) {
+        self.dial_again(context);
+        if self.phase == Phase::Running {
+            self.ask_status(context);
+            self.issue(context);
+            self.flush_if_due(context);
+        }
+        for strand in 0..self.strands.len() {
+            self.convey_announced(strand, context);
+            for link in self.strands[strand].links() {
+                link.pump(context);
+            }
+        }
+        self.advance_phase(context);
+    }
+
+    fn advance_phase(&mut self, context: &mut Context<'_>) {
+        if self.phase == Phase::Running && self.work.is_exhausted() && self.slots.in_flight() == 0 {
+            self.begin_last_flush(context);
+        }
+        if self.phase == Phase::Draining && (self.slots.in_flight() == 0 || self.drain_is_over(context.now)) {
+            self.begin_last_flush(context);
+        }
+        if self.phase == Phase::Closing {
+            self.close(context);
+        }
+    }
+
+    fn drain_is_over(&self, now: Instant) -> bool {
+        now.duration_since(self.draining_since) > DRAIN_LIMIT.min(self.settings.deadline)
+    }
+
+    fn close(&mut self, context: &mut Context<'_>) {
+        let idle = self.slots.in_flight() == 0;
+        for strand in &mut self.strands {
+            for link in strand.links() {
+                // A server is told goodbye only when nothing is in flight with it.
+                if idle && link.outstanding == 0 {
+                    link.close_politely(context);
+                }
+            }
+        }
+        self.phase = Phase::Over;
+        self.elapsed = context.now.duration_since(self.started);
+    }
+
+    /// Drops connections and pipes, after the goodbyes have been submitted.
+    pub(crate) fn hang_up(&mut self) {
+        for strand in &mut self.strands {
+            for link in strand.links() {
+                link.reset();
+            }
+            strand.conveyor = None;
+        }
+    }
+
+    /// Looks at deadlines, as often as [`tick_interval`](Self::tick_interval) says.
+    pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
+        for strand in 0..self.strands.len() {
+            for side in [Side::Source, Side::Target] {
+                if let Some(cause) = self.overdue(strand, side, context.now) {
+                    self.side_failed(strand, side, cause, context);
+                }
+            }
+        }
+        self.pump(context);
+    }
+
+    /// How often deadlines have to be looked at: often enough to be on time within a tenth.
+    pub(crate) fn tick_interval(&self) -> Duration {
+        (self.settings.deadline / 20).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+
+    /// When the lane has something to do without any completion, if it knows.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        let retries = self.strands.iter().flat_map(|strand| {
+            let source = match &strand.source {
+                SourceSide::Nbd(link) => link.liveness.retry_at,
+                SourceSide::File(_) | SourceSide::Stream { .. } => None,
+            };
+            let target = match &strand.target {
+                TargetSide::Nbd(link) => link.liveness.retry_at,
+                TargetSide::File(_) | TargetSide::Stream { .. } | TargetSide::Null(_) => None,
+            };
+            [source, target]
+        });
+        retries.chain([self.not_before]).flatten().min()
+    }
+
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Ends the lane early: what is in flight comes to its end, and is flushed.
+    pub(crate) fn interrupt(&mut self, context: &mut Context<'_>) {
+        self.fail(Fault::Interrupted, context.now);
+    }
+
+    /// Stops beginning pieces; the first fault is the one that is reported.
+    pub(super) fn fail(&mut self, fault: Fault, now: Instant) {
+        if matches!(self.phase, Phase::Closing | Phase::Over) {
+            return;
+        }
+        self.fault.get_or_insert(fault);
+        if self.phase != Phase::Draining {
+            self.draining_since = now;
+            self.phase = if matches!(self.phase, Phase::Running | Phase::Flushing) { Phase::Draining } else { Phase::Closing };
+        }
+    }
+
+    /// The same, for a side.
+    pub(super) fn fail_side(&mut self, side: Side, cause: Cause, now: Instant) {
+        let endpoint = match side {
+            Side::Source => self.source.to_string(),
+            Side::Target => self.target.to_string(),
+        };
+        self.fail(Fault::Side { side, endpoint, cause }, now);
+    }
+
+    pub(super) fn note(&self, text: &str) {
+        (self.observer)(&Event::Note { lane: self.index, text });
+    }
+
+    /// The conveyor of a strand, made when it is first needed.
+    pub(super) fn take_conveyor(&mut self, strand: usize, bytes: usize) -> Result<Box<Conveyor>, Fault> {
+        match self.strands[strand].conveyor.take() {
+            Some(conveyor) => Ok(conveyor),
+            None => Conveyor::new(bytes).map(Box::new).map_err(|error| Fault::Local {
+                what: "cannot make a pipe for the payload (raise ulimit -n, or use --payload pooled)".into(),
+                error,
+            }),
+        }
+    }
+
+    /// The report, once the lane is over. The manifest is completed here, for it is valid only
+    /// with all of the lane.
+    pub(crate) fn into_report(mut self) -> LaneReport {
+        if self.fault.is_none() {
+            if let Err(fault) = self.complete_files() {
+                self.fault = Some(fault);
+            }
+        }
+        let counts = self.live.snapshot();
+        (self.observer)(&Event::Finished { lane: self.index, fault: self.fault.as_ref(), counts });
+        let opened = !self.reason.is_empty();
+        LaneReport {
+            source: self.source.to_string(),
+            target: self.target.to_string(),
+            size: self.size,
+            outcome: match self.fault.take() {
+                None => Ok(()),
+                Some(fault) => Err(fault),
+            },
+            counts,
+            payload: opened.then(|| (self.payload, std::mem::take(&mut self.reason))),
+            connections: u16::try_from(self.strands.iter().filter(|strand| !strand.abandoned).count()).unwrap_or(u16::MAX),
+            reconnects: self.reconnects,
+            flushes: self.flushes,
+            request_bytes: self.adapt.request_bytes(),
+            elapsed: self.elapsed,
+        }
+    }
+
+    fn complete_files(&mut self) -> Result<(), Fault> {
+        self.inspector.finish()?;
+        if let Some(journal) = self.journal.take() {
+            let path = journal.path().display().to_string();
+            journal.finish().map_err(|e| Fault::Local { what: format!("cannot end the journal {path}"), error: std::io::Error::other(e.to_string()) })?;
+        }
+        Ok(())
+    }
+}
+
+/// A descriptor that several operations share.
+pub(super) type Shared = Rc<crate::engine::Descriptor>;
