@@ -3,6 +3,7 @@
 //! ```text
 //!  process   a child that never outlives its test        socket   TCP and Unix under one name
 //!     |                                                     |
+//!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
 //!  disk      test disks and their comparison
 //! ```
 //!
@@ -13,6 +14,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod disk;
+pub mod hostile;
 pub mod nbdkit;
 pub mod process;
 pub mod qemu;
@@ -20,6 +22,7 @@ pub mod server;
 pub mod socket;
 
 pub use disk::TestDisk;
+pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
 pub use nbdkit::Nbdkit;
 pub use process::Child;
 pub use qemu::QemuNbd;
