@@ -4,6 +4,7 @@
 //!  process   a child that never outlives its test        socket   TCP and Unix under one name
 //!     |                                                     |
 //!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
+//!                                                        proxy:   a slow, frozen or cut line in between
 //!  disk      test disks and their comparison
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod disk;
 pub mod hostile;
 pub mod nbdkit;
 pub mod process;
+pub mod proxy;
 pub mod qemu;
 pub mod server;
 pub mod socket;
@@ -25,6 +27,7 @@ pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
 pub use nbdkit::Nbdkit;
 pub use process::Child;
+pub use proxy::Proxy;
 pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;

@@ -81,6 +81,7 @@ fn nbdcopy_round_trip_through_the_legal_faults() {
         Fault::MixedChunks,
         Fault::DoneApart,
         Fault::OneExtent,
+        Fault::LongLastExtent,
         Fault::HoleWithoutZero,
         Fault::ManyExtents(500),
         Fault::SlowGreeting(Duration::from_millis(1)),
@@ -203,6 +204,56 @@ fn libnbd_notices_what_is_against_the_protocol() {
             assert!(server.fired().contains(&fault), "{fault:?}");
         }
     }
+}
+
+/// The same of qemu's client, which asks for extended headers.
+#[test]
+fn qemu_notices_what_is_against_the_protocol() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy.raw");
+    let mut content = vec![0; 4 << 20];
+    Random::new(1).fill(&mut content);
+    for fault in [
+        Fault::WrongReplyMagic,
+        Fault::WrongCookie,
+        Fault::UnissuedReply,
+        Fault::Error(wire::errno::EIO),
+        Fault::ErrorMessageOverrun,
+        Fault::UnknownChunk(0x7abc),
+        Fault::CloseMidHeader,
+        Fault::CloseMidPayload,
+        Fault::HugeChunkLength,
+        Fault::DataOutOfRange,
+        Fault::DataThenError,
+        Fault::ErrorThenData,
+        Fault::SimpleReplyToRead,
+    ] {
+        for replies in [Replies::Structured, Replies::Extended] {
+            let server = Hostile::builder()
+                .content(&content)
+                .replies(replies)
+                .fault_on(Occasion::Read, fault.clone(), Trigger::Always)
+                .start()
+                .unwrap();
+            let copied = convert_to_raw(server.uri().as_ref(), "raw", &copy);
+            assert!(copied.is_err(), "{fault:?} {replies:?}");
+            assert!(server.fired().contains(&fault), "{fault:?}");
+        }
+    }
+}
+
+#[test]
+fn tls_can_be_refused() {
+    let server = Hostile::builder()
+        .tcp()
+        .fault(Fault::TlsRefused, Trigger::Always)
+        .start()
+        .unwrap();
+    assert!(!nbdcopy(&[
+        &server.uri().replace("nbd://", "nbds://"),
+        "null:"
+    ]));
+    assert_eq!(server.fired(), [Fault::TlsRefused]);
 }
 
 #[test]

@@ -107,6 +107,8 @@ pub enum Fault {
     // At a BLOCK_STATUS.
     /// Extents of no length.
     ZeroLengthExtents,
+    /// Legal: the last extent goes on past the range that was asked, as far as its state does.
+    LongLastExtent,
     /// The last extent ends far beyond the disk.
     ExtentsPastEnd,
     /// Legal: data is reported as HOLE without ZERO: it must be read.
@@ -138,8 +140,8 @@ impl Fault {
                 Occasion::Read
             }
             CloseInRequest | StallInRequest => Occasion::Write,
-            ZeroLengthExtents | ExtentsPastEnd | HoleWithoutZero | OneExtent | WrongContext
-            | NoExtents | ManyExtents(_) => Occasion::BlockStatus,
+            ZeroLengthExtents | LongLastExtent | ExtentsPastEnd | HoleWithoutZero | OneExtent
+            | WrongContext | NoExtents | ManyExtents(_) => Occasion::BlockStatus,
             _ => Occasion::Request,
         }
     }
@@ -216,10 +218,7 @@ impl Faults {
             *self.counts.entry(occasion).or_default() += 1;
         }
         let hit = self.rules.iter().find(|(occasion, fault, trigger)| {
-            let count = self.counts[occasions
-                .iter()
-                .find(|&o| o == occasion)
-                .unwrap_or(&occasions[0])];
+            let count = self.counts.get(occasion).copied().unwrap_or(0);
             occasions.contains(occasion)
                 && (chunks || !fault.needs_chunks())
                 && match *trigger {

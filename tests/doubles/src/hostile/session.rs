@@ -166,7 +166,12 @@ impl<'a> Session<'a> {
                     encoder.read(&data, fault.or(mixed.as_ref()), &mut self.random)
                 }
                 Command::BlockStatus => {
-                    let extents = world.image.extents(offset, length);
+                    let mut extents = world.image.extents(offset, length);
+                    if fault == Some(&Fault::LongLastExtent) && flags & flag::REQ_ONE == 0 {
+                        let kept = extents.len();
+                        extents = world.image.extents(offset, world.image.size - offset);
+                        extents.truncate(kept);
+                    }
                     vec![encoder.block_status(extents, fault)]
                 }
                 command => {
