@@ -54,7 +54,8 @@ pub(super) struct State {
 struct Connection {
     id: u64,
     client: Stream,
-    server: Stream,
+    /// Not there yet while it is being connected to.
+    server: Option<Stream>,
 }
 
 impl Line {
@@ -241,24 +242,43 @@ impl Shared {
         }
     }
 
-    /// Takes a client in and finds its way to the server.
-    fn connect(&self, client: &Stream) -> io::Result<(u64, Stream)> {
-        let server = self.line.server.connect()?;
-        for stream in [client, &server] {
-            rustix::io::ioctl_fionbio(stream, true)?;
-        }
-        let (client, second) = (client.try_clone()?, server.try_clone()?);
+    /// Takes a client in; from now on it can be cut.
+    fn admit(&self, client: &Stream) -> io::Result<u64> {
         let mut state = self.state();
-        if state.stopped {
-            return Err(io::ErrorKind::ConnectionAborted.into());
+        state.accepted += 1;
+        if state.refusing || state.stopped {
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let id = state.accepted;
         state.connections.push(Connection {
             id,
-            client,
-            server: second,
+            client: client.try_clone()?,
+            server: None,
         });
-        Ok((id, server))
+        Ok(id)
+    }
+
+    /// Finds the client's way to the server.
+    fn connect(&self, id: u64, client: &Stream) -> io::Result<Stream> {
+        let server = self.line.server.connect()?;
+        for stream in [client, &server] {
+            rustix::io::ioctl_fionbio(stream, true)?;
+        }
+        let second = server.try_clone()?;
+        let mut state = self.state();
+        match state.connections.iter_mut().find(|c| c.id == id) {
+            Some(connection) => connection.server = Some(second),
+            None => {
+                server.reset();
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(server)
+    }
+
+    /// Forgets a connection.
+    fn dismiss(&self, id: u64) {
+        self.state().connections.retain(|c| c.id != id);
     }
 }
 
@@ -266,7 +286,9 @@ impl State {
     fn cut(&mut self) {
         for connection in self.connections.drain(..) {
             connection.client.reset();
-            connection.server.reset();
+            if let Some(server) = connection.server {
+                server.reset();
+            }
         }
     }
 }
@@ -275,30 +297,27 @@ impl State {
 fn accept(shared: &Arc<Shared>, listener: &Listener) {
     thread::scope(|scope| {
         while let Ok(client) = listener.accept() {
-            let mut state = shared.state();
-            state.accepted += 1;
-            let refusing = state.refusing || state.stopped;
-            drop(state);
-            let connected = match refusing {
-                true => Err(io::ErrorKind::ConnectionRefused.into()),
-                false => shared.connect(&client),
-            };
-            let Ok((id, server)) = connected else {
+            let Ok(id) = shared.admit(&client) else {
                 client.reset();
                 continue;
             };
             scope.spawn(move || {
-                thread::scope(|scope| {
-                    let up = Flow::new(shared, id, shared.line.up, &shared.up_bytes);
-                    let down = Flow::new(shared, id, shared.line.down, &shared.down_bytes);
-                    scope.spawn(|| up.run(&client, &server));
-                    down.run(&server, &client);
-                });
-                shared
-                    .state()
-                    .connections
-                    .retain(|connection| connection.id != id);
+                match shared.connect(id, &client) {
+                    Ok(server) => carry(shared, id, &client, &server),
+                    Err(_) => client.reset(),
+                }
+                shared.dismiss(id);
             });
         }
+    });
+}
+
+/// Moves bytes both ways until both have ended.
+fn carry(shared: &Shared, id: u64, client: &Stream, server: &Stream) {
+    thread::scope(|scope| {
+        let up = Flow::new(shared, id, shared.line.up, &shared.up_bytes);
+        let down = Flow::new(shared, id, shared.line.down, &shared.down_bytes);
+        scope.spawn(|| up.run(client, server));
+        down.run(server, client);
     });
 }
