@@ -1,1 +1,33 @@
-//! Servers for the tests.
+//! Servers for blockferry's tests.
+//!
+//! ```text
+//!  process   a child that never outlives its test        socket   TCP and Unix under one name
+//!     |                                                     |
+//!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
+//!                                                        proxy:   a slow, frozen or cut line in between
+//!  disk      test disks and their comparison
+//! ```
+//!
+//! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
+//! two implementations check each other.
+
+// A double that meets something it did not foresee should end the test loudly.
+#![allow(clippy::unwrap_used)]
+
+pub mod disk;
+pub mod hostile;
+pub mod nbdkit;
+pub mod process;
+pub mod proxy;
+pub mod qemu;
+pub mod server;
+pub mod socket;
+
+pub use disk::TestDisk;
+pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
+pub use nbdkit::Nbdkit;
+pub use process::Child;
+pub use proxy::Proxy;
+pub use qemu::QemuNbd;
+pub use server::Server;
+pub use socket::Address;
