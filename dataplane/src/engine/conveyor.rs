@@ -7,8 +7,10 @@
 //! `IORING_OP_SPLICE` is not used: the kernel hands it to a worker thread each time, which costs
 //! more than the two system calls (docs/dependencies.md, "engines").
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -24,7 +26,7 @@ pub(crate) struct Conveyor {
     capacity: usize,
     held: usize,
     taken: usize,
-    end: End,
+    end: Rc<Cell<End>>,
 }
 
 /// An end of a move.
@@ -43,18 +45,13 @@ pub(super) enum Step {
 
 impl Conveyor {
     /// A pipe of up to `capacity` bytes, or less where the user's allowance of pipe pages is
-    /// used up: [`Conveyor::capacity`] tells.
+    /// used up.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // EPERM: past the allowance (pipe-user-pages-soft). The pipe works with what it has.
         let _as_large_as_allowed = fcntl_setpipe_size(&writer, capacity);
         let capacity = rustix::pipe::fcntl_getpipe_size(&writer)?;
-        Ok(Self { reader, writer, capacity, held: 0, taken: 0, end: End::From })
-    }
-
-    /// Bytes that the pipe takes.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
+        Ok(Self { reader, writer, capacity, held: 0, taken: 0, end: Rc::new(Cell::new(End::From)) })
     }
 
     /// Puts the header of a message before the payload that is moved next.
@@ -69,7 +66,12 @@ impl Conveyor {
     /// The end that was last worked on: after a failure, the one that failed; while waiting, the
     /// one that is waited for.
     pub(crate) fn end(&self) -> End {
-        self.end
+        self.end.get()
+    }
+
+    /// The same, for whoever wants to know while the engine has the conveyor.
+    pub(crate) fn watch_end(&self) -> Rc<Cell<End>> {
+        Rc::clone(&self.end)
     }
 
     /// Bytes of the payload that have left the source so far.
@@ -99,7 +101,7 @@ impl Conveyor {
 
     /// Takes from the source until it is dry, the pipe is full, or everything is taken.
     fn fill(&mut self, from: &Descriptor, length: usize) -> io::Result<()> {
-        self.end = End::From;
+        self.end.set(End::From);
         while self.taken < length && self.held < self.capacity {
             let most = (length - self.taken).min(self.capacity - self.held);
             match splice(from, None, &self.writer, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
@@ -119,7 +121,7 @@ impl Conveyor {
 
     /// Gives to the target until the pipe is empty (true) or the target takes no more (false).
     fn empty(&mut self, to: &Descriptor, length: usize) -> io::Result<bool> {
-        self.end = End::To;
+        self.end.set(End::To);
         while self.held > 0 {
             let more = if self.taken < length { SpliceFlags::MORE } else { SpliceFlags::empty() };
             match splice(&self.reader, None, to, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more) {

@@ -261,21 +261,30 @@ impl Task {
         if let Some(link) = self.strands[strand].target_link() {
             link.sending = true;
         }
+        let end = conveyor.watch_end();
+        let id = self.id;
         let Some(link) = self.strands[strand].source_link() else { return };
         let Some(from) = link.socket.clone() else { return };
         link.receiving = true;
-        let token = Token { lane: self.id, strand: index(strand), role: Role::Convey.on(Side::Source), tag: link.epoch };
+        let token = Token { lane: id, strand: index(strand), role: Role::Convey.on(Side::Source), tag: link.epoch };
         self.strands[strand].payload = PayloadState::Conveying { slot, target_epoch };
+        self.strands[strand].move_end = Some(end);
         self.slots[slot].state = SlotState::Conveying;
         context.engine.submit(token, Op::Convey { from, conveyor, to, length: bytes(piece.length) });
     }
 
     /// Asks the source ahead which of the coming bytes are zero, or changed.
     pub(super) fn ask_status(&mut self, context: &mut Context<'_>) {
+        if let SourceSide::File(file) = &self.strands[0].source {
+            let file = Rc::clone(file);
+            return self.ask_file(&file);
+        }
         let Some(link) = self.strands[0].source_link() else { return };
         let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else { return };
         let longest = crate::nbd::max_request_length(session.mode);
-        let Some(question) = self.work.question(longest, u64::from(session.block_size.minimum)) else { return };
+        let granularity = u64::from(session.block_size.minimum);
+        let Some(question) = self.work.question(longest, granularity) else { return };
+        let Some(link) = self.strands[0].source_link() else { return };
         self.status.allocation.clear();
         self.status.dirty.clear();
         self.status.failed = None;
@@ -287,6 +296,19 @@ impl Task {
             length: question.length,
         };
         link.request(request, None, context.now);
+    }
+
+    /// Asks a file for its holes: seeking is answered on the spot.
+    fn ask_file(&mut self, file: &crate::engine::Descriptor) {
+        while let Some(question) = self.work.question(u64::MAX, 1) {
+            let mut runs = std::mem::take(&mut self.status.allocation);
+            super::open::holes_of(file, question, &mut runs);
+            let answered = self.work.answer(Some(&mut runs), None);
+            self.status.allocation = runs;
+            if answered.is_err() {
+                return self.work.stop_asking();
+            }
+        }
     }
 
     /// A file or stream was read.
@@ -307,14 +329,19 @@ impl Task {
         };
         self.slots[slot].buf = Some(buf);
         self.live.read.add(count);
-        if let SourceSide::Stream { at, ended, .. } = &mut self.strands[strand].source {
+        if let SourceSide::Stream { at, .. } = &mut self.strands[strand].source {
             *at += count;
+            let end = *at;
             if count < piece.length {
-                *ended = true;
                 self.stream_ended(slot, count);
             }
             if count == 0 {
                 return;
+            }
+            if self.target_size.is_some_and(|size| end > size) {
+                self.give_up(slot);
+                let what = format!("it is too small: the source streams more than its {} bytes", self.target_size.unwrap_or(0));
+                return self.fail_side(Side::Target, Cause::Unfit(what), context.now);
             }
         } else if count < piece.length {
             let what = format!("it ended at {}, within the {} bytes at {}", piece.start + count, piece.length, piece.start);

@@ -430,9 +430,9 @@ impl Link {
         }
     }
 
-    /// Takes all requests back that were not sent.
-    pub(super) fn close_politely(&mut self, context: &mut Context<'_>) {
-        if !self.is_ready() || self.sending {
+    /// Tells the server that nothing more will come.
+    pub(super) fn say_goodbye(&mut self, context: &mut Context<'_>) {
+        if !self.is_ready() {
             return;
         }
         let disconnect = Request {

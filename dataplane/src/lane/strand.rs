@@ -1,8 +1,9 @@
 //! One connection to the source, one to the target, and the way between them.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::engine::{Conveyor, Descriptor};
+use crate::engine::{Conveyor, Descriptor, End};
 use crate::fault::Side;
 
 use super::link::Link;
@@ -17,6 +18,8 @@ pub(super) struct Strand {
     /// The pipe, while it is not in use. Made when it is first needed.
     pub(super) conveyor: Option<Box<Conveyor>>,
     pub(super) payload: PayloadState,
+    /// The end that the present move last worked on.
+    pub(super) move_end: Option<Rc<Cell<End>>>,
     /// The strand is given up: an extra connection that could not be had.
     pub(super) abandoned: bool,
 }
@@ -40,8 +43,8 @@ pub(super) enum SourceSide {
     Nbd(Box<Link>),
     /// A file or block device.
     File(Rc<Descriptor>),
-    /// Read in order; its offset, and whether its end was seen.
-    Stream { stream: Rc<Descriptor>, at: u64, ended: bool },
+    /// Read in order; the offset of what comes next.
+    Stream { stream: Rc<Descriptor>, at: u64 },
 }
 
 /// The writing side of a strand.
@@ -51,13 +54,13 @@ pub(super) enum TargetSide {
     File(Rc<Descriptor>),
     /// Written in order: the offset that comes next, and whether a write is in flight.
     Stream { stream: Rc<Descriptor>, at: u64, writing: bool },
-    /// `/dev/null`, for payloads that are spliced; `None` where they are pooled.
+    /// Takes everything and keeps nothing; `/dev/null`, where payloads are spliced to.
     Null(Rc<Descriptor>),
 }
 
 impl Strand {
     pub(super) fn new(source: SourceSide, target: TargetSide) -> Self {
-        Self { source, target, in_flight: 0, conveyor: None, payload: PayloadState::None, abandoned: false }
+        Self { source, target, in_flight: 0, conveyor: None, payload: PayloadState::None, move_end: None, abandoned: false }
     }
 
     pub(super) fn source_link(&mut self) -> Option<&mut Link> {
@@ -109,5 +112,10 @@ impl Strand {
 
     pub(super) fn is_ready(&self) -> bool {
         !self.abandoned && self.side_is_ready(Side::Source) && self.side_is_ready(Side::Target)
+    }
+
+    /// Whether the present move waits for the target to take more.
+    pub(super) fn waits_for_target(&self) -> bool {
+        self.move_end.as_ref().is_some_and(|end| end.get() == End::To)
     }
 }

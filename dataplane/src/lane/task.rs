@@ -39,6 +39,9 @@ pub(crate) type Observer = dyn Fn(&Event<'_>) + Send + Sync;
 /// How long a failed or interrupted lane waits for what is in flight, at most.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long goodbyes may take.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
 /// One lane, on the thread that runs it.
 pub(crate) struct Task {
     /// Its index in the mover's list.
@@ -87,6 +90,9 @@ pub(crate) struct Task {
     pub(super) flushes: u32,
     pub(super) started: Instant,
     pub(super) draining_since: Instant,
+    pub(super) closing_since: Option<Instant>,
+    /// Size of the target in bytes, if it has one.
+    pub(super) target_size: Option<u64>,
     pub(super) elapsed: Duration,
 }
 
@@ -161,6 +167,9 @@ impl Task {
     }
 
     fn advance_phase(&mut self, context: &mut Context<'_>) {
+        if self.phase == Phase::Checking && self.probe.is_none() && self.strands[0].is_ready() {
+            self.check_witnesses(context);
+        }
         if self.phase == Phase::Running && self.work.is_exhausted() && self.slots.in_flight() == 0 {
             self.begin_last_flush(context);
         }
@@ -178,16 +187,22 @@ impl Task {
 
     fn close(&mut self, context: &mut Context<'_>) {
         let idle = self.slots.in_flight() == 0;
+        let begun = self.closing_since.is_some();
+        let since = *self.closing_since.get_or_insert(context.now);
+        let mut sending = false;
         for strand in &mut self.strands {
             for link in strand.links() {
                 // A server is told goodbye only when nothing is in flight with it.
-                if idle && link.outstanding == 0 {
-                    link.close_politely(context);
+                if !begun && idle && link.outstanding == 0 {
+                    link.say_goodbye(context);
                 }
+                sending |= link.is_ready() && (link.sending || !link.outbox_is_empty());
             }
         }
-        self.phase = Phase::Over;
-        self.elapsed = context.now.duration_since(self.started);
+        if !sending || !idle || context.now.duration_since(since) > GOODBYE_LIMIT {
+            self.phase = Phase::Over;
+            self.elapsed = context.now.duration_since(self.started);
+        }
     }
 
     /// Drops connections and pipes, after the goodbyes have been submitted.
@@ -235,6 +250,10 @@ impl Task {
 
     pub(crate) fn is_starved(&self) -> bool {
         self.starved
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     pub(crate) fn is_over(&self) -> bool {

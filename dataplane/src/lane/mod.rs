@@ -1,0 +1,58 @@
+//! Lanes: the stream from one source to one target.
+//!
+//! ```text
+//!             ┌──────────────────────── Task ────────────────────────┐
+//!   areas ──▶ │ Work ──piece──▶ Slot ──▶ Strand ┌ source Link ──────┐│ ──Op──▶ engine
+//!             │  ▲               │              └ target Link ──────┘│ ◀─Completion
+//!             │  └──── losses ───┘   Unflushed ──FLUSH──▶ Journal    │
+//!             └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Task`] is the state machine; an engine's completions drive it, and it never waits. See
+//! docs/architecture.md for who owns what when.
+
+mod adapt;
+mod context;
+mod coverage;
+mod durable;
+mod inspect;
+mod issue;
+mod link;
+mod open;
+mod probe;
+mod recover;
+mod replies;
+mod role;
+mod slots;
+mod strand;
+mod task;
+mod work;
+
+pub(crate) use context::{Context, HEAD_BYTES};
+pub(crate) use task::{Observer, Task};
+
+use crate::endpoint::Endpoint;
+use crate::settings::LaneSettings;
+
+/// One copy to be made: a source, a target, and how.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    pub(crate) source: Endpoint,
+    pub(crate) target: Endpoint,
+    pub(crate) settings: LaneSettings,
+}
+
+impl Lane {
+    /// A lane with the default settings: the whole source, as fast as it goes.
+    #[must_use]
+    pub fn new(source: Endpoint, target: Endpoint) -> Self {
+        Self { source, target, settings: LaneSettings::default() }
+    }
+
+    /// The same lane with other settings.
+    #[must_use]
+    pub fn with_settings(mut self, settings: LaneSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+}

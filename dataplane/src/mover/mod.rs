@@ -1,0 +1,264 @@
+//! The mover runs lanes: some threads, an engine each, lanes pinned to a thread.
+//!
+//! ```text
+//!   lanes ──▶ queue ──▶ thread 0: engine, pools, tasks ──▶ reports
+//!                  └──▶ thread 1: engine, pools, tasks ──┘
+//! ```
+//!
+//! A mover has no global state; several may run in one process. Panics of its threads end in the
+//! reports of the lanes that they ran.
+
+mod thread;
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::engine::{EngineKind, Selected, Waker, select};
+use crate::fault::Fault;
+use crate::lane::{Lane, Observer};
+use crate::rate::RateLimit;
+use crate::report::{Counts, Event, LaneReport, LiveCounts, Report};
+use crate::settings::{MAX_ADAPTED_BYTES, MoverSettings};
+
+/// Bytes of a request on the pooled path, unless a lane sets its own: small enough that what was
+/// received is still in the cache when it is looked at.
+const POOLED_BYTES: usize = 256 << 10;
+/// Bytes of pipes of all lanes together; half of what an ordinary user may have
+/// (fs.pipe-user-pages-soft).
+const PIPE_BYTES: usize = 32 << 20;
+/// Bytes of one pipe at most: the largest that an ordinary user may have (fs.pipe-max-size).
+const PIPE_MAX: usize = 1 << 20;
+const PIPE_MIN: usize = 64 << 10;
+
+/// Runs lanes.
+pub struct Mover {
+    settings: MoverSettings,
+    observer: Arc<Observer>,
+}
+
+/// A mover at work.
+pub struct Running {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    lanes: Vec<(String, String)>,
+    started: Instant,
+}
+
+/// Ends a mover's lanes early, from any thread.
+#[derive(Clone)]
+pub struct Canceller(Arc<Shared>);
+
+/// What the threads of a mover share.
+pub(crate) struct Shared {
+    queue: Mutex<VecDeque<(usize, Lane)>>,
+    live: Vec<Arc<LiveCounts>>,
+    observer: Arc<Observer>,
+    reports: Mutex<Vec<Option<LaneReport>>>,
+    /// Threads at work; signalled when it changes.
+    working: Mutex<usize>,
+    ended: Condvar,
+    cancelled: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+    rate: SharedRate,
+    selected: Selected,
+    per_thread: ThreadShare,
+    panics: AtomicUsize,
+}
+
+/// What one thread may use.
+#[derive(Clone, Copy)]
+struct ThreadShare {
+    lanes: usize,
+    links: usize,
+    block_bytes: usize,
+    blocks: usize,
+    pipe_bytes: usize,
+}
+
+/// The limit on all lanes together.
+pub(crate) struct SharedRate(Option<Mutex<RateLimit>>);
+
+impl SharedRate {
+    /// Takes `bytes`, or says when to ask again.
+    pub(crate) fn take(&self, now: Instant, bytes: u64) -> Option<Instant> {
+        self.0.as_ref().and_then(|limit| lock(limit).take(now, bytes))
+    }
+}
+
+impl Mover {
+    /// A mover that is yet to be started.
+    #[must_use]
+    pub fn new(settings: MoverSettings) -> Self {
+        Self { settings, observer: Arc::new(|_| {}) }
+    }
+
+    /// Calls `observer` with everything that happens, on the mover's threads: it should be quick.
+    #[must_use]
+    pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Arc::new(observer);
+        self
+    }
+
+    /// Starts the lanes.
+    ///
+    /// # Errors
+    /// When the engine that was asked for cannot be had, or no thread can be started. What goes
+    /// wrong with a lane is told by its report.
+    pub fn start(self, lanes: Vec<Lane>) -> Result<Running, Fault> {
+        let local = |what: &str| {
+            let what = what.to_owned();
+            move |error| Fault::Local { what, error }
+        };
+        let selected = select(self.settings.engine).map_err(local("cannot use the engine"))?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = lanes.len();
+        let threads = self.settings.threads.filter(|threads| *threads > 0).unwrap_or(processors).min(count.max(1));
+        let shared = Arc::new(Shared {
+            live: (0..count).map(|_| Arc::default()).collect(),
+            observer: self.observer,
+            reports: Mutex::new((0..count).map(|_| None).collect()),
+            working: Mutex::new(threads),
+            ended: Condvar::new(),
+            cancelled: AtomicBool::new(false),
+            wakers: Mutex::new(Vec::new()),
+            rate: SharedRate(self.settings.rate_limit.and_then(NonZeroU64::new).map(|rate| Mutex::new(RateLimit::new(rate)))),
+            selected,
+            per_thread: share(&self.settings, &lanes, threads),
+            panics: AtomicUsize::new(0),
+            queue: Mutex::new(VecDeque::new()),
+        });
+        let names = lanes.iter().map(|lane| (lane.source.to_string(), lane.target.to_string())).collect();
+        lock(&shared.queue).extend(lanes.into_iter().enumerate());
+        let started = Instant::now();
+        let mut handles = Vec::new();
+        for number in 0..threads {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name(format!("mover-{number}"));
+            handles.push(thread.spawn(move || thread::run(&shared)).map_err(local("cannot start a thread"))?);
+        }
+        Ok(Running { shared, threads: handles, lanes: names, started })
+    }
+}
+
+impl Running {
+    /// The counts of all lanes together, so far.
+    #[must_use]
+    pub fn progress(&self) -> Counts {
+        self.shared.live.iter().fold(Counts::default(), |sum, live| sum.plus(&live.snapshot()))
+    }
+
+    /// The counts of one lane, so far; all zero for a lane that is not there.
+    #[must_use]
+    pub fn lane_progress(&self, lane: usize) -> Counts {
+        self.shared.live.get(lane).map(|live| live.snapshot()).unwrap_or_default()
+    }
+
+    /// The engine in use, and why.
+    #[must_use]
+    pub fn engine(&self) -> (EngineKind, &str) {
+        (self.shared.selected.kind, &self.shared.selected.reason)
+    }
+
+    /// A handle that ends all lanes early.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.shared))
+    }
+
+    /// Whether all lanes are over.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        *lock(&self.shared.working) == 0
+    }
+
+    /// Waits for the end of all lanes, at most `timeout`; true when they are over.
+    #[must_use]
+    pub fn wait_for(&self, timeout: Duration) -> bool {
+        let working = lock(&self.shared.working);
+        let waited = self.shared.ended.wait_timeout_while(working, timeout, |working| *working > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
+    /// Waits for the end of all lanes, and tells what they did.
+    #[must_use]
+    pub fn wait(self) -> Report {
+        let threads = self.threads.len();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                // `thread::run` catches panics itself; this is one of its own clean-up.
+                self.shared.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let cancelled = self.shared.cancelled.load(Ordering::Relaxed);
+        let reports = std::mem::take(&mut *lock(&self.shared.reports));
+        let lanes = reports.into_iter().zip(self.lanes).zip(&self.shared.live);
+        let lanes = lanes.map(|((report, names), live)| report.unwrap_or_else(|| unreported(names, live, cancelled))).collect();
+        Report {
+            lanes,
+            engine: self.shared.selected.kind,
+            engine_reason: self.shared.selected.reason.clone(),
+            threads,
+            elapsed: self.started.elapsed(),
+        }
+    }
+}
+
+/// The report of a lane that never came to one.
+fn unreported((source, target): (String, String), live: &LiveCounts, cancelled: bool) -> LaneReport {
+    let fault = if cancelled {
+        Fault::Interrupted
+    } else {
+        Fault::Local { what: "the lane was lost".into(), error: std::io::Error::other("a thread of the mover panicked; this is a defect of blockferry") }
+    };
+    LaneReport {
+        source,
+        target,
+        size: None,
+        outcome: Err(fault),
+        counts: live.snapshot(),
+        payload: None,
+        connections: 0,
+        reconnects: 0,
+        flushes: 0,
+        request_bytes: 0,
+        elapsed: Duration::ZERO,
+    }
+}
+
+impl Canceller {
+    /// Lanes that run drain, flush and end with [`Fault::Interrupted`]; others do not begin.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Release);
+        for waker in lock(&self.0.wakers).iter() {
+            waker.wake();
+        }
+    }
+}
+
+/// Divides what the settings allow among the threads.
+fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShare {
+    let at_once = lanes.len().min(settings.max_lanes.max(1)).div_ceil(threads).max(1);
+    let connections = lanes.iter().map(|lane| usize::from(lane.settings.connections.max(1))).max().unwrap_or(1);
+    let largest = lanes.iter().filter_map(|lane| lane.settings.request_bytes).max().unwrap_or(0) as usize;
+    let block_bytes = largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two();
+    let strands = at_once * connections;
+    ThreadShare {
+        lanes: at_once,
+        // Two links a strand, each with one operation a direction, and as many again for those
+        // of connections that were given up and have not ended.
+        links: strands * 2 * 2 * 2 + 16,
+        block_bytes,
+        blocks: (settings.pool_bytes / threads / block_bytes).max(2),
+        pipe_bytes: (PIPE_BYTES / (at_once * threads * connections)).clamp(PIPE_MIN, PIPE_MAX.min(MAX_ADAPTED_BYTES as usize)),
+    }
+}
+
+/// Locks what a panicking thread may have held: its data are counts and finished reports, which
+/// are whole at any moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,203 @@
+//! One thread of the mover: an engine, its memory, and the lanes that are pinned to it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::engine::{self, Completion, Engine};
+use crate::fault::Fault;
+use crate::lane::{Context, HEAD_BYTES, Lane, Task};
+use crate::pool::{Buf, Pool};
+use crate::report::Event;
+
+use super::{Shared, lock};
+
+/// How long a thread waits when no lane knows of anything sooner.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// Runs lanes until none is left.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| work(shared)));
+    match ran {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => fail_rest(shared, &error),
+        Err(_) => {
+            shared.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    *lock(&shared.working) -= 1;
+    shared.ended.notify_all();
+}
+
+/// The lanes that nobody can run any more, because this thread's engine or memory failed.
+fn fail_rest(shared: &Shared, error: &std::io::Error) {
+    while let Some((index, lane)) = take(shared) {
+        let fault = Fault::Local { what: "cannot set up a thread of the mover".into(), error: std::io::Error::new(error.kind(), error.to_string()) };
+        report_unstarted(shared, index, lane, fault);
+    }
+}
+
+fn report_unstarted(shared: &Shared, index: usize, lane: Lane, fault: Fault) {
+    let counts = shared.live[index].snapshot();
+    (shared.observer)(&Event::Finished { lane: index, fault: Some(&fault), counts });
+    let mut report = super::unreported((lane.source.to_string(), lane.target.to_string()), &shared.live[index], false);
+    report.outcome = Err(fault);
+    lock(&shared.reports)[index] = Some(report);
+}
+
+fn take(shared: &Shared) -> Option<(usize, Lane)> {
+    lock(&shared.queue).pop_front()
+}
+
+fn work(shared: &Shared) -> std::io::Result<()> {
+    let share = shared.per_thread;
+    let heads = Pool::new(HEAD_BYTES, share.links)?;
+    let blocks = Pool::new(share.block_bytes, share.blocks)?;
+    let zeros = Pool::new(share.block_bytes, 1)?.claim().ok_or(std::io::ErrorKind::OutOfMemory)?;
+    // Dropped before the pools: what is in flight ends first.
+    let engine = engine::start(shared.selected.kind)?;
+    lock(&shared.wakers).push(engine.waker());
+    let mut thread = Thread { shared, engine, heads, blocks, zeros, tasks: Vec::new(), live: 0, interrupted: false, next_tick: Instant::now() };
+    thread.run()
+}
+
+struct Thread<'a> {
+    shared: &'a Shared,
+    engine: Box<dyn Engine>,
+    heads: Pool,
+    blocks: Pool,
+    zeros: Buf,
+    tasks: Vec<Option<Task>>,
+    live: usize,
+    interrupted: bool,
+    next_tick: Instant,
+}
+
+impl Thread<'_> {
+    fn run(&mut self) -> std::io::Result<()> {
+        let mut completions: Vec<Completion> = Vec::new();
+        let mut touched: Vec<u32> = Vec::new();
+        loop {
+            self.admit();
+            if self.live == 0 {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            self.engine.wait(timeout, &mut completions)?;
+            let now = Instant::now();
+            for completion in completions.drain(..) {
+                let id = completion.token.lane;
+                self.with(id, now, |task, context| task.complete(completion.token, completion, context));
+                if !touched.contains(&id) {
+                    touched.push(id);
+                }
+            }
+            for id in touched.drain(..) {
+                self.with(id, now, Task::pump);
+            }
+            self.interrupt_if_asked(now);
+            self.look_after(now);
+            self.bury();
+        }
+    }
+
+    fn with(&mut self, id: u32, now: Instant, act: impl FnOnce(&mut Task, &mut Context<'_>)) {
+        let Some(Some(task)) = self.tasks.get_mut(id as usize) else { return };
+        let mut context = Context {
+            engine: &mut *self.engine,
+            heads: &self.heads,
+            blocks: &self.blocks,
+            zeros: &self.zeros,
+            conveyor_bytes: self.shared.per_thread.pipe_bytes,
+            now,
+            rate: &self.shared.rate,
+        };
+        act(task, &mut context);
+    }
+
+    /// Takes lanes from the queue while there is room.
+    fn admit(&mut self) {
+        while self.live < self.shared.per_thread.lanes && !self.interrupted {
+            let Some((index, lane)) = take(self.shared) else { return };
+            let now = Instant::now();
+            let id = self.tasks.iter().position(Option::is_none).unwrap_or(self.tasks.len());
+            if id == self.tasks.len() {
+                self.tasks.push(None);
+            }
+            let id_number = u32::try_from(id).expect("lanes at once are counted in 32 bits");
+            let mut context = Context {
+                engine: &mut *self.engine,
+                heads: &self.heads,
+                blocks: &self.blocks,
+                zeros: &self.zeros,
+                conveyor_bytes: self.shared.per_thread.pipe_bytes,
+                now,
+                rate: &self.shared.rate,
+            };
+            let live = Arc::clone(&self.shared.live[index]);
+            let observer = Arc::clone(&self.shared.observer);
+            let mut task = Task::new(index, id_number, lane.source, lane.target, lane.settings, live, observer, &mut context);
+            task.pump(&mut context);
+            self.next_tick = self.next_tick.min(now + task.tick_interval());
+            self.tasks[id] = Some(task);
+            self.live += 1;
+            self.bury();
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let wakes = self.tasks.iter().flatten().filter_map(Task::wakes_at).min();
+        let until = wakes.map_or(self.next_tick, |at| at.min(self.next_tick));
+        until.saturating_duration_since(Instant::now()).min(IDLE_WAIT)
+    }
+
+    /// Gives time to lanes that are due, or that waited for a block of the pool.
+    fn look_after(&mut self, now: Instant) {
+        let tick = now >= self.next_tick;
+        for id in 0..u32::try_from(self.tasks.len()).expect("lanes at once are counted in 32 bits") {
+            let Some(task) = &self.tasks[id as usize] else { continue };
+            let fed = task.is_starved() && self.blocks.free_slots() > 0;
+            if tick {
+                self.with(id, now, Task::tick);
+            } else if fed || task.wakes_at().is_some_and(|at| at <= now) {
+                self.with(id, now, Task::pump);
+            }
+        }
+        if tick {
+            let interval = self.tasks.iter().flatten().map(Task::tick_interval).min();
+            self.next_tick = now + interval.unwrap_or(IDLE_WAIT);
+        }
+    }
+
+    fn interrupt_if_asked(&mut self, now: Instant) {
+        if self.interrupted || !self.shared.cancelled.load(Ordering::Acquire) {
+            return;
+        }
+        self.interrupted = true;
+        for id in 0..u32::try_from(self.tasks.len()).expect("lanes at once are counted in 32 bits") {
+            self.with(id, now, |task, context| {
+                task.interrupt(context);
+                task.pump(context);
+            });
+        }
+        while let Some((index, lane)) = take(self.shared) {
+            report_unstarted(self.shared, index, lane, Fault::Interrupted);
+        }
+    }
+
+    /// Takes the reports of lanes that are over.
+    fn bury(&mut self) {
+        for place in &mut self.tasks {
+            if place.as_ref().is_some_and(Task::is_over)
+                && let Some(mut task) = place.take()
+            {
+                task.hang_up();
+                let index = task.index();
+                let report = task.into_report();
+                lock(&self.shared.reports)[index] = Some(report);
+                self.live -= 1;
+            }
+        }
+    }
+}
