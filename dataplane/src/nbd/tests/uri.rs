@@ -175,6 +175,11 @@ fn each_mistake_has_its_own_error() {
     ));
 }
 
+#[test]
+fn a_newline_in_a_truth_value_does_not_break_the_line_of_its_error() {
+    error("nbds://h/?tls-verify-peer=1\n2");
+}
+
 fn uris() -> impl Strategy<Value = NbdUri> {
     let text = "\\PC{1,40}";
     let address = prop_oneof![
@@ -194,10 +199,10 @@ fn uris() -> impl Strategy<Value = NbdUri> {
     let export = "[^\\x00]{0,60}";
     (any::<bool>(), address, export, prop::option::of(text), tls).prop_map(
         |(tls, mut address, export, user, (certificates, hostname, verify_peer))| {
-            if let Address::Tcp { host, .. } = &mut address {
-                if host.is_empty() {
-                    "localhost".clone_into(host);
-                }
+            if let Address::Tcp { host, .. } = &mut address
+                && host.is_empty()
+            {
+                "localhost".clone_into(host);
             }
             let certificates = certificates.map(Into::into);
             let tls_params = TlsParams {
