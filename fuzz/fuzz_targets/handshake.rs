@@ -2,20 +2,26 @@
 //! However the stream is cut, the client must say and find the same.
 #![no_main]
 
-use blockferry_dataplane::nbd::{
-    ClientWishes, Handshake, HandshakeError, HandshakeStatus, Tls,
-};
+use blockferry_dataplane::nbd::{ClientWishes, Handshake, HandshakeError, HandshakeStatus, Tls};
 use libfuzzer_sys::fuzz_target;
 
 /// All options of one handshake and their names are shorter than this.
 const MAX_OUTPUT_LEN: usize = 4096;
 
 fn start(choice: u8) -> Handshake {
-    let tls = if choice & 1 == 0 { Tls::Never } else { Tls::Require };
+    let tls = if choice & 1 == 0 {
+        Tls::Never
+    } else {
+        Tls::Require
+    };
     if choice & 2 != 0 {
         return Handshake::list(tls);
     }
-    let contexts = if choice & 16 == 0 { vec![] } else { vec!["base:allocation".to_owned()] };
+    let contexts = if choice & 16 == 0 {
+        vec![]
+    } else {
+        vec!["base:allocation".to_owned()]
+    };
     Handshake::open(ClientWishes {
         export: "disk".to_owned(),
         tls,
@@ -47,7 +53,9 @@ fn run(choice: u8, stream: &[u8], piece_len: usize) -> End {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let [choice, piece_len, stream @ ..] = input else { return };
+    let [choice, piece_len, stream @ ..] = input else {
+        return;
+    };
     let cut = run(*choice, stream, usize::from(*piece_len).max(1));
     let whole = run(*choice, stream, stream.len().max(1));
     // Bytes right behind the acknowledgement of STARTTLS are an error only if they came with it.
