@@ -21,12 +21,15 @@
 //! for it, and what the specification forbids ends in an error, never in a panic. Numbers and names
 //! are those of the specification, `doc/proto.md` and `doc/uri.md` of NetworkBlockDevice/nbd.
 
+#![forbid(unsafe_code)]
+
 mod chunk;
 mod errno;
 mod escape;
 mod fields;
 mod handshake;
 mod message;
+mod negotiation;
 mod options;
 mod refusal;
 mod reply;

@@ -132,7 +132,7 @@ pub enum NbdUriError {
         name: &'static str,
     },
     /// A truth value that is none.
-    #[error("{name}={value} is neither true nor false; write 1 or 0")]
+    #[error("{name}={value:?} is neither true nor false; write 1 or 0")]
     Bool {
         /// The parameter.
         name: &'static str,
