@@ -173,3 +173,6 @@ impl fmt::Debug for Digest {
         write!(out, "Digest({self})")
     }
 }
+
+#[cfg(test)]
+mod tests;

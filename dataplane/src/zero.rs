@@ -87,3 +87,6 @@ impl Iterator for ZeroRuns<'_> {
 }
 
 impl FusedIterator for ZeroRuns<'_> {}
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,23 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The [`plan`](Self::plan) of a copy of `areas`. `options` is a text of everything else that
+    /// decides which bytes are copied, the same for the same decisions. 32 hexadecimal digits.
+    #[must_use]
+    pub fn plan_of(areas: &AreaSet, options: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for area in areas {
+            hasher.update(&area.start.to_le_bytes());
+            hasher.update(&area.length.to_le_bytes());
+        }
+        // The number of areas tells where they end and the text begins.
+        hasher.update(&u64::try_from(areas.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hasher.update(options.as_bytes());
+        let mut digits = hasher.finalize().to_hex();
+        digits.truncate(32);
+        digits.to_string()
+    }
+
     /// The fields that differ, with what the journal says and what is asked for now.
     fn differences(&self, now: &Self) -> Option<String> {
         let side = |what: &str, then: &Side, now: &Side| {

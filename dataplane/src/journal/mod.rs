@@ -22,6 +22,8 @@
 #![forbid(unsafe_code)]
 
 mod lines;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};

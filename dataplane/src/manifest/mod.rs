@@ -18,6 +18,8 @@
 
 mod format;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::io;

@@ -282,7 +282,10 @@ impl Compare<'_> {
         let index = self.mine.index;
         let (one, other) = match (self.mine.next()?, self.theirs.next()?) {
             (Ok(one), Ok(other)) => (one, other),
-            (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
+            (Err(error), _) | (_, Err(error)) => {
+                (self.mine.failed, self.theirs.failed) = (true, true);
+                return Some(Err(error));
+            }
         };
         let manifest = self.mine.manifest;
         let same = match (one, other) {

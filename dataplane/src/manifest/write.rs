@@ -152,6 +152,11 @@ impl ManifestWriter {
             .map_err(|source| io_error("sync the folder of", &self.path, source))
     }
 
+    #[cfg(test)]
+    pub(super) fn set_max_runs(&mut self, max_runs: usize) {
+        self.max_runs = max_runs;
+    }
+
     fn check_blocks(&self, range: Range<u64>) -> Result<(), ManifestError> {
         let blocks = self.blocks();
         if range.start <= range.end && range.end <= blocks {

@@ -359,7 +359,7 @@ impl AreaSet {
                 of_longest -= 1;
                 return false;
             }
-            area.length > longest
+            area.length >= longest
         });
         self
     }

@@ -367,3 +367,6 @@ impl<'a> Units<'a> {
             .min(self.cutter.disk_size)
     }
 }
+
+#[cfg(test)]
+mod tests;

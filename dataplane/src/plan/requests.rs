@@ -80,3 +80,6 @@ impl Iterator for Pieces {
 }
 
 impl FusedIterator for Pieces {}
+
+#[cfg(test)]
+mod tests;
