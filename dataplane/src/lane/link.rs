@@ -334,28 +334,25 @@ impl Link {
         if input.is_empty() {
             return Err(Cause::Handshake(negotiation.machine.disconnected()));
         }
-        let mut rest = input;
-        loop {
-            let advance = negotiation.machine.advance(rest, &mut negotiation.output).map_err(Cause::Handshake)?;
-            rest = &rest[advance.consumed..];
-            match advance.status {
-                HandshakeStatus::NeedInput => break,
-                HandshakeStatus::StartTls => {
-                    self.start_tls()?;
-                    let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
-                    // The handshake goes on inside the tunnel.
-                    negotiation.machine.advance(&[], &mut negotiation.output).map_err(Cause::Handshake)?;
-                    break;
-                }
-                HandshakeStatus::Ready(session) => {
-                    self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
-                    self.session = Some(session);
-                    self.state = State::Ready;
-                    self.liveness.since = context.now;
-                    return Ok(Happened::Ready);
-                }
-                HandshakeStatus::Listed(_) => return Err(Cause::Protocol("a list came where an export was opened".into())),
+        let advance = negotiation.machine.advance(input, &mut negotiation.output).map_err(Cause::Handshake)?;
+        let early = advance.consumed < input.len();
+        match advance.status {
+            HandshakeStatus::NeedInput => {}
+            _ if early => return Err(Cause::Protocol("bytes came before they were asked for, at the end of the handshake".into())),
+            HandshakeStatus::StartTls => {
+                self.start_tls()?;
+                let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
+                // The handshake goes on inside the tunnel.
+                negotiation.machine.advance(&[], &mut negotiation.output).map_err(Cause::Handshake)?;
             }
+            HandshakeStatus::Ready(session) => {
+                self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
+                self.session = Some(session);
+                self.state = State::Ready;
+                self.liveness.since = context.now;
+                return Ok(Happened::Ready);
+            }
+            HandshakeStatus::Listed(_) => return Err(Cause::Protocol("a list came where an export was opened".into())),
         }
         self.continue_sending(context);
         self.receive_options(context)?;

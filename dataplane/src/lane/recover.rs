@@ -13,7 +13,7 @@ use crate::report::Event;
 
 use super::context::Context;
 use super::link::backoff;
-use super::slots::{SlotIndex, SlotState};
+use super::slots::{Slot, SlotState};
 use super::strand::PayloadState;
 use super::task::{Phase, Task};
 
@@ -119,8 +119,10 @@ impl Task {
     }
 
     fn put_back_all(&mut self, strand: usize, lost: impl Fn(SlotState) -> bool) {
-        let of_strand = |slot: &super::slots::Slot| usize::from(slot.strand) == strand && lost(slot.state);
-        while let Some(slot) = self.slots.used().find(|(_, slot)| of_strand(slot)).map(|(index, _): (SlotIndex, _)| index) {
+        let of_strand = |slot: &Slot| usize::from(slot.strand) == strand && lost(slot.state);
+        loop {
+            let found = self.slots.used().find(|(_, slot)| of_strand(slot)).map(|(index, _)| index);
+            let Some(slot) = found else { return };
             self.put_back(slot);
         }
     }

@@ -91,7 +91,6 @@ impl Task {
             Some(Reply::Error { cookie, error, message, done, .. }) => Some(Heard::Error { cookie, error, message: message.into(), done }),
             Some(Reply::Done { cookie }) => Some(Heard::Done { cookie }),
             Some(Reply::Simple { cookie, error }) => Some(Heard::Simple { cookie, error }),
-            Some(_) => return Err(Cause::Protocol("a reply of an unknown kind came".into())),
         })
     }
 
@@ -457,7 +456,7 @@ impl Task {
             return Err(self.shutting_down(strand, Side::Target));
         }
         let piece = self.slots[slot].piece;
-        if piece.kind == SegmentKind::Zero && self.can_zero && matches!(error, NbdError::NotSupported) {
+        if piece.kind == SegmentKind::Zero && self.can_zero && error.effective() == NbdError::NotSup {
             self.zero_by_writing(slot, context);
             return Ok(Go::On);
         }

@@ -129,7 +129,7 @@ impl Task {
         match role {
             Role::Read => self.file_read(strand, token.tag, completion, context),
             Role::Write => self.file_written(strand, token.tag, completion, context),
-            Role::Sync => self.file_synced(completion),
+            Role::Sync => self.file_synced(completion, context),
             Role::Convey => self.conveyed(strand, token.tag, completion, context),
             Role::Connect | Role::Send | Role::Receive | Role::Discard | Role::Payload => {
                 let Some(link) = self.strands[strand].link(side) else { return };
