@@ -24,7 +24,10 @@ pub(crate) struct Conveyor {
     writer: OwnedFd,
     /// Bytes that the pipe takes at most, if they come in full pages.
     capacity: usize,
+    /// Bytes in the pipe, the header among them.
     held: usize,
+    /// Bytes of the header that was put before the payload.
+    head: usize,
     taken: usize,
     end: Rc<Cell<End>>,
 }
@@ -51,7 +54,7 @@ impl Conveyor {
         // EPERM: past the allowance (pipe-user-pages-soft). The pipe works with what it has.
         let _as_large_as_allowed = fcntl_setpipe_size(&writer, capacity);
         let capacity = rustix::pipe::fcntl_getpipe_size(&writer)?;
-        Ok(Self { reader, writer, capacity, held: 0, taken: 0, end: Rc::new(Cell::new(End::From)) })
+        Ok(Self { reader, writer, capacity, held: 0, head: 0, taken: 0, end: Rc::new(Cell::new(End::From)) })
     }
 
     /// Puts the header of a message before the payload that is moved next.
@@ -59,7 +62,7 @@ impl Conveyor {
         assert_eq!(self.held, 0, "a conveyor starts empty");
         let written = rustix::io::write(&self.writer, head)?;
         assert_eq!(written, head.len(), "an empty pipe takes a header whole");
-        self.held = written;
+        (self.held, self.head) = (written, written);
         Ok(())
     }
 
@@ -80,13 +83,24 @@ impl Conveyor {
     }
 
     /// Moves what can be moved now of `length` bytes.
+    ///
+    /// The pipe is filled as far as it goes before it is emptied, and the source is waited for
+    /// until it has that much: few large moves wake the peers, and us, less often than many small
+    /// ones, and the wake-ups are most of what a move costs.
     pub(super) fn step(&mut self, from: &Descriptor, to: &Descriptor, length: usize) -> io::Result<Step> {
         loop {
-            self.fill(from, length)?;
-            if self.held == 0 {
-                // Only an empty pipe proves that the source is dry: one that holds something may
-                // have run out of slots instead.
-                return Ok(if self.taken == length { self.finish() } else { Step::Wait(End::From) });
+            let progress = self.fill(from, length)?;
+            let missing = (length - self.taken).min(self.room());
+            if self.held == 0 && missing == 0 {
+                return Ok(self.finish());
+            }
+            // A pipe that holds something and took nothing may have run out of slots: then no
+            // byte more will fit, however many come.
+            if missing > 0 && (self.held == 0 || progress) {
+                let accumulates = from.announce(missing);
+                if self.held == 0 || accumulates {
+                    return Ok(Step::Wait(End::From));
+                }
             }
             if !self.empty(to, length)? {
                 return Ok(Step::Wait(End::To));
@@ -99,11 +113,19 @@ impl Conveyor {
         Step::Done
     }
 
-    /// Takes from the source until it is dry, the pipe is full, or everything is taken.
-    fn fill(&mut self, from: &Descriptor, length: usize) -> io::Result<()> {
+    /// Bytes of payload that the pipe still takes, its slots permitting. The header has a slot of
+    /// its own and does not count: a payload as long as the pipe goes out in one piece.
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.held.saturating_sub(self.head))
+    }
+
+    /// Takes from the source until it is dry, the pipe is full, or everything is taken. Tells
+    /// whether anything was taken.
+    fn fill(&mut self, from: &Descriptor, length: usize) -> io::Result<bool> {
+        let before = self.taken;
         self.end.set(End::From);
-        while self.taken < length && self.held < self.capacity {
-            let most = (length - self.taken).min(self.capacity - self.held);
+        while self.taken < length && self.room() > 0 {
+            let most = (length - self.taken).min(self.room());
             match splice(from, None, &self.writer, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => {
@@ -111,12 +133,12 @@ impl Conveyor {
                     self.held += moved;
                     self.taken += moved;
                 }
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(())
+        Ok(self.taken > before)
     }
 
     /// Gives to the target until the pipe is empty (true) or the target takes no more (false).
@@ -129,6 +151,7 @@ impl Conveyor {
                 Ok(moved) => {
                     to.count_sent(moved);
                     self.held -= moved;
+                    self.head = 0;
                 }
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}

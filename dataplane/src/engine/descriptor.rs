@@ -16,6 +16,9 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
+/// Bytes that a socket is asked to collect at most before it is called readable.
+const WATERMARK_MAX: usize = 1 << 20;
+
 /// An open descriptor, with counts of the bytes that passed through it: liveness is judged by
 /// completed I/O, and an engine sees that even in the middle of an operation.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Descriptor {
     kind: Kind,
     received: Cell<u64>,
     sent: Cell<u64>,
+    takes_watermark: bool,
+    watermark: Cell<libc::c_int>,
     /// Whether the readiness engine watches it already.
     pub(super) watched: Cell<bool>,
 }
@@ -79,7 +84,16 @@ impl Descriptor {
     }
 
     fn new(fd: OwnedFd, kind: Kind) -> Self {
-        Self { fd, kind, received: Cell::new(0), sent: Cell::new(0), watched: Cell::new(false) }
+        let tcp = kind == Kind::Socket && rustix::net::sockopt::socket_domain(&fd).is_ok_and(|domain| domain != rustix::net::AddressFamily::UNIX);
+        Self {
+            fd,
+            kind,
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            takes_watermark: tcp,
+            watermark: Cell::new(1),
+            watched: Cell::new(false),
+        }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -108,6 +122,35 @@ impl Descriptor {
     /// Bytes sent through it so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.get()
+    }
+
+    /// Asks the kernel to call the socket readable only when this many bytes are there, or it
+    /// ends. False where the kernel does not do that (Unix sockets).
+    pub(super) fn announce(&self, bytes: usize) -> bool {
+        if !self.takes_watermark {
+            return false;
+        }
+        // Set even if it is set already: the kernel looks at what is there now, and tells.
+        let bytes = libc::c_int::try_from(bytes.min(WATERMARK_MAX)).unwrap_or(1);
+        // SAFETY: the descriptor is open, and the option's value is an int that outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                std::ptr::from_ref(&bytes).cast(),
+                libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0),
+            )
+        };
+        self.watermark.set(bytes);
+        result == 0
+    }
+
+    /// Has any byte announced again.
+    pub(super) fn announce_any(&self) {
+        if self.watermark.get() != 1 {
+            self.announce(1);
+        }
     }
 
     pub(super) fn count_received(&self, bytes: usize) {

@@ -118,6 +118,9 @@ impl Poll {
 
 impl Engine for Poll {
     fn submit(&mut self, token: Token, op: Op) {
+        if let Op::Receive { socket, .. } = &op {
+            socket.announce_any();
+        }
         self.attempt(Waiting { token, op, done: 0 });
     }
 

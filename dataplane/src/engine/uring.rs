@@ -223,6 +223,9 @@ impl Uring {
 
 impl Engine for Uring {
     fn submit(&mut self, token: Token, op: Op) {
+        if let Op::Receive { socket, .. } = &op {
+            socket.announce_any();
+        }
         let index = self.allocate(token, op);
         self.start(index);
     }
