@@ -1,3 +1,39 @@
 //! The command line of blockferry.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod copy;
+mod exit;
+mod output;
+mod reference;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::line(&format!("{error:#}"));
+            Exit::of_error(&error).into()
+        }
+    }
+}
+
+fn run() -> anyhow::Result<Exit> {
+    let words = copy::Words::of(std::env::args_os().collect())?;
+    if let Some(names) = words.options_asked_for() {
+        return reference::option_names(names);
+    }
+    let matches = Cli::command().get_matches_from(words.plain());
+    match Cli::from_arg_matches(&matches)?.command {
+        Command::Copy(options) => copy::command(&options, &words),
+        Command::Completions(options) => reference::completions(&options),
+        Command::Man(options) => reference::man(&options),
+    }
+}

@@ -1,0 +1,12 @@
+//! The control plane of blockferry: what has to run around a copy.
+//!
+//! ```text
+//!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod program;
+mod server;
+
+pub use server::{END_DEADLINE, Server, ServerCommand, ServerError, ServerTransport};

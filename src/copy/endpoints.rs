@@ -1,0 +1,123 @@
+//! Opens what the lanes read and write.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use blockferry_control::{Server, ServerCommand, ServerTransport};
+use blockferry_dataplane::nbd::{Address, NbdUri, TlsParams};
+use blockferry_dataplane::{Endpoint, Side};
+use rustix::fs::{OFlags, fcntl_getfl, seek};
+
+use super::request::Place;
+use crate::exit::{Exit, Refusal};
+use crate::output::Console;
+
+/// An end of a lane, ready for the data plane, with the server that was started for it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) server: Option<Server>,
+}
+
+impl From<Endpoint> for Opened {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            server: None,
+        }
+    }
+}
+
+/// Opens streams and starts servers; files and exports are opened by the lane.
+///
+/// # Errors
+/// With the exit code of the side.
+pub(crate) fn open(
+    place: &Place,
+    side: Side,
+    transport: ServerTransport,
+    console: &Arc<Console>,
+) -> anyhow::Result<Opened> {
+    let failed = |what: String| Refusal::of(Exit::of_side(side), format!("{side} {what}"));
+    match place {
+        Place::Uri(uri) => Ok(Endpoint::nbd((**uri).clone()).into()),
+        Place::Null => Ok(Endpoint::Null.into()),
+        Place::Standard => standard(side)
+            .map(Opened::from)
+            .map_err(|error| failed(format!("-: {error}"))),
+        Place::Path(path) => file(path, side)
+            .map(Opened::from)
+            .map_err(|error| failed(format!("{}: {error}", path.display()))),
+        Place::Command(words) => {
+            let console = Arc::clone(console);
+            let server = ServerCommand::new(words.clone())
+                .over(transport)
+                .spawn(move |line| console.plain(line))
+                .map_err(|error| failed(format!("{}: {error}", place.name())))?;
+            Ok(Opened {
+                endpoint: Endpoint::nbd_over(default_export(), server.dialer()),
+                server: Some(server),
+            })
+        }
+    }
+}
+
+/// The default export of a server that is reached through a dialer; the address is never used.
+fn default_export() -> NbdUri {
+    NbdUri {
+        tls: false,
+        address: Address::Unix {
+            path: PathBuf::from("server"),
+        },
+        export: String::new(),
+        user: None,
+        tls_params: TlsParams::default(),
+        ignored: Vec::new(),
+    }
+}
+
+/// Standard input or output. A regular file behind it is taken as one, as nbdcopy does: its size
+/// is known then, and holes are seen and made. Not so one that is read or written from its middle
+/// on, or appended to.
+fn standard(side: Side) -> io::Result<Endpoint> {
+    let (descriptor, path) = match side {
+        Side::Source => (io::stdin().as_fd().try_clone_to_owned()?, "/proc/self/fd/0"),
+        Side::Target => (
+            io::stdout().as_fd().try_clone_to_owned()?,
+            "/proc/self/fd/1",
+        ),
+    };
+    let whole = fs::metadata(path).is_ok_and(|data| data.is_file())
+        && seek(&descriptor, rustix::fs::SeekFrom::Current(0)).is_ok_and(|offset| offset == 0)
+        && fcntl_getfl(&descriptor).is_ok_and(|flags| !flags.contains(OFlags::APPEND));
+    let openable = match side {
+        Side::Source => File::open(path).is_ok(),
+        Side::Target => OpenOptions::new().write(true).open(path).is_ok(),
+    };
+    Ok(if whole && openable {
+        Endpoint::File(path.into())
+    } else {
+        Endpoint::Stream(Arc::new(descriptor))
+    })
+}
+
+/// A pipe or a character device is a stream; all else is left to the lane, which says what is
+/// wrong with it.
+fn file(path: &Path, side: Side) -> io::Result<Endpoint> {
+    let stream = fs::metadata(path).is_ok_and(|data| {
+        let kind = data.file_type();
+        kind.is_fifo() || kind.is_char_device()
+    });
+    if !stream {
+        return Ok(Endpoint::File(path.into()));
+    }
+    let opened = match side {
+        Side::Source => File::open(path),
+        Side::Target => OpenOptions::new().write(true).open(path),
+    };
+    Ok(Endpoint::Stream(Arc::new(OwnedFd::from(opened?))))
+}

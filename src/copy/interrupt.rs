@@ -1,0 +1,67 @@
+//! Ctrl-C, SIGTERM and SIGHUP: the first drains and flushes, the second ends at once.
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use anyhow::Context as _;
+use blockferry_dataplane::Canceller;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::exit::Exit;
+use crate::output::Console;
+
+/// Where the canceller is put once there is something to cancel. Until then the first signal ends
+/// the process: nothing has been written yet.
+pub(crate) type CancelSlot = Arc<OnceLock<Canceller>>;
+
+/// Starts to listen. Signals that the caller has had ignored stay so: nohup, and background jobs
+/// of a script.
+pub(crate) fn listen(console: Arc<Console>) -> anyhow::Result<CancelSlot> {
+    let slot = CancelSlot::default();
+    let ignored = ignored_signals();
+    let wanted = [SIGINT, SIGTERM, SIGHUP]
+        .into_iter()
+        .filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = Signals::new(wanted).context("listening for signals")?;
+    let canceller = Arc::clone(&slot);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for (earlier, _signal) in signals.forever().enumerate() {
+                match canceller.get() {
+                    Some(canceller) if earlier == 0 => {
+                        console.note(
+                            "interrupted: finishing what is in flight; once more to stop at once",
+                        );
+                        canceller.cancel();
+                    }
+                    _ => {
+                        console.note("interrupted");
+                        console.clear();
+                        std::process::exit(Exit::Interrupted.code().into());
+                    }
+                }
+            }
+        })
+        .context("starting the thread for signals")?;
+    Ok(slot)
+}
+
+/// A bit for each signal that is ignored, as the kernel tells it; 0 if it does not.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_tells_which_signals_are_ignored() {
+        // The Rust runtime ignores SIGPIPE, the 13th.
+        assert_eq!(super::ignored_signals() >> 12 & 1, 1);
+    }
+}

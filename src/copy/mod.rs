@@ -1,0 +1,22 @@
+//! `blockferry copy`.
+//!
+//! ```text
+//!  words ──► options ──► request ──► endpoints, lanes file ──► run ──► output
+//!  argv      clap        checked     opened, servers started   mover
+//! ```
+//!
+//! All that can be refused is refused in `request`, before anything is opened or started.
+
+mod descriptors;
+mod endpoints;
+mod interrupt;
+mod lanes_file;
+mod options;
+mod request;
+mod run;
+mod words;
+
+pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
+pub(crate) use request::LaneRequest;
+pub(crate) use run::command;
+pub(crate) use words::{OptionNames, Words};

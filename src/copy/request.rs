@@ -1,0 +1,434 @@
+//! What was asked for, checked: nothing is opened, made or started here but the files that say
+//! what to copy.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use blockferry_dataplane::nbd::NbdUri;
+use blockferry_dataplane::plan::AreaSet;
+use blockferry_dataplane::{Extent, LaneSettings, MIN_REQUEST_BYTES, MoverSettings, PayloadChoice};
+
+use super::lanes_file;
+use super::options::CopyOptions;
+use super::words::{self, Words};
+use crate::exit::Refusal;
+
+/// Changed areas in memory at most, of all lanes together, at 16 bytes each. A longer list is
+/// merged over its smallest gaps, which copies more and never less.
+const MAX_AREAS: usize = 4 << 20;
+/// Changed areas of one lane at most.
+const MAX_LANE_AREAS: usize = 1 << 20;
+
+/// An end of a lane, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// An NBD URI.
+    Uri(Box<NbdUri>),
+    /// A file of any kind.
+    Path(PathBuf),
+    /// A server to run.
+    Command(Vec<OsString>),
+    /// Standard input or output.
+    Standard,
+    /// `null:`.
+    Null,
+}
+
+impl Place {
+    /// Its name in messages: what the user wrote.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Uri(uri) => uri.to_string(),
+            Self::Path(path) => path.display().to_string(),
+            Self::Command(group) => words::shown(group),
+            Self::Standard => "-".into(),
+            Self::Null => "null:".into(),
+        }
+    }
+}
+
+/// A lane that was asked for.
+#[derive(Debug)]
+pub(crate) struct LaneRequest {
+    pub(crate) source: Place,
+    pub(crate) target: Place,
+    pub(crate) settings: LaneSettings,
+}
+
+/// All that was asked for.
+#[derive(Debug)]
+pub(crate) struct CopyRequest {
+    pub(crate) lanes: Vec<LaneRequest>,
+    pub(crate) mover: MoverSettings,
+    /// Folders to make before the lanes start.
+    pub(crate) folders: Vec<PathBuf>,
+    /// What the user should know and that stops nothing.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl CopyRequest {
+    /// Checks the options and reads the lists of lanes and areas.
+    ///
+    /// # Errors
+    /// Wrong usage, in one line each.
+    pub(crate) fn of(options: &CopyOptions, words: &Words) -> anyhow::Result<Self> {
+        check_together(options)?;
+        let mut lanes = Vec::new();
+        match (&options.lanes, &options.source, &options.target) {
+            (None, Some(source), Some(target)) => {
+                let source = place(source, words)?;
+                let target = place(target, words)?;
+                check_pair(&source, &target)?;
+                let mut settings = lane_settings(options);
+                if let Some(path) = &options.changed {
+                    settings.extent = Extent::Areas(areas(path, MAX_LANE_AREAS)?);
+                }
+                settings.manifest = single_file("--manifest", options.manifest.as_deref())?;
+                settings.journal = single_file("--resume", options.resume.as_deref())?;
+                lanes.push(LaneRequest {
+                    source,
+                    target,
+                    settings,
+                });
+            }
+            (Some(path), None, None) => lanes = lanes_of_file(path, options)?,
+            (Some(_), ..) => {
+                return Err(Refusal::usage(
+                    "--lanes names the sources and targets: take it or SOURCE TARGET",
+                ));
+            }
+            (None, None, _) => {
+                return Err(Refusal::usage(
+                    "SOURCE and TARGET are missing; see blockferry copy --help",
+                ));
+            }
+            (None, Some(_), None) => {
+                return Err(Refusal::usage(
+                    "TARGET is missing; see blockferry copy --help",
+                ));
+            }
+        }
+        check_lanes(&lanes, options)?;
+        let many = options.lanes.is_some();
+        let folders = [&options.manifest, &options.resume].into_iter().flatten();
+        Ok(Self {
+            warnings: warnings(&lanes),
+            lanes,
+            mover: mover_settings(options),
+            folders: folders.filter(|_| many).cloned().collect(),
+        })
+    }
+}
+
+fn check_together(options: &CopyOptions) -> anyhow::Result<()> {
+    let digest = options.digest.0;
+    let spliced = options.payload == PayloadChoice::Splice;
+    let refusal = if options.manifest.is_some() && digest.is_none() {
+        "--manifest needs to know which digests to make: add --digest crc32c, xxh3 or blake3"
+    } else if spliced && digest.is_some() {
+        "--digest has to look at the payload, which --payload splice does not: take auto or pooled"
+    } else if spliced && options.sparse.is_some_and(|size| size > 0) {
+        "--sparse has to look at the payload, which --payload splice does not: take auto or pooled"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::usage(refusal))
+}
+
+/// What is wrong with two ends, whatever their options.
+fn check_pair(source: &Place, target: &Place) -> anyhow::Result<()> {
+    if *source == Place::Null {
+        return Err(Refusal::usage(
+            "null: is a target, and cannot be read; take a file or an export",
+        ));
+    }
+    if let (Place::Path(from), Place::Path(to)) = (source, target)
+        && let (Some(from), Some(to)) = (file_id(from), file_id(to))
+        && from == to
+    {
+        // nbdcopy empties the file and calls that success.
+        return Err(Refusal::usage(format!(
+            "{} and {} are the same file, which the copy would empty",
+            source.name(),
+            target.name()
+        )));
+    }
+    Ok(())
+}
+
+fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<()> {
+    let uses = |wanted: fn(&Place) -> bool| {
+        lanes
+            .iter()
+            .any(|lane| wanted(&lane.source) || wanted(&lane.target))
+    };
+    let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);
+    let refusal = if options.json && to_standard_output {
+        "--json prints to standard output, where TARGET - puts the data: take a file as TARGET"
+    } else if options.resume.is_some() && uses(|place| *place == Place::Standard) {
+        "--resume cannot go on in a stream, which has no place to go back to: take a file"
+    } else if options.server_stdio && !uses(|place| matches!(place, Place::Command(_))) {
+        "--server-stdio is about [ COMMAND ... ], and there is none"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::usage(refusal))
+}
+
+fn place(word: &OsStr, words: &Words) -> anyhow::Result<Place> {
+    if let Some(group) = words.group(word) {
+        return Ok(Place::Command(group.to_vec()));
+    }
+    if word == "-" {
+        return Ok(Place::Standard);
+    }
+    named_place(word).map_err(Refusal::usage)
+}
+
+/// What a word means that is neither `-` nor a group.
+fn named_place(word: &OsStr) -> Result<Place, String> {
+    let text = word.to_string_lossy();
+    if text.is_empty() {
+        return Err("an empty word is neither a file nor a URI".into());
+    }
+    if text == "null:" {
+        return Ok(Place::Null);
+    }
+    if !looks_like_uri(&text) {
+        return Ok(Place::Path(word.into()));
+    }
+    match text.parse::<NbdUri>() {
+        Ok(uri) => Ok(Place::Uri(Box::new(uri))),
+        Err(error) => Err(format!("{text}: {error}")),
+    }
+}
+
+/// Whether the user can only have meant a URI: `nbd`, `nbds`, with or without a transport, and a
+/// colon. A file of such a name is written with `./` in front.
+fn looks_like_uri(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once(':') else {
+        return false;
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    let (name, transport) = scheme.split_once('+').unwrap_or((&scheme, ""));
+    matches!(name, "nbd" | "nbds") && transport.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneRequest>> {
+    for (option, folder) in [
+        ("--manifest", &options.manifest),
+        ("--resume", &options.resume),
+    ] {
+        if let Some(folder) = folder
+            .as_deref()
+            .filter(|path| path.exists() && !path.is_dir())
+        {
+            return Err(Refusal::usage(format!(
+                "{option} takes a folder with --lanes, and {} is a file",
+                folder.display()
+            )));
+        }
+    }
+    let lines = lanes_file::read(path)?;
+    let shared = lane_settings(options);
+    let max_areas = (MAX_AREAS / lines.len()).min(MAX_LANE_AREAS);
+    let mut lanes = Vec::with_capacity(lines.len());
+    let mut targets: HashMap<String, usize> = HashMap::new();
+    for (index, line) in lines.into_iter().enumerate() {
+        let at = |what: String| {
+            Refusal::usage(format!("{}, line {}: {what}", path.display(), line.number))
+        };
+        let end = |word: &str| match word {
+            "-" | "[" => Err(at(
+                "a lane of many is a file, a device, a URI or null:".into()
+            )),
+            word => named_place(word.as_ref()).map_err(at),
+        };
+        let (source, target) = (end(&line.source)?, end(&line.target)?);
+        check_pair(&source, &target).map_err(|error| at(error.to_string()))?;
+        if let Some(key) = target_key(&target)
+            && let Some(first) = targets.insert(key, line.number)
+        {
+            let target = &line.target;
+            return Err(at(format!(
+                "{target} is the target of line {first} already"
+            )));
+        }
+        let mut settings = shared.clone();
+        if let Some(changed) = &line.changed {
+            if options.bitmap.is_some() {
+                return Err(at("\"changed\" and --bitmap both say what to copy".into()));
+            }
+            let list = areas(changed, max_areas).map_err(|error| at(error.to_string()))?;
+            settings.extent = Extent::Areas(list);
+        }
+        let inside = |folder: &PathBuf, kind| folder.join(format!("{index}.{kind}"));
+        settings.manifest = options
+            .manifest
+            .as_ref()
+            .map(|folder| inside(folder, "manifest"));
+        settings.journal = options
+            .resume
+            .as_ref()
+            .map(|folder| inside(folder, "journal"));
+        lanes.push(LaneRequest {
+            source,
+            target,
+            settings,
+        });
+    }
+    Ok(lanes)
+}
+
+/// The same for two names of one target; `None` for what can be had any number of times.
+fn target_key(target: &Place) -> Option<String> {
+    match target {
+        Place::Path(path) => Some(match file_id(path) {
+            Some((device, inode)) => format!("file {device} {inode}"),
+            None => std::path::absolute(path)
+                .unwrap_or(path.clone())
+                .display()
+                .to_string(),
+        }),
+        Place::Uri(uri) => Some(uri.to_string()),
+        Place::Command(_) | Place::Standard | Place::Null => None,
+    }
+}
+
+/// Device and inode of a regular file; of a block device, its own number.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::FileTypeExt;
+    let data = path.metadata().ok()?;
+    if data.is_file() {
+        Some((data.dev(), data.ino()))
+    } else {
+        data.file_type()
+            .is_block_device()
+            .then(|| (u64::MAX, data.rdev()))
+    }
+}
+
+fn areas(path: &Path, limit: usize) -> anyhow::Result<AreaSet> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| {
+        Refusal::usage(format!("cannot read the changed areas {shown}: {error}"))
+    })?;
+    // The size of the disk is not known yet; the lane checks the areas against it.
+    AreaSet::read_json(file, u64::MAX, limit)
+        .map_err(|error| Refusal::usage(format!("{shown}: {error}")))
+}
+
+fn single_file(option: &str, path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    match path {
+        Some(path) if path.is_dir() => Err(Refusal::usage(format!(
+            "{option} takes a file, and {} is a folder, as it is wanted with --lanes",
+            path.display()
+        ))),
+        other => Ok(other.map(Path::to_owned)),
+    }
+}
+
+fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
+    let ends = lanes.iter().flat_map(|lane| [&lane.source, &lane.target]);
+    ends.filter_map(|end| match end {
+        Place::Uri(uri) if !uri.ignored.is_empty() => Some(format!(
+            "{uri}: {} of the URI means nothing here",
+            uri.ignored.join(", ")
+        )),
+        _ => None,
+    })
+    .collect()
+}
+
+fn lane_settings(options: &CopyOptions) -> LaneSettings {
+    let extent = options.bitmap.clone().map_or(Extent::Whole, Extent::Bitmap);
+    LaneSettings {
+        extent,
+        connections: options.connections,
+        request_bytes: options.request_size,
+        requests: options.requests,
+        // One request must fit, however small the queue: nbdcopy takes 0 as well.
+        in_flight_bytes: options
+            .queue_size
+            .max(options.request_size.unwrap_or(MIN_REQUEST_BYTES).into()),
+        synchronous: options.synchronous,
+        payload: options.payload,
+        extents: !options.no_extents,
+        target_is_zero: options.destination_is_zero,
+        allocated: options.allocated,
+        sparse_bytes: options.sparse,
+        cluster_bytes: options.cluster_size,
+        digest: options.digest.0,
+        manifest: None,
+        journal: None,
+        flush_interval: options.flush_interval,
+        deadline: options.deadline,
+        retries: options.retries,
+        backoff: options.backoff,
+    }
+}
+
+fn mover_settings(options: &CopyOptions) -> MoverSettings {
+    MoverSettings {
+        engine: options.engine,
+        threads: usize::try_from(options.threads)
+            .ok()
+            .filter(|&threads| threads > 0),
+        max_lanes: options.max_lanes.into(),
+        pool_bytes: options.memory,
+        rate_limit: options.rate_limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nbd_schemes_are_uris() {
+        for uri in [
+            "nbd://h",
+            "nbds://h",
+            "nbd+unix:///?socket=s",
+            "NBD://h",
+            "nbd:h",
+            "nbd+vsock://1",
+        ] {
+            assert!(looks_like_uri(uri), "{uri}");
+        }
+        for file in [
+            "http://h",
+            "disk",
+            "./nbd:x",
+            "nbdx:y",
+            "C:\\disk",
+            "nbd",
+            "",
+            "nbd+x/y:z",
+        ] {
+            assert!(!looks_like_uri(file), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_the_same_key_under_all_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let key = |path: &Path| target_key(&Place::Path(path.into()));
+        assert_eq!(key(&file), key(&link));
+        assert_ne!(key(&file), key(&folder.path().join("c")));
+        assert_eq!(target_key(&Place::Null), None);
+    }
+
+    #[test]
+    fn uris_that_mean_the_same_have_the_same_key() {
+        let key = |uri: &str| target_key(&named_place(uri.as_ref()).unwrap());
+        assert_eq!(key("nbd://host/a"), key("NBD://host:10809/a"));
+        assert_ne!(key("nbd://host/a"), key("nbd://host/b"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Runs the mover, watches it, and tells how it went.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use blockferry_control::{Server, ServerTransport};
+use blockferry_dataplane::{Lane, Mover, Running, Side};
+
+use super::descriptors;
+use super::endpoints;
+use super::interrupt::{self, CancelSlot};
+use super::options::CopyOptions;
+use super::request::{CopyRequest, LaneRequest};
+use super::words::Words;
+use crate::exit::{Exit, Refusal};
+use crate::output::{Console, Estimate, Progress, Telling, json};
+
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A lane's servers, of its source and its target.
+type Servers = [Option<Server>; 2];
+
+/// `blockferry copy`.
+///
+/// # Errors
+/// What kept the copy from starting. How the lanes went is told here and in the returned code.
+pub(crate) fn command(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
+    let ended = copy(options, words);
+    if let (true, Err(error)) = (options.json, &ended) {
+        json::print(&json::Report::of_refusal(error));
+    }
+    ended
+}
+
+fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
+    // First of all: a descriptor of the caller is not to be mistaken for one of ours.
+    let mut progress = Progress::of(options.progress);
+    let console = Arc::new(Console::new(progress.bar(), options.verbose));
+    let mut request = CopyRequest::of(options, words)?;
+    for warning in &request.warnings {
+        console.note(warning);
+    }
+    if let Some(waiting) = descriptors::fit(&mut request)? {
+        console.note(&waiting);
+    }
+    for folder in &request.folders {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let slot = interrupt::listen(Arc::clone(&console))?;
+    let transport = if options.server_stdio {
+        ServerTransport::Stdio
+    } else {
+        ServerTransport::Activation
+    };
+    let telling = Arc::new(Telling::of(&request.lanes, Arc::clone(&console)));
+    let (lanes, servers) = open_all(request.lanes, transport, &console)?;
+
+    let events = Arc::clone(&telling);
+    let mover = Mover::new(request.mover).on_event(move |event| events.event(event));
+    let running = match mover.start(lanes) {
+        Ok(running) => running,
+        Err(fault) => {
+            let what = fault.to_string();
+            return Err(Refusal::of(Exit::of_lane(&Err(fault)), what));
+        }
+    };
+    watch(&running, servers.len(), &slot, &mut progress, &console);
+    let report = running.wait();
+
+    let outcomes = telling.outcomes(&report, &servers);
+    // They are ended here, and their last words come before ours.
+    drop(servers);
+    let exit = Exit::of_lanes(outcomes.iter().map(|outcome| outcome.exit));
+    progress.finish(exit == Exit::Done, &report.totals());
+    telling.end(&report, &outcomes);
+    if options.json {
+        json::print(&json::Report::of(exit, &report, &outcomes));
+    }
+    Ok(exit)
+}
+
+fn open_all(
+    requests: Vec<LaneRequest>,
+    transport: ServerTransport,
+    console: &Arc<Console>,
+) -> anyhow::Result<(Vec<Lane>, Vec<Servers>)> {
+    let mut lanes = Vec::with_capacity(requests.len());
+    let mut servers = Vec::with_capacity(requests.len());
+    for request in requests {
+        let source = endpoints::open(&request.source, Side::Source, transport, console)?;
+        let target = endpoints::open(&request.target, Side::Target, transport, console)?;
+        lanes.push(Lane::new(source.endpoint, target.endpoint).with_settings(request.settings));
+        servers.push([source.server, target.server]);
+    }
+    Ok((lanes, servers))
+}
+
+/// Shows progress until all lanes are over.
+fn watch(
+    running: &Running,
+    lane_count: usize,
+    slot: &CancelSlot,
+    progress: &mut Progress,
+    console: &Console,
+) {
+    // Only this thread fills it, once.
+    let _ = slot.set(running.canceller());
+    let (engine, reason) = running.engine();
+    console.detail(&format!("engine {engine}: {reason}"));
+    let mut estimate = Estimate::of(lane_count);
+    progress.start();
+    while !running.wait_for(TICK) {
+        if progress.is_shown() {
+            let share = estimate.share(|lane| running.lane_progress(lane));
+            progress.update(share, &running.progress());
+        }
+    }
+}

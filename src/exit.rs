@@ -1,0 +1,164 @@
+//! Exit codes.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use blockferry_dataplane::{Fault, Side};
+
+/// How a command ended, for the caller's script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All was done.
+    Done = 0,
+    /// Failed for a reason that belongs to neither side.
+    Failed = 1,
+    /// What was asked for cannot be done as it was asked.
+    Usage = 2,
+    /// Some lanes of many failed.
+    Partly = 3,
+    /// The source failed.
+    Source = 4,
+    /// The target failed.
+    Target = 5,
+    /// Stopped by a signal; what is safe is safe.
+    Interrupted = 7,
+}
+
+impl Exit {
+    /// The number that the process exits with.
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// Its word in JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "wrong_usage",
+            Self::Partly => "partly_done",
+            Self::Source => "source_fault",
+            Self::Target => "target_fault",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The side whose fault it is.
+    pub(crate) fn of_side(side: Side) -> Self {
+        match side {
+            Side::Source => Self::Source,
+            Side::Target => Self::Target,
+        }
+    }
+
+    /// How one lane ended.
+    pub(crate) fn of_lane(outcome: &Result<(), Fault>) -> Self {
+        match outcome {
+            Ok(()) => Self::Done,
+            Err(Fault::Side { side, .. }) => Self::of_side(*side),
+            Err(Fault::Request(_)) => Self::Usage,
+            Err(Fault::Interrupted) => Self::Interrupted,
+            Err(_) => Self::Failed,
+        }
+    }
+
+    /// How a run ended whose lanes ended so. An interruption goes first, since it says that the
+    /// rest can be had by running the command again.
+    pub(crate) fn of_lanes(lanes: impl Iterator<Item = Self> + Clone) -> Self {
+        let first = lanes.clone().next().unwrap_or(Self::Done);
+        let has = |exit| lanes.clone().any(|lane| lane == exit);
+        if has(Self::Interrupted) {
+            Self::Interrupted
+        } else if lanes.clone().all(|lane| lane == first) {
+            first
+        } else if has(Self::Done) {
+            Self::Partly
+        } else {
+            Self::Failed
+        }
+    }
+
+    /// How a command ended that gave up with `error`.
+    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
+        error
+            .downcast_ref::<Refusal>()
+            .map_or(Self::Failed, |refusal| refusal.exit)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Why a command did not start, with the code to exit with.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) exit: Exit,
+    message: String,
+}
+
+impl Refusal {
+    /// The command has to be changed.
+    pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+        Self::of(Exit::Usage, message)
+    }
+
+    /// Any other code.
+    pub(crate) fn of(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+        let message = message.into();
+        Self { exit, message }.into()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lanes: &[Exit]) -> Exit {
+        Exit::of_lanes(lanes.iter().copied())
+    }
+
+    #[test]
+    fn one_lane_decides_alone() {
+        for exit in [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Source,
+            Exit::Interrupted,
+        ] {
+            assert_eq!(of(&[exit]), exit);
+        }
+        assert_eq!(of(&[]), Exit::Done);
+    }
+
+    #[test]
+    fn some_of_many_is_partly_done() {
+        assert_eq!(of(&[Exit::Done, Exit::Target]), Exit::Partly);
+        assert_eq!(of(&[Exit::Target, Exit::Done, Exit::Source]), Exit::Partly);
+    }
+
+    #[test]
+    fn all_failed_alike_keeps_the_side() {
+        assert_eq!(of(&[Exit::Target, Exit::Target]), Exit::Target);
+        assert_eq!(of(&[Exit::Source, Exit::Target]), Exit::Failed);
+    }
+
+    #[test]
+    fn an_interruption_goes_before_all() {
+        assert_eq!(
+            of(&[Exit::Done, Exit::Target, Exit::Interrupted]),
+            Exit::Interrupted
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! The report for programs: one JSON object.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use blockferry_dataplane::{Counts, LaneReport};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use super::Outcome;
+use crate::exit::Exit;
+
+/// All of it. Fields are added, never taken away or given another meaning.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    /// The exit code in a word.
+    outcome: &'static str,
+    exit_code: u8,
+    /// What kept the copy from starting; what happened to lanes is told with them.
+    error: Option<String>,
+    engine: Option<Engine<'a>>,
+    seconds: f64,
+    bytes: Bytes,
+    /// Read from the source.
+    mib_per_second: f64,
+    cpu_seconds: f64,
+    lanes: Vec<Lane<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Engine<'a> {
+    kind: String,
+    reason: &'a str,
+    threads: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Lane<'a> {
+    source: &'a str,
+    target: &'a str,
+    size: Option<u64>,
+    outcome: &'static str,
+    error: Option<&'a str>,
+    payload: Option<String>,
+    /// Why that payload path.
+    reason: Option<&'a str>,
+    connections: u16,
+    reconnects: u32,
+    flushes: u32,
+    request_bytes: u32,
+    seconds: f64,
+    bytes: Bytes,
+}
+
+/// The counts of the data plane, by their names there.
+#[derive(Debug, Default, Serialize)]
+struct Bytes {
+    planned: u64,
+    read: u64,
+    zero: u64,
+    sent: u64,
+    acknowledged: u64,
+    skipped: u64,
+    redone: u64,
+}
+
+impl<'a> Report<'a> {
+    /// Of a copy that ran.
+    pub(crate) fn of(
+        exit: Exit,
+        report: &'a blockferry_dataplane::Report,
+        outcomes: &'a [Outcome],
+    ) -> Self {
+        let totals = report.totals();
+        let lanes = report.lanes.iter().zip(outcomes);
+        Self {
+            outcome: exit.word(),
+            exit_code: exit.code(),
+            error: None,
+            engine: Some(Engine {
+                kind: report.engine.to_string(),
+                reason: &report.engine_reason,
+                threads: report.threads,
+            }),
+            seconds: report.elapsed.as_secs_f64(),
+            mib_per_second: mib_per_second(&totals, report.elapsed),
+            bytes: totals.into(),
+            cpu_seconds: cpu_seconds(),
+            lanes: lanes
+                .map(|(lane, outcome)| Lane::of(lane, outcome))
+                .collect(),
+        }
+    }
+
+    /// Of one that did not start.
+    pub(crate) fn of_refusal(error: &anyhow::Error) -> Self {
+        let exit = Exit::of_error(error);
+        Self {
+            outcome: exit.word(),
+            exit_code: exit.code(),
+            error: Some(format!("{error:#}")),
+            engine: None,
+            seconds: 0.0,
+            bytes: Bytes::default(),
+            mib_per_second: 0.0,
+            cpu_seconds: cpu_seconds(),
+            lanes: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Lane<'a> {
+    fn of(lane: &'a LaneReport, outcome: &'a Outcome) -> Self {
+        let payload = lane.payload.as_ref();
+        Self {
+            source: &outcome.source,
+            target: &outcome.target,
+            size: lane.size,
+            outcome: outcome.exit.word(),
+            error: outcome.error.as_deref(),
+            payload: payload.map(|(kind, _)| kind.to_string()),
+            reason: payload.map(|(_, reason)| reason.as_str()),
+            connections: lane.connections,
+            reconnects: lane.reconnects,
+            flushes: lane.flushes,
+            request_bytes: lane.request_bytes,
+            seconds: lane.elapsed.as_secs_f64(),
+            bytes: lane.counts.into(),
+        }
+    }
+}
+
+impl From<Counts> for Bytes {
+    fn from(counts: Counts) -> Self {
+        Self {
+            planned: counts.planned,
+            read: counts.read,
+            zero: counts.zero,
+            sent: counts.sent,
+            acknowledged: counts.acknowledged,
+            skipped: counts.skipped,
+            redone: counts.redone,
+        }
+    }
+}
+
+/// Prints it on one line. A reader that is gone does not read the exit code of a print either.
+pub(crate) fn print(report: &Report<'_>) {
+    if let Ok(mut text) = serde_json::to_vec(report) {
+        text.push(b'\n');
+        let _ = io::stdout().write_all(&text);
+    }
+}
+
+/// Bytes read from the sources in a second. Zeros that were never read are no throughput.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn mib_per_second(counts: &Counts, elapsed: Duration) -> f64 {
+    let seconds = elapsed.as_secs_f64();
+    if seconds == 0.0 {
+        0.0
+    } else {
+        counts.read as f64 / f64::from(1 << 20) / seconds
+    }
+}
+
+/// CPU time of this process so far.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn cpu_seconds() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}

@@ -1,0 +1,19 @@
+//! What people and programs get to see. Data goes to standard output, all else to standard error.
+//!
+//! ```text
+//!  console   lines on standard error, around the bar     telling   events and outcomes in words
+//!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
+//!  estimate  how far all lanes are                       hint      what may help
+//! ```
+
+mod console;
+mod estimate;
+mod hint;
+pub(crate) mod json;
+mod progress;
+mod telling;
+
+pub(crate) use console::{Console, line};
+pub(crate) use estimate::Estimate;
+pub(crate) use progress::Progress;
+pub(crate) use telling::{Outcome, Telling};

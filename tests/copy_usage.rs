@@ -1,0 +1,393 @@
+//! The command line as a person or a script meets it: usage, exit codes, reports.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    command(folder, args).output().unwrap()
+}
+
+fn copy(folder: &Path, line: &str) -> Output {
+    let args: Vec<&str> = ["copy"].into_iter().chain(line.split(' ')).collect();
+    run(folder, &args)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// A folder with a file `a` of 1 MiB.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    fs::write(folder.path().join("a"), content).unwrap();
+    folder
+}
+
+#[test]
+fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
+    let folder = folder();
+    fs::write(folder.path().join("areas"), "[]").unwrap();
+    for (line, says) in [
+        ("a", "TARGET is missing"),
+        ("--flush", "SOURCE and TARGET are missing"),
+        ("a b c", "unexpected argument 'c'"),
+        ("a b [ nbdkit ]", "unexpected argument '[ nbdkit ]"),
+        ("--bogus a b", "unexpected argument '--bogus'"),
+        ("--flush=1 a b", "--flush"),
+        ("[ nbdkit memory 1M b", "no closing ']'"),
+        ("[ ] b", "no command"),
+        ("a a", "same file"),
+        ("a ./a", "same file"),
+        ("null: b", "null: is a target"),
+        ("nbd:// b --engine fast", "auto, uring or poll"),
+        ("nbd://host:99999 b", "port"),
+        ("nbd+unix:// b", "socket=PATH"),
+        ("--request-size 1000 a b", "power of two"),
+        ("--sparse 100 a b", "power of two"),
+        ("--connections 0 a b", "1 or more"),
+        ("--requests x a b", "1 or more"),
+        ("--threads x a b", "--threads"),
+        ("--queue-size x a b", "is not a size"),
+        ("--queue-size 10MB a b", "write 10M"),
+        ("--deadline 30 a b", "no unit"),
+        ("--deadline 0s a b", "more than 0"),
+        ("--rate-limit 0 a b", "more than 0"),
+        ("--digest md5 a b", "crc32c, xxh3, blake3"),
+        ("--manifest m a b", "--digest"),
+        ("--payload splice --digest xxh3 a b", "--payload splice"),
+        ("--payload splice --sparse 4096 a b", "--payload splice"),
+        ("--changed areas --bitmap x a b", "cannot be used with"),
+        ("--lanes l a b", "--lanes names"),
+        ("--lanes nosuch", "nosuch"),
+        ("--changed nosuch a b", "nosuch"),
+        ("--resume . a b", "folder"),
+        ("--resume j a -", "stream"),
+        ("--json a -", "standard output"),
+        ("--server-stdio a b", "[ COMMAND ... ]"),
+        ("--progress=x a b", "file descriptor"),
+    ] {
+        let output = copy(folder.path(), line);
+        assert_eq!(code(&output), 2, "{line}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(says),
+            "{line}: {}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn the_lanes_file_is_checked_as_a_whole_before_any_lane_starts() {
+    let folder = folder();
+    fs::write(folder.path().join("bad-areas"), "[{\"start\": 0}]").unwrap();
+    let good = "{\"source\":\"a\",\"target\":\"b\"}\n\n";
+    for (line, says) in [
+        ("{\"source\":\"a\"}", "line 3: missing field `target`"),
+        (
+            "{\"source\":\"a\",\"target\":\"b\"}",
+            "line 3: b is the target of line 1 already",
+        ),
+        (
+            "{\"source\":\"a\",\"target\":\"-\"}",
+            "line 3: a lane of many",
+        ),
+        (
+            "{\"source\":\"a\",\"target\":\"a\"}",
+            "line 3: a and a are the same file",
+        ),
+        (
+            "{\"source\":\"a\",\"target\":\"c\",\"size\":1}",
+            "line 3: unknown field `size`",
+        ),
+        (
+            "{\"source\":\"a\",\"target\":\"c\",\"changed\":\"x\"}",
+            "line 3: cannot read",
+        ),
+        (
+            "{\"source\":\"a\",\"target\":\"c\",\"changed\":\"bad-areas\"}",
+            "line 3: bad-areas: line 1, column",
+        ),
+    ] {
+        fs::write(folder.path().join("lanes"), format!("{good}{line}\n")).unwrap();
+        let output = copy(folder.path(), "--lanes lanes");
+        assert_eq!(code(&output), 2, "{line}");
+        assert!(
+            stderr(&output).contains(says),
+            "{line}: {}",
+            stderr(&output)
+        );
+    }
+    assert!(!folder.path().join("b").exists());
+}
+
+#[test]
+fn a_usage_error_is_reported_as_json_too() {
+    let output = copy(folder().path(), "--json a a");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["outcome"], "wrong_usage");
+    assert_eq!(report["exit_code"], 2);
+    assert!(report["error"].as_str().unwrap().contains("same file"));
+    assert_eq!(report["lanes"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_command_that_is_not_there_is_one_line_and_the_code_of_its_side() {
+    let folder = folder();
+    for (line, side) in [
+        ("-- [ no-such-server ] b", 4),
+        ("-- a [ no-such-server ]", 5),
+    ] {
+        let output = copy(folder.path(), line);
+        assert_eq!(code(&output), side);
+        assert!(stderr(&output).contains("no such command"));
+        assert_eq!(stderr(&output).lines().count(), 1);
+    }
+}
+
+#[test]
+fn nothing_is_printed_when_all_went_well() {
+    let output = copy(folder().path(), "a b");
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_progress_bar_leaves_no_control_characters_in_a_file() {
+    let output = copy(folder().path(), "-p a b");
+    let text = stderr(&output);
+    assert!(text.starts_with("blockferry: 100 %"), "{text}");
+    assert!(
+        !text
+            .chars()
+            .any(|letter| letter.is_control() && letter != '\n'),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_failed_lane_of_many_is_partly_done() {
+    let folder = folder();
+    let lanes = "{\"source\":\"a\",\"target\":\"b\"}\n{\"source\":\"nosuch\",\"target\":\"c\"}\n";
+    fs::write(folder.path().join("lanes"), lanes).unwrap();
+    let output = copy(folder.path(), "--lanes lanes --json");
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["outcome"], "partly_done");
+    assert_eq!(report["lanes"][0]["outcome"], "done");
+    assert_eq!(report["lanes"][1]["outcome"], "source_fault");
+    assert!(
+        report["lanes"][1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("source nosuch: ")
+    );
+    let failures = stderr(&output).matches("lane 1: source nosuch").count();
+    assert_eq!(failures, 1, "{}", stderr(&output));
+    assert_eq!(
+        fs::read(folder.path().join("a")).unwrap(),
+        fs::read(folder.path().join("b")).unwrap()
+    );
+}
+
+#[test]
+fn lanes_can_come_from_standard_input() {
+    use std::io::Write;
+    let folder = folder();
+    let mut child = command(folder.path(), &["copy", "--lanes", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(b"{\"source\":\"a\",\"target\":\"b\"}")
+        .unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    assert!(folder.path().join("b").exists());
+}
+
+#[test]
+fn too_few_open_files_for_all_lanes_is_said_and_the_lanes_take_turns() {
+    let folder = folder();
+    let lanes: String = (0..40)
+        .map(|n| format!("{{\"source\":\"a\",\"target\":\"t{n}\"}}\n"))
+        .collect();
+    fs::write(folder.path().join("lanes"), lanes).unwrap();
+    let limited = |limit: &str| {
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_blockferry")]);
+        command
+            .args(["copy", "-T", "1", "--lanes", "lanes"])
+            .current_dir(folder.path());
+        command.output().unwrap()
+    };
+    let output = limited("100");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("ulimit -n is"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(folder.path().join("t39").exists());
+
+    let output = limited("20");
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("raise ulimit -n"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn help_version_completions_and_manual_pages_are_there() {
+    let folder = folder();
+    let printed = |args: &[&str]| {
+        let output = run(folder.path(), args);
+        assert_eq!(code(&output), 0, "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(printed(&["copy", "--help"]).contains("Exit codes:"));
+    assert!(printed(&["copy", "-h"]).contains("Examples:"));
+    assert_eq!(
+        printed(&["copy", "-V"]),
+        printed(&["-V"]).replace("blockferry", "blockferry-copy")
+    );
+    assert!(printed(&["completions", "bash"]).contains("--request-size"));
+    assert!(printed(&["man", "copy"]).contains("request\\-size"));
+    printed(&["man", "--dir", "pages"]);
+    assert!(folder.path().join("pages/blockferry-copy.1").exists());
+    let long = printed(&["copy", "--long-options"]);
+    for option in ["--allocated", "--target-is-zero", "--version", "--lanes"] {
+        assert!(long.lines().any(|line| line == option), "{option}");
+    }
+    assert_eq!(
+        printed(&["copy", "--short-options"]),
+        "-C\n-R\n-S\n-T\n-V\n-h\n-p\n-v\n"
+    );
+}
+
+#[test]
+fn every_option_of_nbdcopy_is_accepted_in_each_of_its_spellings() {
+    let folder = folder();
+    for line in [
+        "--allocated a b",
+        "-C 4 a b",
+        "-C4 a b",
+        "--connections=4 a b",
+        "--conn 4 a b",
+        "--destination-is-zero a b",
+        "--target-is-zero a b",
+        "--flush a b",
+        "--fl a b",
+        "--no-extents a b",
+        "-p a b",
+        "--progress a b",
+        "--progress=1 a b",
+        "--queue-size=1000000 a b",
+        "--queue-size=0 a b",
+        "--request-size=65536 a b",
+        "-R 64 a b",
+        "--requests=64 a b",
+        "-S 0 a b",
+        "--sparse=4096 a b",
+        "--synchronous a b",
+        "-T 0 a b",
+        "--threads=1000 a b",
+        "-v a b",
+        "-pv a b",
+        "--verbose --verbose -C 1 -C 2 a b",
+        "a b --flush",
+        "a -- b",
+        "-- a b",
+    ] {
+        let output = copy(folder.path(), line);
+        assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        let content = fs::read(&b).unwrap();
+        assert!(
+            content == fs::read(a).unwrap() || line.contains("is-zero"),
+            "{line}"
+        );
+        fs::remove_file(b).unwrap();
+    }
+}
+
+/// A copy that takes a minute, once it moves data.
+fn slow_copy(folder: &Path) -> Child {
+    let line = "copy -R 1 --request-size 65536 --no-extents --progress=1 -- \
+                [ nbdkit --filter=delay memory 64M rdelay=60ms ] null:";
+    let mut child = command(folder, &line.split_whitespace().collect::<Vec<_>>())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its first percent shows that the mover is at work.
+    let mut shares = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(shares.any(|share| share.unwrap() == "1/100"));
+    child
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn a_signal_ends_the_copy_in_order_with_code_7() {
+    for name in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let child = slow_copy(folder().path());
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(code(&output), 7, "{text}");
+        assert!(
+            text.starts_with("blockferry: interrupted: finishing"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_server_does_not_outlive_a_copy_that_is_killed() {
+    let child = slow_copy(folder().path());
+    let parent = child.id().to_string();
+    let server = only_child(&parent);
+    signal(&child, Signal::KILL);
+    child.wait_with_output().unwrap();
+    for _ in 0..200 {
+        if !Path::new(&format!("/proc/{server}")).exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the server {server} is still there");
+}
+
+/// The one child of `parent`.
+fn only_child(parent: &str) -> String {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    children.trim().to_owned()
+}
