@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use blockferry_dataplane::nbd::NbdUri;
@@ -286,6 +286,14 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
 /// The same for two names of one target; `None` for what can be had any number of times.
 fn target_key(target: &Place) -> Option<String> {
     match target {
+        // A terminal or /dev/null.
+        Place::Path(path)
+            if path
+                .metadata()
+                .is_ok_and(|data| data.file_type().is_char_device()) =>
+        {
+            None
+        }
         Place::Path(path) => Some(match file_id(path) {
             Some((device, inode)) => format!("file {device} {inode}"),
             None => std::path::absolute(path)
@@ -300,7 +308,6 @@ fn target_key(target: &Place) -> Option<String> {
 
 /// Device and inode of a regular file; of a block device, its own number.
 fn file_id(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::FileTypeExt;
     let data = path.metadata().ok()?;
     if data.is_file() {
         Some((data.dev(), data.ino()))
@@ -423,6 +430,7 @@ mod tests {
         assert_eq!(key(&file), key(&link));
         assert_ne!(key(&file), key(&folder.path().join("c")));
         assert_eq!(target_key(&Place::Null), None);
+        assert_eq!(key(Path::new("/dev/null")), None);
     }
 
     #[test]
