@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use blockferry_doubles::Nbdkit;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -207,6 +208,37 @@ fn a_failed_lane_of_many_is_partly_done() {
     assert_eq!(
         fs::read(folder.path().join("a")).unwrap(),
         fs::read(folder.path().join("b")).unwrap()
+    );
+}
+
+#[test]
+fn a_lane_that_takes_the_place_of_one_that_is_over_is_not_told_of_its_end() {
+    let folder = folder();
+    let server = Nbdkit::memory(1 << 20).start().unwrap();
+    let lane = format!("{{\"source\":\"{}\",\"target\":\"null:\"}}\n", server.uri());
+    fs::write(folder.path().join("lanes"), lane.repeat(12)).unwrap();
+    for engine in ["uring", "poll"] {
+        let line = format!("--lanes lanes --max-lanes 2 --engine {engine}");
+        let output = copy(folder.path(), &line);
+        assert_eq!(code(&output), 0, "{engine}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_reader_of_standard_output_that_goes_away_is_a_fault_of_the_target() {
+    let folder = folder();
+    let mut child = command(folder.path(), &["copy", "a", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("target -: "),
+        "{}",
+        stderr(&output)
     );
 }
 
