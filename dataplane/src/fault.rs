@@ -134,10 +134,18 @@ pub enum Cause {
 }
 
 fn said(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!("; the server says: {message}") }
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!("; the server says: {message}")
+    }
 }
 
 /// A duration as people write it.
 pub(crate) fn duration(time: Duration) -> String {
-    if time.subsec_millis() != 0 { format!("{} ms", time.as_millis()) } else { format!("{} s", time.as_secs()) }
+    if time.subsec_millis() != 0 {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{} s", time.as_secs())
+    }
 }

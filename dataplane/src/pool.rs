@@ -41,7 +41,8 @@ pub(crate) struct Buf {
 impl Pool {
     /// Maps `slots` slots of `slot_bytes` each. Pages become resident when they are first used.
     pub(crate) fn new(slot_bytes: usize, slots: usize) -> io::Result<Self> {
-        let count = u32::try_from(slots).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let count =
+            u32::try_from(slots).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let bytes = slot_bytes
             .checked_mul(slots)
             .filter(|bytes| *bytes > 0)
@@ -55,7 +56,8 @@ impl Pool {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let base = NonNull::new(base.cast::<u8>())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Self(Rc::new(Region {
             base,
             slot_bytes,
@@ -69,7 +71,10 @@ impl Pool {
     pub(crate) fn claim(&self) -> Option<Buf> {
         let slot = self.0.free.borrow_mut().pop()?;
         self.0.claims[slot as usize].set(1);
-        Some(Buf { region: Rc::clone(&self.0), slot })
+        Some(Buf {
+            region: Rc::clone(&self.0),
+            slot,
+        })
     }
 
     /// Bytes of one slot.
@@ -89,7 +94,11 @@ impl Buf {
     /// # Panics
     /// When the slot is shared: a clone may be in the kernel's hands.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        assert_eq!(self.region.claims[self.slot as usize].get(), 1, "a shared buffer is read only");
+        assert_eq!(
+            self.region.claims[self.slot as usize].get(),
+            1,
+            "a shared buffer is read only"
+        );
         // SAFETY: the slot lies inside the mapping, which lives as long as `region`; this is its
         // only claim, borrowed mutably, so no other reference to these bytes exists.
         unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.region.slot_bytes) }
@@ -97,7 +106,11 @@ impl Buf {
 
     fn start(&self) -> NonNull<u8> {
         // SAFETY: `slot < slots`, so the offset stays inside the mapping.
-        unsafe { self.region.base.add(self.slot as usize * self.region.slot_bytes) }
+        unsafe {
+            self.region
+                .base
+                .add(self.slot as usize * self.region.slot_bytes)
+        }
     }
 }
 
@@ -115,7 +128,10 @@ impl Clone for Buf {
     fn clone(&self) -> Self {
         let claims = &self.region.claims[self.slot as usize];
         claims.set(claims.get() + 1);
-        Self { region: Rc::clone(&self.region), slot: self.slot }
+        Self {
+            region: Rc::clone(&self.region),
+            slot: self.slot,
+        }
     }
 }
 
@@ -131,7 +147,11 @@ impl Drop for Buf {
 
 impl std::fmt::Debug for Buf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buf(slot {} of {} bytes)", self.slot, self.region.slot_bytes)
+        write!(
+            f,
+            "Buf(slot {} of {} bytes)",
+            self.slot, self.region.slot_bytes
+        )
     }
 }
 

@@ -28,7 +28,9 @@ impl FromStr for PayloadChoice {
             "auto" => Ok(Self::Auto),
             "splice" => Ok(Self::Splice),
             "pooled" => Ok(Self::Pooled),
-            _ => Err(format!("no payload path is called '{text}': use auto, splice or pooled")),
+            _ => Err(format!(
+                "no payload path is called '{text}': use auto, splice or pooled"
+            )),
         }
     }
 }
@@ -140,6 +142,12 @@ pub struct MoverSettings {
 
 impl Default for MoverSettings {
     fn default() -> Self {
-        Self { engine: EngineChoice::Auto, threads: None, max_lanes: 128, pool_bytes: 64 << 20, rate_limit: None }
+        Self {
+            engine: EngineChoice::Auto,
+            threads: None,
+            max_lanes: 128,
+            pool_bytes: 64 << 20,
+            rate_limit: None,
+        }
     }
 }

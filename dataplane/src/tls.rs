@@ -14,6 +14,9 @@ impl Upgrade {
 }
 
 /// Puts TLS on a connection.
-pub(crate) fn upgrade(_socket: &Descriptor, _uri: &NbdUri) -> Result<(Upgrade, Descriptor), String> {
+pub(crate) fn upgrade(
+    _socket: &Descriptor,
+    _uri: &NbdUri,
+) -> Result<(Upgrade, Descriptor), String> {
     Err("not built in".into())
 }

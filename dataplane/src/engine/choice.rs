@@ -44,7 +44,9 @@ impl FromStr for EngineChoice {
             "auto" => Ok(Self::Auto),
             "uring" => Ok(Self::Uring),
             "poll" => Ok(Self::Poll),
-            _ => Err(format!("no engine is called '{text}': use auto, uring or poll")),
+            _ => Err(format!(
+                "no engine is called '{text}': use auto, uring or poll"
+            )),
         }
     }
 }
@@ -59,14 +61,31 @@ pub(crate) struct Selected {
 /// Decides once, before threads start, by setting a ring up and giving it back.
 pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
     match choice {
-        EngineChoice::Poll => Ok(Selected { kind: EngineKind::Poll, reason: "asked for".into() }),
+        EngineChoice::Poll => Ok(Selected {
+            kind: EngineKind::Poll,
+            reason: "asked for".into(),
+        }),
         EngineChoice::Uring => {
-            uring::Uring::new().map_err(|e| io::Error::new(e.kind(), format!("{}; use --engine auto or poll", refusal(&e))))?;
-            Ok(Selected { kind: EngineKind::Uring, reason: "asked for".into() })
+            uring::Uring::new().map_err(|e| {
+                io::Error::new(
+                    e.kind(),
+                    format!("{}; use --engine auto or poll", refusal(&e)),
+                )
+            })?;
+            Ok(Selected {
+                kind: EngineKind::Uring,
+                reason: "asked for".into(),
+            })
         }
         EngineChoice::Auto => Ok(match uring::Uring::new() {
-            Ok(_) => Selected { kind: EngineKind::Uring, reason: "the kernel offers io_uring".into() },
-            Err(e) => Selected { kind: EngineKind::Poll, reason: refusal(&e) },
+            Ok(_) => Selected {
+                kind: EngineKind::Uring,
+                reason: "the kernel offers io_uring".into(),
+            },
+            Err(e) => Selected {
+                kind: EngineKind::Poll,
+                reason: refusal(&e),
+            },
         }),
     }
 }
@@ -82,10 +101,14 @@ pub(crate) fn start(kind: EngineKind) -> io::Result<Box<dyn Engine>> {
 fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            format!("io_uring is forbidden here ({error}): see sysctl kernel.io_uring_disabled, or the container's seccomp profile")
+            format!(
+                "io_uring is forbidden here ({error}): see sysctl kernel.io_uring_disabled, or the container's seccomp profile"
+            )
         }
         Some(libc::ENOSYS) => "the kernel has no io_uring".into(),
-        Some(libc::ENOMEM) => format!("io_uring could not lock its memory ({error}): raise ulimit -l"),
+        Some(libc::ENOMEM) => {
+            format!("io_uring could not lock its memory ({error}): raise ulimit -l")
+        }
         _ => format!("io_uring could not be set up: {error}"),
     }
 }

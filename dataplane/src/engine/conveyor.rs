@@ -54,7 +54,15 @@ impl Conveyor {
         // EPERM: past the allowance (pipe-user-pages-soft). The pipe works with what it has.
         let _as_large_as_allowed = fcntl_setpipe_size(&writer, capacity);
         let capacity = rustix::pipe::fcntl_getpipe_size(&writer)?;
-        Ok(Self { reader, writer, capacity, held: 0, head: 0, taken: 0, end: Rc::new(Cell::new(End::From)) })
+        Ok(Self {
+            reader,
+            writer,
+            capacity,
+            held: 0,
+            head: 0,
+            taken: 0,
+            end: Rc::new(Cell::new(End::From)),
+        })
     }
 
     /// Puts the header of a message before the payload that is moved next.
@@ -87,7 +95,12 @@ impl Conveyor {
     /// The pipe is filled as far as it goes before it is emptied, and the source is waited for
     /// until it has that much: few large moves wake the peers, and us, less often than many small
     /// ones, and the wake-ups are most of what a move costs.
-    pub(super) fn step(&mut self, from: &Descriptor, to: &Descriptor, length: usize) -> io::Result<Step> {
+    pub(super) fn step(
+        &mut self,
+        from: &Descriptor,
+        to: &Descriptor,
+        length: usize,
+    ) -> io::Result<Step> {
         loop {
             let progress = self.fill(from, length)?;
             let missing = (length - self.taken).min(self.room());
@@ -116,7 +129,8 @@ impl Conveyor {
     /// Bytes of payload that the pipe still takes, its slots permitting. The header has a slot of
     /// its own and does not count: a payload as long as the pipe goes out in one piece.
     fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.held.saturating_sub(self.head))
+        self.capacity
+            .saturating_sub(self.held.saturating_sub(self.head))
     }
 
     /// Takes from the source until it is dry, the pipe is full, or everything is taken. Tells
@@ -126,7 +140,14 @@ impl Conveyor {
         self.end.set(End::From);
         while self.taken < length && self.room() > 0 {
             let most = (length - self.taken).min(self.room());
-            match splice(from, None, &self.writer, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
+            match splice(
+                from,
+                None,
+                &self.writer,
+                None,
+                most,
+                SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
+            ) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => {
                     from.count_received(moved);
@@ -145,8 +166,19 @@ impl Conveyor {
     fn empty(&mut self, to: &Descriptor, length: usize) -> io::Result<bool> {
         self.end.set(End::To);
         while self.held > 0 {
-            let more = if self.taken < length { SpliceFlags::MORE } else { SpliceFlags::empty() };
-            match splice(&self.reader, None, to, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more) {
+            let more = if self.taken < length {
+                SpliceFlags::MORE
+            } else {
+                SpliceFlags::empty()
+            };
+            match splice(
+                &self.reader,
+                None,
+                to,
+                None,
+                self.held,
+                SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more,
+            ) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(moved) => {
                     to.count_sent(moved);

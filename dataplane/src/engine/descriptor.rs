@@ -84,7 +84,9 @@ impl Descriptor {
     }
 
     fn new(fd: OwnedFd, kind: Kind) -> Self {
-        let tcp = kind == Kind::Socket && rustix::net::sockopt::socket_domain(&fd).is_ok_and(|domain| domain != rustix::net::AddressFamily::UNIX);
+        let tcp = kind == Kind::Socket
+            && rustix::net::sockopt::socket_domain(&fd)
+                .is_ok_and(|domain| domain != rustix::net::AddressFamily::UNIX);
         Self {
             fd,
             kind,

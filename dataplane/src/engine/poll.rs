@@ -59,8 +59,18 @@ impl Poll {
         let epoll = Epoll::new()?;
         let waker = Waker::new()?;
         let fd = waker.0.as_raw_fd();
-        epoll.registry().register(&mut SourceFd(&fd), EventToken(event_token(fd)), Interest::READABLE)?;
-        Ok(Self { epoll, events: Events::with_capacity(EVENTS), places: Vec::new(), ready: VecDeque::new(), waker })
+        epoll.registry().register(
+            &mut SourceFd(&fd),
+            EventToken(event_token(fd)),
+            Interest::READABLE,
+        )?;
+        Ok(Self {
+            epoll,
+            events: Events::with_capacity(EVENTS),
+            places: Vec::new(),
+            ready: VecDeque::new(),
+            waker,
+        })
     }
 
     fn place(&mut self, fd: RawFd) -> &mut Place {
@@ -74,7 +84,11 @@ impl Poll {
     fn attempt(&mut self, mut waiting: Waiting) {
         match attempt(&mut waiting.op, &mut waiting.done) {
             Attempt::Done(result) => {
-                self.ready.push_back(Completion { token: waiting.token, op: waiting.op, result });
+                self.ready.push_back(Completion {
+                    token: waiting.token,
+                    op: waiting.op,
+                    result,
+                });
             }
             Attempt::Wait(end) => self.wait_for(end, waiting),
         }
@@ -84,15 +98,31 @@ impl Poll {
         let descriptor = match (&waiting.op, end) {
             (Op::Convey { from, .. }, End::From) => from,
             (Op::Convey { to, .. }, End::To) => to,
-            (Op::Connect { socket } | Op::Receive { socket, .. } | Op::Send { socket, .. }, _) => socket,
-            (Op::Read { file, .. } | Op::Write { file, .. } | Op::Zero { file, .. } | Op::Sync { file }, _) => file,
+            (Op::Connect { socket } | Op::Receive { socket, .. } | Op::Send { socket, .. }, _) => {
+                socket
+            }
+            (
+                Op::Read { file, .. }
+                | Op::Write { file, .. }
+                | Op::Zero { file, .. }
+                | Op::Sync { file },
+                _,
+            ) => file,
         };
         let fd = descriptor.raw();
         if !descriptor.watched.replace(true) {
             let both = Interest::READABLE | Interest::WRITABLE;
-            if let Err(e) = self.epoll.registry().register(&mut SourceFd(&fd), EventToken(event_token(fd)), both) {
+            if let Err(e) = self.epoll.registry().register(
+                &mut SourceFd(&fd),
+                EventToken(event_token(fd)),
+                both,
+            ) {
                 let Waiting { token, op, .. } = waiting;
-                return self.ready.push_back(Completion { token, op, result: Err(e) });
+                return self.ready.push_back(Completion {
+                    token,
+                    op,
+                    result: Err(e),
+                });
             }
             // Edges before the registration are lost: try once more before waiting for one.
             return self.attempt(waiting);
@@ -102,12 +132,17 @@ impl Poll {
             End::From => &mut place.readers,
             End::To => &mut place.writers,
         };
-        assert!(seat.is_none(), "a lane has one operation a direction on a descriptor");
+        assert!(
+            seat.is_none(),
+            "a lane has one operation a direction on a descriptor"
+        );
         *seat = Some(waiting);
     }
 
     fn wake(&mut self, index: usize, readable: bool, writable: bool) {
-        let Some(place) = self.places.get_mut(index) else { return };
+        let Some(place) = self.places.get_mut(index) else {
+            return;
+        };
         let reader = if readable { place.readers.take() } else { None };
         let writer = if writable { place.writers.take() } else { None };
         for waiting in [reader, writer].into_iter().flatten() {
@@ -138,7 +173,11 @@ impl Engine for Poll {
                     continue;
                 }
                 let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
-                self.wake(event.token().0, event.is_readable() || ended, event.is_writable() || ended);
+                self.wake(
+                    event.token().0,
+                    event.is_readable() || ended,
+                    event.is_writable() || ended,
+                );
             }
             self.events = events;
         }
@@ -160,24 +199,65 @@ fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
     loop {
         let step = match op {
             Op::Connect { socket } => return connect(socket),
-            Op::Convey { from, conveyor, to, length } => {
+            Op::Convey {
+                from,
+                conveyor,
+                to,
+                length,
+            } => {
                 return match conveyor.step(from, to, *length) {
                     Ok(Step::Done) => Attempt::Done(Ok(*length)),
                     Ok(Step::Wait(end)) => Attempt::Wait(end),
                     Err(e) => Attempt::Done(Err(e)),
                 };
             }
-            Op::Receive { socket, buf, at, most, .. } => receive(socket, &mut buf.bytes_mut()[*at + *done..*at + *most]),
-            Op::Send { socket, head, head_len, payload } => send(socket, &head[..*head_len], payload.as_ref(), *done),
-            Op::Read { file, buf, at, length, offset } => {
-                let result = rustix::io::pread(&**file, &mut buf.bytes_mut()[*at + *done..*at + *length], *offset + *done as u64);
+            Op::Receive {
+                socket,
+                buf,
+                at,
+                most,
+                ..
+            } => receive(socket, &mut buf.bytes_mut()[*at + *done..*at + *most]),
+            Op::Send {
+                socket,
+                head,
+                head_len,
+                payload,
+            } => send(socket, &head[..*head_len], payload.as_ref(), *done),
+            Op::Read {
+                file,
+                buf,
+                at,
+                length,
+                offset,
+            } => {
+                let result = rustix::io::pread(
+                    &**file,
+                    &mut buf.bytes_mut()[*at + *done..*at + *length],
+                    *offset + *done as u64,
+                );
                 result.inspect(|n| file.count_received(*n))
             }
-            Op::Write { file, buf, at, length, offset } => {
-                let result = rustix::io::pwrite(&**file, &buf[*at + *done..*at + *length], *offset + *done as u64);
+            Op::Write {
+                file,
+                buf,
+                at,
+                length,
+                offset,
+            } => {
+                let result = rustix::io::pwrite(
+                    &**file,
+                    &buf[*at + *done..*at + *length],
+                    *offset + *done as u64,
+                );
                 result.inspect(|n| file.count_sent(*n))
             }
-            Op::Zero { file, how, offset, length } => {
+            Op::Zero {
+                file,
+                how,
+                offset,
+                length,
+            } => {
                 let flags = match how {
                     ZeroHow::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
                     ZeroHow::ZeroRange => FallocateFlags::ZERO_RANGE,
@@ -189,9 +269,16 @@ fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
         let (goal, end) = match op {
             Op::Receive { least, .. } => (*least, End::From),
             Op::Read { length, .. } => (*length, End::From),
-            Op::Send { head_len, payload, .. } => (*head_len + payload.as_ref().map_or(0, |(_, _, length)| *length), End::To),
+            Op::Send {
+                head_len, payload, ..
+            } => (
+                *head_len + payload.as_ref().map_or(0, |(_, _, length)| *length),
+                End::To,
+            ),
             Op::Write { length, .. } => (*length, End::To),
-            Op::Connect { .. } | Op::Convey { .. } | Op::Zero { .. } | Op::Sync { .. } => (0, End::To),
+            Op::Connect { .. } | Op::Convey { .. } | Op::Zero { .. } | Op::Sync { .. } => {
+                (0, End::To)
+            }
         };
         match step {
             Ok(count) => {
@@ -223,20 +310,33 @@ fn connect(socket: &Descriptor) -> Attempt {
 
 fn receive(socket: &Descriptor, into: &mut [u8]) -> Result<usize, Errno> {
     match socket.kind() {
-        Kind::Socket => rustix::net::recv(socket, into, rustix::net::RecvFlags::DONTWAIT).map(|(_, count)| count),
+        Kind::Socket => rustix::net::recv(socket, into, rustix::net::RecvFlags::DONTWAIT)
+            .map(|(_, count)| count),
         Kind::Stream | Kind::File => rustix::io::read(socket, into),
     }
     .inspect(|count| socket.count_received(*count))
 }
 
-fn send(socket: &Descriptor, head: &[u8], payload: Option<&(crate::pool::Buf, usize, usize)>, done: usize) -> Result<usize, Errno> {
+fn send(
+    socket: &Descriptor,
+    head: &[u8],
+    payload: Option<&(crate::pool::Buf, usize, usize)>,
+    done: usize,
+) -> Result<usize, Errno> {
     let head_left = &head[done.min(head.len())..];
-    let payload_left = payload.map_or(&[][..], |(buf, start, length)| &buf[*start + done.saturating_sub(head.len())..*start + *length]);
+    let payload_left = payload.map_or(&[][..], |(buf, start, length)| {
+        &buf[*start + done.saturating_sub(head.len())..*start + *length]
+    });
     let parts = [io::IoSlice::new(head_left), io::IoSlice::new(payload_left)];
     match socket.kind() {
         Kind::Socket => {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            rustix::net::sendmsg(socket, &parts, &mut rustix::net::SendAncillaryBuffer::default(), flags)
+            rustix::net::sendmsg(
+                socket,
+                &parts,
+                &mut rustix::net::SendAncillaryBuffer::default(),
+                flags,
+            )
         }
         Kind::Stream | Kind::File => rustix::io::writev(socket, &parts),
     }

@@ -36,6 +36,10 @@ const END_DEADLINE: Duration = Duration::from_secs(2);
 /// One ring and the operations in flight on it.
 pub(crate) struct Uring {
     ring: IoUring,
+    #[allow(
+        clippy::vec_box,
+        reason = "the kernel holds addresses of entries, which must not move"
+    )]
     entries: Vec<Box<Entry>>,
     free: Vec<usize>,
     in_flight: usize,
@@ -64,15 +68,18 @@ impl Uring {
         let ring = match tuned {
             Ok(ring) => ring,
             // Before 6.1 the kernel does not know these flags.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)?
-            }
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::builder()
+                .setup_cqsize(COMPLETIONS)
+                .build(SUBMISSIONS)?,
             Err(e) => return Err(e),
         };
         // The wait with a deadline needs it (5.11); so does everything older than the kernels
         // that this engine is measured on.
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is older than 5.11"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel's io_uring is older than 5.11",
+            ));
         }
         let mut engine = Self {
             ring,
@@ -87,7 +94,8 @@ impl Uring {
     }
 
     fn watch_waker(&mut self) {
-        let poll = opcode::PollAdd::new(Fd(self.waker.0.as_raw_fd()), poll_mask(libc::POLLIN)).build();
+        let poll =
+            opcode::PollAdd::new(Fd(self.waker.0.as_raw_fd()), poll_mask(libc::POLLIN)).build();
         self.push(poll.user_data(WAKE));
     }
 
@@ -109,7 +117,12 @@ impl Uring {
         let index = self.free.pop().unwrap_or_else(|| {
             // SAFETY: msghdr and iovec are plain C structs for which all zeros is a valid value.
             let (message, vectors) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-            self.entries.push(Box::new(Entry { work: None, done: 0, message, vectors }));
+            self.entries.push(Box::new(Entry {
+                work: None,
+                done: 0,
+                message,
+                vectors,
+            }));
             self.entries.len() - 1
         });
         self.entries[index].work = Some((token, op));
@@ -129,8 +142,16 @@ impl Uring {
     /// Submits an operation, or what is left of it.
     fn start(&mut self, index: usize) {
         let entry = &mut *self.entries[index];
-        let Some((_, op)) = &mut entry.work else { return };
-        if let Op::Convey { from, conveyor, to, length } = op {
+        let Some((_, op)) = &mut entry.work else {
+            return;
+        };
+        if let Op::Convey {
+            from,
+            conveyor,
+            to,
+            length,
+        } = op
+        {
             let (waits_for, mask) = match conveyor.step(from, to, *length) {
                 Ok(Step::Done) => {
                     let length = *length;
@@ -140,7 +161,11 @@ impl Uring {
                 Ok(Step::Wait(End::To)) => (to.raw(), poll_mask(libc::POLLOUT)),
                 Err(e) => return self.complete(index, Err(e)),
             };
-            return self.push(opcode::PollAdd::new(Fd(waits_for), mask).build().user_data(index as u64));
+            return self.push(
+                opcode::PollAdd::new(Fd(waits_for), mask)
+                    .build()
+                    .user_data(index as u64),
+            );
         }
         let sqe = submission(op, entry.done, &mut entry.message, &mut entry.vectors);
         self.push(sqe.user_data(index as u64));
@@ -171,7 +196,12 @@ impl Uring {
                 file.count_received(count);
                 *length
             }
-            Op::Send { socket, head_len, payload, .. } => {
+            Op::Send {
+                socket,
+                head_len,
+                payload,
+                ..
+            } => {
                 socket.count_sent(count);
                 head_len + payload.as_ref().map_or(0, |(_, _, length)| *length)
             }
@@ -195,7 +225,9 @@ impl Uring {
 
     fn drain_ring(&mut self) {
         loop {
-            let Some(cqe) = self.ring.completion().next() else { return };
+            let Some(cqe) = self.ring.completion().next() else {
+                return;
+            };
             match cqe.user_data() {
                 WAKE => {
                     self.waker.clear();
@@ -208,7 +240,9 @@ impl Uring {
     }
 
     fn enter(&mut self, least: usize, timeout: Duration) -> io::Result<()> {
-        let timespec = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
+        let timespec = Timespec::new()
+            .sec(timeout.as_secs())
+            .nsec(timeout.subsec_nanos());
         let args = SubmitArgs::new().timespec(&timespec);
         match self.ring.submitter().submit_with_args(least, &args) {
             Ok(_) => Ok(()),
@@ -263,7 +297,9 @@ impl Drop for Uring {
                 break;
             }
             loop {
-                let Some(cqe) = self.ring.completion().next() else { break };
+                let Some(cqe) = self.ring.completion().next() else {
+                    break;
+                };
                 if let Ok(index) = usize::try_from(cqe.user_data())
                     && index < self.entries.len()
                     && self.entries[index].work.take().is_some()
@@ -289,18 +325,38 @@ fn ring_len(length: usize) -> u32 {
 }
 
 /// The submission for what is left of `op` after `done` bytes.
-fn submission(op: &mut Op, done: usize, message: &mut libc::msghdr, vectors: &mut [libc::iovec; 2]) -> Sqe {
+fn submission(
+    op: &mut Op,
+    done: usize,
+    message: &mut libc::msghdr,
+    vectors: &mut [libc::iovec; 2],
+) -> Sqe {
     match op {
-        Op::Connect { socket } => opcode::PollAdd::new(Fd(socket.raw()), poll_mask(libc::POLLOUT)).build(),
-        Op::Receive { socket, buf, at, most, .. } => {
+        Op::Connect { socket } => {
+            opcode::PollAdd::new(Fd(socket.raw()), poll_mask(libc::POLLOUT)).build()
+        }
+        Op::Receive {
+            socket,
+            buf,
+            at,
+            most,
+            ..
+        } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *most];
             let (fd, start, length) = (Fd(socket.raw()), into.as_mut_ptr(), ring_len(into.len()));
             match socket.kind() {
                 Kind::Socket => opcode::Recv::new(fd, start, length).build(),
-                Kind::Stream | Kind::File => opcode::Read::new(fd, start, length).offset(u64::MAX).build(),
+                Kind::Stream | Kind::File => opcode::Read::new(fd, start, length)
+                    .offset(u64::MAX)
+                    .build(),
             }
         }
-        Op::Send { socket, head, head_len, payload } => {
+        Op::Send {
+            socket,
+            head,
+            head_len,
+            payload,
+        } => {
             let fd = Fd(socket.raw());
             let head = &head[done.min(*head_len)..*head_len];
             let rest = payload.as_ref().map_or(&[][..], |(buf, start, length)| {
@@ -308,11 +364,15 @@ fn submission(op: &mut Op, done: usize, message: &mut libc::msghdr, vectors: &mu
             });
             if socket.kind() != Kind::Socket {
                 let part = if head.is_empty() { rest } else { head };
-                return opcode::Write::new(fd, part.as_ptr(), ring_len(part.len())).offset(u64::MAX).build();
+                return opcode::Write::new(fd, part.as_ptr(), ring_len(part.len()))
+                    .offset(u64::MAX)
+                    .build();
             }
             if rest.is_empty() || head.is_empty() {
                 let part = if head.is_empty() { rest } else { head };
-                return opcode::Send::new(fd, part.as_ptr(), ring_len(part.len())).flags(libc::MSG_NOSIGNAL).build();
+                return opcode::Send::new(fd, part.as_ptr(), ring_len(part.len()))
+                    .flags(libc::MSG_NOSIGNAL)
+                    .build();
             }
             for (vector, part) in vectors.iter_mut().zip([head, rest]) {
                 vector.iov_base = part.as_ptr().cast_mut().cast();
@@ -320,26 +380,55 @@ fn submission(op: &mut Op, done: usize, message: &mut libc::msghdr, vectors: &mu
             }
             message.msg_iov = vectors.as_mut_ptr();
             message.msg_iovlen = 2;
-            opcode::SendMsg::new(fd, message).flags(libc::MSG_NOSIGNAL.unsigned_abs()).build()
+            opcode::SendMsg::new(fd, message)
+                .flags(libc::MSG_NOSIGNAL.unsigned_abs())
+                .build()
         }
-        Op::Read { file, buf, at, length, offset } => {
+        Op::Read {
+            file,
+            buf,
+            at,
+            length,
+            offset,
+        } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *length];
-            opcode::Read::new(Fd(file.raw()), into.as_mut_ptr(), ring_len(into.len())).offset(*offset + done as u64).build()
+            opcode::Read::new(Fd(file.raw()), into.as_mut_ptr(), ring_len(into.len()))
+                .offset(*offset + done as u64)
+                .build()
         }
-        Op::Write { file, buf, at, length, offset } => {
+        Op::Write {
+            file,
+            buf,
+            at,
+            length,
+            offset,
+        } => {
             let from = &buf[*at + done..*at + *length];
-            opcode::Write::new(Fd(file.raw()), from.as_ptr(), ring_len(from.len())).offset(*offset + done as u64).build()
+            opcode::Write::new(Fd(file.raw()), from.as_ptr(), ring_len(from.len()))
+                .offset(*offset + done as u64)
+                .build()
         }
-        Op::Zero { file, how, offset, length } => {
+        Op::Zero {
+            file,
+            how,
+            offset,
+            length,
+        } => {
             let mode = match how {
                 ZeroHow::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 ZeroHow::ZeroRange => libc::FALLOC_FL_ZERO_RANGE,
             };
-            opcode::Fallocate::new(Fd(file.raw()), *length).offset(*offset).mode(mode).build()
+            opcode::Fallocate::new(Fd(file.raw()), *length)
+                .offset(*offset)
+                .mode(mode)
+                .build()
         }
-        Op::Sync { file } => opcode::Fsync::new(Fd(file.raw())).flags(io_uring::types::FsyncFlags::DATASYNC).build(),
+        Op::Sync { file } => opcode::Fsync::new(Fd(file.raw()))
+            .flags(io_uring::types::FsyncFlags::DATASYNC)
+            .build(),
         // Moves never become one submission; `start` steps them itself.
-        Op::Convey { from, .. } => opcode::PollAdd::new(Fd(from.raw()), poll_mask(libc::POLLIN)).build(),
+        Op::Convey { from, .. } => {
+            opcode::PollAdd::new(Fd(from.raw()), poll_mask(libc::POLLIN)).build()
+        }
     }
 }
-

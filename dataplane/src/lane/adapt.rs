@@ -37,7 +37,7 @@ pub(super) struct Adapt {
 impl Adapt {
     /// A fixed length, or one that adapts up to `max`.
     pub(super) fn new(fixed: Option<u32>, max: u32, now: Instant) -> Self {
-        let max = max.min(MAX_ADAPTED_BYTES).max(MIN_REQUEST_BYTES);
+        let max = max.clamp(MIN_REQUEST_BYTES, MAX_ADAPTED_BYTES);
         Self {
             bytes: fixed.unwrap_or(FIRST_BYTES.min(max)),
             fixed: fixed.is_some(),
@@ -99,7 +99,11 @@ impl Adapt {
                 return;
             }
         }
-        self.bytes = if self.up { (self.bytes * 2).min(self.max) } else { (self.bytes / 2).max(MIN_REQUEST_BYTES) };
+        self.bytes = if self.up {
+            (self.bytes * 2).min(self.max)
+        } else {
+            (self.bytes / 2).max(MIN_REQUEST_BYTES)
+        };
     }
 }
 
@@ -124,7 +128,16 @@ mod tests {
 
     #[test]
     fn it_settles_where_the_rate_is_best() {
-        let seen = settle(|bytes| if bytes == 256 << 10 { 2_000_000 } else { 1_000_000 }, 200);
+        let seen = settle(
+            |bytes| {
+                if bytes == 256 << 10 {
+                    2_000_000
+                } else {
+                    1_000_000
+                }
+            },
+            200,
+        );
         let good = seen.iter().filter(|bytes| **bytes == 256 << 10).count();
         assert!(good > 170, "{good} of 200 trials at the best length");
     }

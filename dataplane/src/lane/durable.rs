@@ -46,7 +46,16 @@ impl Acknowledged {
     }
 
     fn segments(&self) -> impl Iterator<Item = Segment> {
-        let of = |set: &AreaSet, kind| set.as_slice().to_vec().into_iter().map(move |area| Segment { start: area.start, length: area.length, kind });
+        let of = |set: &AreaSet, kind| {
+            set.as_slice()
+                .to_vec()
+                .into_iter()
+                .map(move |area| Segment {
+                    start: area.start,
+                    length: area.length,
+                    kind,
+                })
+        };
         of(&self.data, SegmentKind::Data).chain(of(&self.zero, SegmentKind::Zero))
     }
 }
@@ -61,8 +70,13 @@ impl Unflushed {
 
     /// Gives everything back that a lost target may have forgotten.
     pub(super) fn take_all(&mut self, mut each: impl FnMut(Segment)) {
-        let lost = [std::mem::take(&mut self.acknowledged), self.covered.take().unwrap_or_default()];
-        lost.iter().flat_map(Acknowledged::segments).for_each(&mut each);
+        let lost = [
+            std::mem::take(&mut self.acknowledged),
+            self.covered.take().unwrap_or_default(),
+        ];
+        lost.iter()
+            .flat_map(Acknowledged::segments)
+            .for_each(&mut each);
     }
 
     fn is_flushing(&self) -> bool {
@@ -79,7 +93,8 @@ impl Task {
     pub(super) fn flush_if_due(&mut self, context: &mut Context<'_>) {
         let waiting = self.unflushed.acknowledged.areas();
         let last = *self.unflushed.last.get_or_insert(context.now);
-        let due = waiting > UNFLUSHED_AREAS || context.now.duration_since(last) >= self.settings.flush_interval;
+        let due = waiting > UNFLUSHED_AREAS
+            || context.now.duration_since(last) >= self.settings.flush_interval;
         if due && waiting > 0 && !self.unflushed.is_flushing() && self.probe.is_none() {
             self.send_flush(context);
         }
@@ -91,8 +106,12 @@ impl Task {
             return; // an earlier one is on its way; this is looked at again when it is back
         }
         let failed = self.fault.is_some();
-        let keep = !failed || self.journal.is_some() || matches!(self.fault, Some(Fault::Interrupted));
-        if !keep || (failed && !self.target_is_up()) || (failed && self.unflushed.acknowledged.areas() == 0) {
+        let keep =
+            !failed || self.journal.is_some() || matches!(self.fault, Some(Fault::Interrupted));
+        if !keep
+            || (failed && !self.target_is_up())
+            || (failed && self.unflushed.acknowledged.areas() == 0)
+        {
             self.phase = Phase::Closing;
             return;
         }
@@ -104,45 +123,88 @@ impl Task {
     }
 
     fn target_is_up(&self) -> bool {
-        self.strands.iter().any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
+        self.strands
+            .iter()
+            .any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
     }
 
     fn send_flush(&mut self, context: &mut Context<'_>) {
-        let Some(at) = self.strands.iter().position(|strand| !strand.abandoned && strand.side_is_ready(Side::Target)) else { return };
+        let Some(at) = self
+            .strands
+            .iter()
+            .position(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
+        else {
+            return;
+        };
         self.unflushed.begin();
         self.unflushed.last = Some(context.now);
         let id = self.id;
         match &mut self.strands[at].target {
             TargetSide::Nbd(link) => {
-                if !link.session.as_ref().is_some_and(|session| session.flags.can_flush()) {
+                if !link
+                    .session
+                    .as_ref()
+                    .is_some_and(|session| session.flags.can_flush())
+                {
                     return self.flushed(context);
                 }
-                let request = Request { command: Command::Flush, flags: CommandFlags::NONE, cookie: Cookie::Flush.number(), offset: 0, length: 0 };
+                let request = Request {
+                    command: Command::Flush,
+                    flags: CommandFlags::NONE,
+                    cookie: Cookie::Flush.number(),
+                    offset: 0,
+                    length: 0,
+                };
                 link.request(request, None, context.now);
                 link.pump(context);
             }
             TargetSide::File(file) => {
-                let token = Token { lane: id, strand: super::issue::index(at), role: Role::Sync.on(Side::Target), tag: 0 };
-                context.engine.submit(token, Op::Sync { file: Rc::clone(file) });
+                let token = Token {
+                    lane: id,
+                    strand: super::issue::index(at),
+                    role: Role::Sync.on(Side::Target),
+                    tag: 0,
+                };
+                context.engine.submit(
+                    token,
+                    Op::Sync {
+                        file: Rc::clone(file),
+                    },
+                );
             }
             TargetSide::Stream { .. } | TargetSide::Null(_) => self.flushed(context),
         }
     }
 
     /// A FLUSH of an NBD target was answered.
-    pub(super) fn flush_ended(&mut self, outcome: Result<(), (NbdError, String)>, context: &mut Context<'_>) -> Result<(), Cause> {
+    pub(super) fn flush_ended(
+        &mut self,
+        outcome: Result<(), (NbdError, String)>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Cause> {
         match outcome {
             Ok(()) => {
                 self.flushes += 1;
                 self.flushed(context);
             }
             Err((error, _)) if error.is_shutdown() => {
-                return Err(Cause::Lost { how: "the server is shutting down".into(), waiting_for: "the reply to FLUSH".into() });
+                return Err(Cause::Lost {
+                    how: "the server is shutting down".into(),
+                    waiting_for: "the reply to FLUSH".into(),
+                });
             }
             Err((error, message)) => {
                 self.unflushed.covered = None;
                 self.end_after_flush();
-                self.fail_side(Side::Target, Cause::Refused { request: "FLUSH".into(), error, message }, context.now);
+                self.fail_side(
+                    Side::Target,
+                    Cause::Refused {
+                        request: "FLUSH".into(),
+                        error,
+                        message,
+                    },
+                    context.now,
+                );
             }
         }
         Ok(())
@@ -156,17 +218,32 @@ impl Task {
                 self.flushed(context);
             }
             // A device or a special file that cannot be synced has nothing to be made durable.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP)) => self.flushed(context),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP)) => {
+                self.flushed(context)
+            }
             Err(error) => {
                 self.unflushed.covered = None;
                 self.end_after_flush();
-                self.fail_side(Side::Target, Cause::File { what: "cannot make it durable".into(), error }, context.now);
+                self.fail_side(
+                    Side::Target,
+                    Cause::File {
+                        what: "cannot make it durable".into(),
+                        error,
+                    },
+                    context.now,
+                );
             }
         }
     }
 
     fn flushed(&mut self, context: &mut Context<'_>) {
-        if self.journal.is_some() && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0) {
+        if self.journal.is_some()
+            && self
+                .unflushed
+                .covered
+                .as_ref()
+                .is_some_and(|covered| covered.areas() > 0)
+        {
             return self.probe_witness(context);
         }
         self.unflushed.covered = None;
@@ -176,7 +253,11 @@ impl Task {
     /// The area that a witness is taken from: the last data that the FLUSH covered.
     pub(super) fn witness_place(&self) -> Option<(u64, u64)> {
         let covered = self.unflushed.covered.as_ref()?;
-        covered.data.as_slice().last().map(|area| (area.start, area.length))
+        covered
+            .data
+            .as_slice()
+            .last()
+            .map(|area| (area.start, area.length))
     }
 
     /// Writes into the journal what the FLUSH covered.
@@ -191,7 +272,13 @@ impl Task {
                 let what = "cannot write the resume journal".into();
                 self.journal = None;
                 self.end_after_flush();
-                return self.fail(Fault::Local { what, error: std::io::Error::other(e.to_string()) }, context.now);
+                return self.fail(
+                    Fault::Local {
+                        what,
+                        error: std::io::Error::other(e.to_string()),
+                    },
+                    context.now,
+                );
             }
         }
         self.end_after_flush();

@@ -34,12 +34,22 @@ impl Task {
     }
 
     fn may_issue(&self, strand: usize) -> bool {
-        let depth = if self.settings.synchronous { 1 } else { self.settings.requests };
+        let depth = if self.settings.synchronous {
+            1
+        } else {
+            self.settings.requests
+        };
         let bytes = u64::from(self.adapt.request_bytes()).min(self.data_max);
-        let fits = self.slots.data_bytes == 0 || self.slots.data_bytes + bytes <= self.settings.in_flight_bytes;
+        let fits = self.slots.data_bytes == 0
+            || self.slots.data_bytes + bytes <= self.settings.in_flight_bytes;
         let strand = &self.strands[strand];
         let in_order = matches!(strand.source, SourceSide::Stream { .. }) && strand.in_flight > 0;
-        self.phase == Phase::Running && strand.is_ready() && strand.in_flight < depth && fits && !in_order && self.slots.has_free()
+        self.phase == Phase::Running
+            && strand.is_ready()
+            && strand.in_flight < depth
+            && fits
+            && !in_order
+            && self.slots.has_free()
     }
 
     /// False when nothing more can be begun now.
@@ -57,7 +67,9 @@ impl Task {
                 return true;
             }
             self.record_zero(piece);
-            let Some(slot) = self.slots.take(piece, index(strand), context.now) else { return false };
+            let Some(slot) = self.slots.take(piece, index(strand), context.now) else {
+                return false;
+            };
             self.strands[strand].in_flight += 1;
             self.slots[slot].state = SlotState::Loaded;
             self.write_slot(slot, context);
@@ -79,7 +91,9 @@ impl Task {
             self.not_before = Some(not_before);
             return false;
         }
-        let Some(slot) = self.slots.take(piece, index(strand), context.now) else { return false };
+        let Some(slot) = self.slots.take(piece, index(strand), context.now) else {
+            return false;
+        };
         self.strands[strand].in_flight += 1;
         self.slots[slot].buf = buf;
         self.read_slot(slot, context);
@@ -95,24 +109,67 @@ impl Task {
         match &mut self.strands[strand].source {
             SourceSide::Nbd(link) => {
                 // Only an answer in one piece can be spliced.
-                let whole = spliced && link.session.as_ref().is_some_and(|session| session.flags.send_df());
-                let flags = if whole { CommandFlags::DF } else { CommandFlags::NONE };
-                let request = Request { command: Command::Read, flags, cookie, offset: piece.start, length: piece.length };
+                let whole = spliced
+                    && link
+                        .session
+                        .as_ref()
+                        .is_some_and(|session| session.flags.send_df());
+                let flags = if whole {
+                    CommandFlags::DF
+                } else {
+                    CommandFlags::NONE
+                };
+                let request = Request {
+                    command: Command::Read,
+                    flags,
+                    cookie,
+                    offset: piece.start,
+                    length: piece.length,
+                };
                 link.request(request, None, context.now);
             }
             SourceSide::File(file) => {
                 let file = Rc::clone(file);
-                let Some(buf) = self.slots[slot].buf.take() else { return };
-                let token = Token { lane: id, strand: index(strand), role: Role::Read.on(Side::Source), tag: u32::from(slot) };
-                let op = Op::Read { file, buf, at: 0, length: bytes(piece.length), offset: piece.start };
+                let Some(buf) = self.slots[slot].buf.take() else {
+                    return;
+                };
+                let token = Token {
+                    lane: id,
+                    strand: index(strand),
+                    role: Role::Read.on(Side::Source),
+                    tag: u32::from(slot),
+                };
+                let op = Op::Read {
+                    file,
+                    buf,
+                    at: 0,
+                    length: bytes(piece.length),
+                    offset: piece.start,
+                };
                 context.engine.submit(token, op);
             }
             SourceSide::Stream { stream, .. } => {
                 let socket = Rc::clone(stream);
-                let Some(buf) = self.slots[slot].buf.take() else { return };
-                let token = Token { lane: id, strand: index(strand), role: Role::Read.on(Side::Source), tag: u32::from(slot) };
+                let Some(buf) = self.slots[slot].buf.take() else {
+                    return;
+                };
+                let token = Token {
+                    lane: id,
+                    strand: index(strand),
+                    role: Role::Read.on(Side::Source),
+                    tag: u32::from(slot),
+                };
                 let length = bytes(piece.length);
-                context.engine.submit(token, Op::Receive { socket, buf, at: 0, least: length, most: length });
+                context.engine.submit(
+                    token,
+                    Op::Receive {
+                        socket,
+                        buf,
+                        at: 0,
+                        least: length,
+                        most: length,
+                    },
+                );
             }
         }
     }
@@ -137,7 +194,9 @@ impl Task {
             self.slots[slot].parts = 1;
             return self.zero_part(slot, 0, piece, context);
         }
-        let Some(buf) = self.slots[slot].buf.take() else { return };
+        let Some(buf) = self.slots[slot].buf.take() else {
+            return;
+        };
         let runs = self.take_runs_of(&buf, piece);
         self.slots[slot].parts = part_count(&runs);
         for (part, run) in (0u16..).zip(&runs) {
@@ -145,8 +204,20 @@ impl Task {
                 self.live.zero.add(run.length);
                 self.zero_part(slot, part, *run, context);
             } else {
-                let payload = (buf.clone(), bytes(run.start - piece.start), bytes(run.length));
-                self.send_part(slot, part, Command::Write, CommandFlags::NONE, *run, Some(payload), context);
+                let payload = (
+                    buf.clone(),
+                    bytes(run.start - piece.start),
+                    bytes(run.length),
+                );
+                self.send_part(
+                    slot,
+                    part,
+                    Command::Write,
+                    CommandFlags::NONE,
+                    *run,
+                    Some(payload),
+                    context,
+                );
                 self.live.sent.add(run.length);
             }
         }
@@ -156,26 +227,59 @@ impl Task {
     /// Makes a part of a slot zero, with real zeros where the target can do nothing better.
     fn zero_part(&mut self, slot: SlotIndex, part: u16, run: Segment, context: &mut Context<'_>) {
         if self.can_zero {
-            let flags = if self.settings.allocated { CommandFlags::NO_HOLE } else { CommandFlags::NONE };
+            let flags = if self.settings.allocated {
+                CommandFlags::NO_HOLE
+            } else {
+                CommandFlags::NONE
+            };
             return self.send_part(slot, part, Command::WriteZeroes, flags, run, None, context);
         }
         // Pieces of zeros are cut to the length of the block of zeros for such targets.
         let payload = (context.zeros.clone(), 0, bytes(run.length));
-        self.send_part(slot, part, Command::Write, CommandFlags::NONE, run, Some(payload), context);
+        self.send_part(
+            slot,
+            part,
+            Command::Write,
+            CommandFlags::NONE,
+            run,
+            Some(payload),
+            context,
+        );
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
-    fn send_part(&mut self, slot: SlotIndex, part: u16, command: Command, flags: CommandFlags, run: Segment, payload: Option<(Buf, usize, usize)>, context: &Context<'_>) {
+    fn send_part(
+        &mut self,
+        slot: SlotIndex,
+        part: u16,
+        command: Command,
+        flags: CommandFlags,
+        run: Segment,
+        payload: Option<(Buf, usize, usize)>,
+        context: &Context<'_>,
+    ) {
         let cookie = self.slots.cookie(slot, part).number();
         let strand = usize::from(self.slots[slot].strand);
         if let Some(link) = self.strands[strand].target_link() {
-            link.request(Request { command, flags, cookie, offset: run.start, length: run.length }, payload, context.now);
+            link.request(
+                Request {
+                    command,
+                    flags,
+                    cookie,
+                    offset: run.start,
+                    length: run.length,
+                },
+                payload,
+                context.now,
+            );
         }
     }
 
     fn write_to_file(&mut self, slot: SlotIndex, context: &mut Context<'_>) {
         let strand = usize::from(self.slots[slot].strand);
-        let TargetSide::File(file) = &self.strands[strand].target else { return };
+        let TargetSide::File(file) = &self.strands[strand].target else {
+            return;
+        };
         let file = Rc::clone(file);
         let piece = self.slots[slot].piece;
         self.slots[slot].state = SlotState::Writing;
@@ -190,22 +294,48 @@ impl Task {
             }
         };
         self.slots[slot].parts = part_count(&runs);
-        let token = Token { lane: self.id, strand: index(strand), role: Role::Write.on(Side::Target), tag: u32::from(slot) };
+        let token = Token {
+            lane: self.id,
+            strand: index(strand),
+            role: Role::Write.on(Side::Target),
+            tag: u32::from(slot),
+        };
         for run in &runs {
             let file = Rc::clone(&file);
             let op = match (run.kind, &buf) {
                 (SegmentKind::Data, Some(buf)) => {
                     self.live.sent.add(run.length);
-                    Op::Write { file, buf: buf.clone(), at: bytes(run.start - piece.start), length: bytes(run.length), offset: run.start }
+                    Op::Write {
+                        file,
+                        buf: buf.clone(),
+                        at: bytes(run.start - piece.start),
+                        length: bytes(run.length),
+                        offset: run.start,
+                    }
                 }
                 _ if self.can_zero => {
-                    let how = if self.settings.allocated { ZeroHow::ZeroRange } else { ZeroHow::PunchHole };
+                    let how = if self.settings.allocated {
+                        ZeroHow::ZeroRange
+                    } else {
+                        ZeroHow::PunchHole
+                    };
                     if piece.kind == SegmentKind::Data {
                         self.live.zero.add(run.length);
                     }
-                    Op::Zero { file, how, offset: run.start, length: run.length }
+                    Op::Zero {
+                        file,
+                        how,
+                        offset: run.start,
+                        length: run.length,
+                    }
                 }
-                _ => Op::Write { file, buf: context.zeros.clone(), at: 0, length: bytes(run.length), offset: run.start },
+                _ => Op::Write {
+                    file,
+                    buf: context.zeros.clone(),
+                    at: 0,
+                    length: bytes(run.length),
+                    offset: run.start,
+                },
             };
             context.engine.submit(token, op);
         }
@@ -214,35 +344,77 @@ impl Task {
 
     /// Writes what comes next on a target that is written in order, if it is there.
     pub(super) fn write_in_order(&mut self, strand: usize, context: &mut Context<'_>) {
-        let TargetSide::Stream { stream, at, writing } = &mut self.strands[strand].target else { return };
+        let TargetSide::Stream {
+            stream,
+            at,
+            writing,
+        } = &mut self.strands[strand].target
+        else {
+            return;
+        };
         if *writing {
             return;
         }
-        let next = self.slots.used().find(|(_, slot)| slot.state == SlotState::Loaded && slot.piece.start == *at);
-        let Some((slot, piece)) = next.map(|(index, slot)| (index, slot.piece)) else { return };
-        let Some(head) = context.heads.claim() else { return };
+        let next = self
+            .slots
+            .used()
+            .find(|(_, slot)| slot.state == SlotState::Loaded && slot.piece.start == *at);
+        let Some((slot, piece)) = next.map(|(index, slot)| (index, slot.piece)) else {
+            return;
+        };
+        let Some(head) = context.heads.claim() else {
+            return;
+        };
         *writing = true;
         let socket = Rc::clone(stream);
-        let buf = self.slots[slot].buf.take().unwrap_or_else(|| context.zeros.clone());
+        let buf = self.slots[slot]
+            .buf
+            .take()
+            .unwrap_or_else(|| context.zeros.clone());
         self.slots[slot].state = SlotState::Writing;
         self.slots[slot].parts = 1;
         if piece.kind == SegmentKind::Data {
             self.live.sent.add(piece.length);
         }
-        let token = Token { lane: self.id, strand: index(strand), role: Role::Write.on(Side::Target), tag: u32::from(slot) };
-        context.engine.submit(token, Op::Send { socket, head, head_len: 0, payload: Some((buf, 0, bytes(piece.length))) });
+        let token = Token {
+            lane: self.id,
+            strand: index(strand),
+            role: Role::Write.on(Side::Target),
+            tag: u32::from(slot),
+        };
+        context.engine.submit(
+            token,
+            Op::Send {
+                socket,
+                head,
+                head_len: 0,
+                payload: Some((buf, 0, bytes(piece.length))),
+            },
+        );
     }
 
     /// Begins the move of an announced payload, if the target's direction is free.
     pub(super) fn convey_announced(&mut self, strand: usize, context: &mut Context<'_>) {
-        let PayloadState::Announced(slot) = self.strands[strand].payload else { return };
+        let PayloadState::Announced(slot) = self.strands[strand].payload else {
+            return;
+        };
         let piece = self.slots[slot].piece;
         let cookie = self.slots.cookie(slot, 0);
         let (to, head, target_epoch) = match &mut self.strands[strand].target {
             TargetSide::Null(null) => (Rc::clone(null), None, 0),
             TargetSide::Nbd(link) => {
-                let (true, false, Some(socket)) = (link.is_ready(), link.sending, link.socket.clone()) else { return };
-                let request = Request { command: Command::Write, flags: CommandFlags::NONE, cookie: cookie.number(), offset: piece.start, length: piece.length };
+                let (true, false, Some(socket)) =
+                    (link.is_ready(), link.sending, link.socket.clone())
+                else {
+                    return;
+                };
+                let request = Request {
+                    command: Command::Write,
+                    flags: CommandFlags::NONE,
+                    cookie: cookie.number(),
+                    offset: piece.start,
+                    length: piece.length,
+                };
                 let mut head = [0; MAX_REQUEST_LEN];
                 let length = link.encode(&request, &mut head);
                 (socket, Some((head, length)), link.epoch)
@@ -256,21 +428,44 @@ impl Task {
         if let Some((head, length)) = head
             && let Err(error) = conveyor.put_head(&head[..length])
         {
-            return self.fail(Fault::Local { what: "cannot put a header into a pipe".into(), error }, context.now);
+            return self.fail(
+                Fault::Local {
+                    what: "cannot put a header into a pipe".into(),
+                    error,
+                },
+                context.now,
+            );
         }
         if let Some(link) = self.strands[strand].target_link() {
             link.sending = true;
         }
         let end = conveyor.watch_end();
         let id = self.id;
-        let Some(link) = self.strands[strand].source_link() else { return };
-        let Some(from) = link.socket.clone() else { return };
+        let Some(link) = self.strands[strand].source_link() else {
+            return;
+        };
+        let Some(from) = link.socket.clone() else {
+            return;
+        };
         link.receiving = true;
-        let token = Token { lane: id, strand: index(strand), role: Role::Convey.on(Side::Source), tag: link.epoch };
+        let token = Token {
+            lane: id,
+            strand: index(strand),
+            role: Role::Convey.on(Side::Source),
+            tag: link.epoch,
+        };
         self.strands[strand].payload = PayloadState::Conveying { slot, target_epoch };
         self.strands[strand].move_end = Some(end);
         self.slots[slot].state = SlotState::Conveying;
-        context.engine.submit(token, Op::Convey { from, conveyor, to, length: bytes(piece.length) });
+        context.engine.submit(
+            token,
+            Op::Convey {
+                from,
+                conveyor,
+                to,
+                length: bytes(piece.length),
+            },
+        );
     }
 
     /// Asks the source ahead which of the coming bytes are zero, or changed.
@@ -279,12 +474,20 @@ impl Task {
             let file = Rc::clone(file);
             return self.ask_file(&file);
         }
-        let Some(link) = self.strands[0].source_link() else { return };
-        let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else { return };
+        let Some(link) = self.strands[0].source_link() else {
+            return;
+        };
+        let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else {
+            return;
+        };
         let longest = crate::nbd::max_request_length(session.mode);
         let granularity = u64::from(session.block_size.minimum);
-        let Some(question) = self.work.question(longest, granularity) else { return };
-        let Some(link) = self.strands[0].source_link() else { return };
+        let Some(question) = self.work.question(longest, granularity) else {
+            return;
+        };
+        let Some(link) = self.strands[0].source_link() else {
+            return;
+        };
         self.status.allocation.clear();
         self.status.dirty.clear();
         self.status.failed = None;
@@ -312,7 +515,13 @@ impl Task {
     }
 
     /// A file or stream was read.
-    pub(super) fn file_read(&mut self, strand: usize, tag: u32, completion: crate::engine::Completion, context: &mut Context<'_>) {
+    pub(super) fn file_read(
+        &mut self,
+        strand: usize,
+        tag: u32,
+        completion: crate::engine::Completion,
+        context: &mut Context<'_>,
+    ) {
         let slot = slot_of(tag);
         let piece = self.slots[slot].piece;
         let buf = match completion.op {
@@ -340,11 +549,19 @@ impl Task {
             }
             if self.target_size.is_some_and(|size| end > size) {
                 self.give_up(slot);
-                let what = format!("it is too small: the source streams more than its {} bytes", self.target_size.unwrap_or(0));
+                let what = format!(
+                    "it is too small: the source streams more than its {} bytes",
+                    self.target_size.unwrap_or(0)
+                );
                 return self.fail_side(Side::Target, Cause::Unfit(what), context.now);
             }
         } else if count < piece.length {
-            let what = format!("it ended at {}, within the {} bytes at {}", piece.start + count, piece.length, piece.start);
+            let what = format!(
+                "it ended at {}, within the {} bytes at {}",
+                piece.start + count,
+                piece.length,
+                piece.start
+            );
             self.give_up(slot);
             return self.fail_side(Side::Source, Cause::Unfit(what), context.now);
         }
@@ -352,7 +569,13 @@ impl Task {
     }
 
     /// A file or stream was written, or a range of a file zeroed.
-    pub(super) fn file_written(&mut self, strand: usize, tag: u32, completion: crate::engine::Completion, context: &mut Context<'_>) {
+    pub(super) fn file_written(
+        &mut self,
+        strand: usize,
+        tag: u32,
+        completion: crate::engine::Completion,
+        context: &mut Context<'_>,
+    ) {
         let slot = slot_of(tag);
         let piece = self.slots[slot].piece;
         if let TargetSide::Stream { at, writing, .. } = &mut self.strands[strand].target {
@@ -361,7 +584,10 @@ impl Task {
         }
         if let Err(error) = completion.result {
             if let Op::Zero { .. } = completion.op
-                && matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL))
+                && matches!(
+                    error.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL)
+                )
             {
                 return self.zero_by_writing(slot, context);
             }

@@ -20,7 +20,8 @@ use crate::endpoint::NbdEndpoint;
 use crate::engine::{Address, Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Side};
 use crate::nbd::{
-    self, ClientWishes, Handshake, HandshakeStatus, MAX_REQUEST_LEN, ReplyLimits, ReplyReader, Request, Session, Tls,
+    self, ClientWishes, Handshake, HandshakeStatus, MAX_REQUEST_LEN, ReplyLimits, ReplyReader,
+    Request, Session, Tls,
 };
 use crate::pool::Buf;
 use crate::tls;
@@ -97,11 +98,27 @@ pub(super) enum Happened {
 }
 
 impl Link {
-    pub(super) fn new(side: Side, lane: u32, strand: u16, endpoint: NbdEndpoint, contexts: Vec<String>, data_len: u32, now: Instant) -> Result<Self, Cause> {
-        let addresses = if endpoint.dialer.is_some() { Vec::new() } else { resolve(&endpoint.uri.address)? };
+    pub(super) fn new(
+        side: Side,
+        lane: u32,
+        strand: u16,
+        endpoint: NbdEndpoint,
+        contexts: Vec<String>,
+        data_len: u32,
+        now: Instant,
+    ) -> Result<Self, Cause> {
+        let addresses = if endpoint.dialer.is_some() {
+            Vec::new()
+        } else {
+            resolve(&endpoint.uri.address)?
+        };
         let wishes = ClientWishes {
             export: endpoint.uri.export.clone(),
-            tls: if endpoint.uri.tls { Tls::Require } else { Tls::Never },
+            tls: if endpoint.uri.tls {
+                Tls::Require
+            } else {
+                Tls::Never
+            },
             extended_headers: true,
             structured_replies: true,
             contexts,
@@ -112,7 +129,10 @@ impl Link {
             strand,
             endpoint,
             wishes,
-            limits: ReplyLimits { data_len, ..ReplyLimits::default() },
+            limits: ReplyLimits {
+                data_len,
+                ..ReplyLimits::default()
+            },
             addresses,
             next_address: 0,
             epoch: 0,
@@ -125,17 +145,15 @@ impl Link {
             outbox: VecDeque::new(),
             outstanding: 0,
             discard: 0,
-            liveness: Liveness { progress_at: now, since: now, moved: 0, attempts: 0, retry_at: Some(now) },
+            liveness: Liveness {
+                progress_at: now,
+                since: now,
+                moved: 0,
+                attempts: 0,
+                retry_at: Some(now),
+            },
             tls: None,
         })
-    }
-
-    pub(super) fn name(&self) -> String {
-        self.endpoint.uri.to_string()
-    }
-
-    pub(super) fn endpoint(&self) -> &NbdEndpoint {
-        &self.endpoint
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -147,7 +165,12 @@ impl Link {
     }
 
     fn token(&self, role: Role) -> Token {
-        Token { lane: self.lane, strand: self.strand, role: role.on(self.side), tag: self.epoch }
+        Token {
+            lane: self.lane,
+            strand: self.strand,
+            role: role.on(self.side),
+            tag: self.epoch,
+        }
     }
 
     /// Begins a connection.
@@ -163,7 +186,9 @@ impl Link {
         let socket = Rc::new(descriptor.map_err(Cause::Connect)?);
         self.socket = Some(Rc::clone(&socket));
         self.state = State::Connecting;
-        context.engine.submit(self.token(Role::Connect), Op::Connect { socket });
+        context
+            .engine
+            .submit(self.token(Role::Connect), Op::Connect { socket });
         Ok(())
     }
 
@@ -194,7 +219,12 @@ impl Link {
     }
 
     /// Queues a request.
-    pub(super) fn request(&mut self, request: Request, payload: Option<(Buf, usize, usize)>, now: Instant) {
+    pub(super) fn request(
+        &mut self,
+        request: Request,
+        payload: Option<(Buf, usize, usize)>,
+        now: Instant,
+    ) {
         if self.outstanding == 0 {
             self.liveness.progress_at = self.liveness.progress_at.max(now);
         }
@@ -204,7 +234,10 @@ impl Link {
 
     /// Encodes a request for this connection, outside of the outbox.
     pub(super) fn encode(&self, request: &Request, out: &mut [u8; MAX_REQUEST_LEN]) -> usize {
-        let session = self.session.as_ref().expect("a link encodes requests only when it is ready");
+        let session = self
+            .session
+            .as_ref()
+            .expect("a link encodes requests only when it is ready");
         request.encode(session.mode, out)
     }
 
@@ -225,13 +258,19 @@ impl Link {
         if self.sending || self.outbox.is_empty() {
             return;
         }
-        let (Some(socket), Some(session)) = (self.socket.clone(), self.session.as_ref()) else { return };
-        let Some(mut head) = context.heads.claim() else { return };
+        let (Some(socket), Some(session)) = (self.socket.clone(), self.session.as_ref()) else {
+            return;
+        };
+        let Some(mut head) = context.heads.claim() else {
+            return;
+        };
         let mode = session.mode;
         let (mut head_len, mut payload) = (0, None);
         // As many requests as fit, up to the first that carries a payload.
         while payload.is_none() && head_len + MAX_REQUEST_LEN <= head.len() {
-            let Some(outgoing) = self.outbox.pop_front() else { break };
+            let Some(outgoing) = self.outbox.pop_front() else {
+                break;
+            };
             let mut encoded = [0; MAX_REQUEST_LEN];
             let length = outgoing.request.encode(mode, &mut encoded);
             head.bytes_mut()[head_len..head_len + length].copy_from_slice(&encoded[..length]);
@@ -239,14 +278,24 @@ impl Link {
             payload = outgoing.payload;
         }
         self.sending = true;
-        context.engine.submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload });
+        context.engine.submit(
+            self.token(Role::Send),
+            Op::Send {
+                socket,
+                head,
+                head_len,
+                payload,
+            },
+        );
     }
 
     fn pump_in(&mut self, context: &mut Context<'_>) {
         if self.receiving {
             return;
         }
-        let (Some(socket), Some(reader)) = (self.socket.clone(), &self.reader) else { return };
+        let (Some(socket), Some(reader)) = (self.socket.clone(), &self.reader) else {
+            return;
+        };
         let (role, most) = match self.discard {
             0 => (Role::Receive, reader.wanted()),
             bytes => (Role::Discard, bytes),
@@ -254,21 +303,54 @@ impl Link {
         if most == 0 {
             return;
         }
-        let Some(buf) = context.heads.claim() else { return };
+        let Some(buf) = context.heads.claim() else {
+            return;
+        };
         let most = most.min(buf.len());
         self.receiving = true;
-        context.engine.submit(self.token(role), Op::Receive { socket, buf, at: 0, least: 1, most });
+        context.engine.submit(
+            self.token(role),
+            Op::Receive {
+                socket,
+                buf,
+                at: 0,
+                least: 1,
+                most,
+            },
+        );
     }
 
     /// Receives `length` bytes of payload into `buf[at..]`; the lane gets the completion.
-    pub(super) fn receive_payload(&mut self, context: &mut Context<'_>, buf: Buf, at: usize, length: usize) {
-        let Some(socket) = self.socket.clone() else { return };
+    pub(super) fn receive_payload(
+        &mut self,
+        context: &mut Context<'_>,
+        buf: Buf,
+        at: usize,
+        length: usize,
+    ) {
+        let Some(socket) = self.socket.clone() else {
+            return;
+        };
         self.receiving = true;
-        context.engine.submit(self.token(Role::Payload), Op::Receive { socket, buf, at, least: length, most: length });
+        context.engine.submit(
+            self.token(Role::Payload),
+            Op::Receive {
+                socket,
+                buf,
+                at,
+                least: length,
+                most: length,
+            },
+        );
     }
 
     /// Takes the completion of one of the link's own operations of the present epoch.
-    pub(super) fn complete(&mut self, role: Role, completion: Completion, context: &mut Context<'_>) -> Result<Happened, Cause> {
+    pub(super) fn complete(
+        &mut self,
+        role: Role,
+        completion: Completion,
+        context: &mut Context<'_>,
+    ) -> Result<Happened, Cause> {
         match role {
             Role::Connect => {
                 completion.result.map_err(Cause::Connect)?;
@@ -286,7 +368,9 @@ impl Link {
             Role::Receive => {
                 self.receiving = false;
                 let count = completion.result.map_err(|e| self.lost(&e.to_string()))?;
-                let Op::Receive { buf, .. } = completion.op else { return Ok(Happened::Nothing) };
+                let Op::Receive { buf, .. } = completion.op else {
+                    return Ok(Happened::Nothing);
+                };
                 if let State::Handshaking(_) = self.state {
                     return self.negotiate(&buf[..count], context);
                 }
@@ -305,7 +389,9 @@ impl Link {
                     return Err(self.lost("the server closed it"));
                 }
                 self.discard -= count;
-                if self.discard == 0 && let Some(reader) = &mut self.reader {
+                if self.discard == 0
+                    && let Some(reader) = &mut self.reader
+                {
                     reader.payload_taken();
                 }
                 Ok(Happened::Nothing)
@@ -316,34 +402,66 @@ impl Link {
 
     fn begin_handshake(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
         let machine = Handshake::open(self.wishes.clone());
-        self.state = State::Handshaking(Box::new(Negotiation { machine, output: Vec::new(), sent: 0 }));
+        self.state = State::Handshaking(Box::new(Negotiation {
+            machine,
+            output: Vec::new(),
+            sent: 0,
+        }));
         self.receive_options(context)
     }
 
     fn receive_options(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
-        let Some(socket) = self.socket.clone() else { return Ok(()) };
-        let buf = context.heads.claim().ok_or_else(|| Cause::Unfit("no buffer is left for its handshake".into()))?;
+        let Some(socket) = self.socket.clone() else {
+            return Ok(());
+        };
+        let buf = context
+            .heads
+            .claim()
+            .ok_or_else(|| Cause::Unfit("no buffer is left for its handshake".into()))?;
         let most = buf.len();
         self.receiving = true;
-        context.engine.submit(self.token(Role::Receive), Op::Receive { socket, buf, at: 0, least: 1, most });
+        context.engine.submit(
+            self.token(Role::Receive),
+            Op::Receive {
+                socket,
+                buf,
+                at: 0,
+                least: 1,
+                most,
+            },
+        );
         Ok(())
     }
 
     fn negotiate(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<Happened, Cause> {
-        let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
+        let State::Handshaking(negotiation) = &mut self.state else {
+            return Ok(Happened::Nothing);
+        };
         if input.is_empty() {
             return Err(Cause::Handshake(negotiation.machine.disconnected()));
         }
-        let advance = negotiation.machine.advance(input, &mut negotiation.output).map_err(Cause::Handshake)?;
+        let advance = negotiation
+            .machine
+            .advance(input, &mut negotiation.output)
+            .map_err(Cause::Handshake)?;
         let early = advance.consumed < input.len();
         match advance.status {
             HandshakeStatus::NeedInput => {}
-            _ if early => return Err(Cause::Protocol("bytes came before they were asked for, at the end of the handshake".into())),
+            _ if early => {
+                return Err(Cause::Protocol(
+                    "bytes came before they were asked for, at the end of the handshake".into(),
+                ));
+            }
             HandshakeStatus::StartTls => {
                 self.start_tls()?;
-                let State::Handshaking(negotiation) = &mut self.state else { return Ok(Happened::Nothing) };
+                let State::Handshaking(negotiation) = &mut self.state else {
+                    return Ok(Happened::Nothing);
+                };
                 // The handshake goes on inside the tunnel.
-                negotiation.machine.advance(&[], &mut negotiation.output).map_err(Cause::Handshake)?;
+                negotiation
+                    .machine
+                    .advance(&[], &mut negotiation.output)
+                    .map_err(Cause::Handshake)?;
             }
             HandshakeStatus::Ready(session) => {
                 self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
@@ -352,7 +470,11 @@ impl Link {
                 self.liveness.since = context.now;
                 return Ok(Happened::Ready);
             }
-            HandshakeStatus::Listed(_) => return Err(Cause::Protocol("a list came where an export was opened".into())),
+            HandshakeStatus::Listed(_) => {
+                return Err(Cause::Protocol(
+                    "a list came where an export was opened".into(),
+                ));
+            }
         }
         self.continue_sending(context);
         self.receive_options(context)?;
@@ -360,11 +482,15 @@ impl Link {
     }
 
     fn continue_sending(&mut self, context: &mut Context<'_>) {
-        let State::Handshaking(negotiation) = &mut self.state else { return };
+        let State::Handshaking(negotiation) = &mut self.state else {
+            return;
+        };
         if self.sending || negotiation.sent == negotiation.output.len() {
             return;
         }
-        let (Some(socket), Some(mut head)) = (self.socket.clone(), context.heads.claim()) else { return };
+        let (Some(socket), Some(mut head)) = (self.socket.clone(), context.heads.claim()) else {
+            return;
+        };
         let part = &negotiation.output[negotiation.sent..];
         let head_len = part.len().min(head.len());
         head.bytes_mut()[..head_len].copy_from_slice(&part[..head_len]);
@@ -374,13 +500,23 @@ impl Link {
             negotiation.sent = 0;
         }
         self.sending = true;
-        context.engine.submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload: None });
+        context.engine.submit(
+            self.token(Role::Send),
+            Op::Send {
+                socket,
+                head,
+                head_len,
+                payload: None,
+            },
+        );
     }
 
     /// From here on the bytes of the socket pass through a TLS session on a thread of its own,
     /// and the link works on the near end of a socket pair.
     fn start_tls(&mut self) -> Result<(), Cause> {
-        let Some(socket) = self.socket.take() else { return Ok(()) };
+        let Some(socket) = self.socket.take() else {
+            return Ok(());
+        };
         let (upgrade, near) = tls::upgrade(&socket, &self.endpoint.uri).map_err(Cause::Tls)?;
         self.tls = Some(upgrade);
         self.socket = Some(Rc::new(near));
@@ -403,7 +539,10 @@ impl Link {
         if let Some(reason) = self.tls.as_ref().and_then(tls::Upgrade::failure) {
             return Cause::Tls(reason);
         }
-        Cause::Lost { how: how.into(), waiting_for: self.waiting_for() }
+        Cause::Lost {
+            how: how.into(),
+            waiting_for: self.waiting_for(),
+        }
     }
 
     /// Whether something is outstanding on the server's side.
@@ -420,7 +559,10 @@ impl Link {
         if !self.is_ready() {
             return;
         }
-        let moved = self.socket.as_ref().map_or(0, |socket| socket.received() + socket.sent());
+        let moved = self
+            .socket
+            .as_ref()
+            .map_or(0, |socket| socket.received() + socket.sent());
         if moved != self.liveness.moved || idle {
             self.liveness.moved = moved;
             self.liveness.progress_at = now;
@@ -439,7 +581,10 @@ impl Link {
             offset: 0,
             length: 0,
         };
-        self.outbox.push_back(Outgoing { request: disconnect, payload: None });
+        self.outbox.push_back(Outgoing {
+            request: disconnect,
+            payload: None,
+        });
         self.pump_out(context);
     }
 }
@@ -452,7 +597,10 @@ const BACKOFF_DOUBLINGS: u32 = 6;
 pub(super) fn backoff(first: Duration, attempt: u32, salt: u64) -> Duration {
     let base = first * (1 << (attempt - 1).min(BACKOFF_DOUBLINGS));
     // A multiplicative hash of lane and attempt is random enough to spread them.
-    let spread = (salt.wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u32;
+    let spread = (salt
+        .wrapping_add(u64::from(attempt))
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        >> 56) as u32;
     base + base * spread / 512
 }
 
@@ -460,7 +608,9 @@ fn resolve(address: &nbd::Address) -> Result<Vec<Address>, Cause> {
     match address {
         nbd::Address::Unix { path } => Ok(vec![Address::Unix(path.clone())]),
         nbd::Address::Tcp { host, port } => {
-            let found = (host.as_str(), *port).to_socket_addrs().map_err(Cause::Connect)?;
+            let found = (host.as_str(), *port)
+                .to_socket_addrs()
+                .map_err(Cause::Connect)?;
             let all: Vec<_> = found.map(Address::Tcp).collect();
             if all.is_empty() {
                 return Err(Cause::Unfit(format!("the name {host} has no address")));

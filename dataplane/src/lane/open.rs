@@ -34,7 +34,9 @@ use super::work::Work;
 
 /// Bytes of a payload in one request that every server takes (NBD specification, "block size
 /// constraints").
-const PAYLOAD_MAX: u64 = 32 << 20;
+const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
+/// The same, for the bound on what a server may send.
+const PAYLOAD_LIMIT: u32 = 32 << 20;
 /// Bytes that one WRITE_ZEROES makes zero at most: a server that has to write them all takes its
 /// time, and the deadline counts.
 const ZERO_PIECE: u64 = 256 << 20;
@@ -119,26 +121,50 @@ impl Task {
 
     fn first_strand(&mut self, now: std::time::Instant) -> Result<Strand, (Option<Side>, Cause)> {
         let source = match &self.source {
-            Endpoint::Nbd(_) => SourceSide::Nbd(Box::new(self.link(Side::Source, 0, now).map_err(|e| (Some(Side::Source), e))?)),
+            Endpoint::Nbd(_) => SourceSide::Nbd(Box::new(
+                self.link(Side::Source, 0, now)
+                    .map_err(|e| (Some(Side::Source), e))?,
+            )),
             Endpoint::File(path) => {
-                let file = OpenOptions::new().read(true).open(path).map_err(|e| (Some(Side::Source), open_failed(e)))?;
+                let file = OpenOptions::new()
+                    .read(true)
+                    .open(path)
+                    .map_err(|e| (Some(Side::Source), open_failed(e)))?;
                 match size_of(&file).map_err(|e| (Some(Side::Source), open_failed(e)))? {
                     Some(size) => {
                         self.size = Some(size);
                         SourceSide::File(Rc::new(Descriptor::file(file.into())))
                     }
-                    None => SourceSide::Stream { stream: Rc::new(Descriptor::stream(file.into())), at: 0 },
+                    None => SourceSide::Stream {
+                        stream: Rc::new(Descriptor::stream(file.into())),
+                        at: 0,
+                    },
                 }
             }
-            Endpoint::Stream(fd) => SourceSide::Stream { stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?, at: 0 },
-            Endpoint::Null => return Err((None, Cause::Unfit("null: can only be a target".into()))),
+            Endpoint::Stream(fd) => SourceSide::Stream {
+                stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
+                at: 0,
+            },
+            Endpoint::Null => {
+                return Err((None, Cause::Unfit("null: can only be a target".into())));
+            }
         };
         // A target file is touched only when the source is known to be there.
         let target = match &self.target {
-            Endpoint::Nbd(_) => TargetSide::Nbd(Box::new(self.link(Side::Target, 0, now).map_err(|e| (Some(Side::Target), e))?)),
-            Endpoint::Stream(fd) => TargetSide::Stream { stream: stream_of(fd).map_err(|e| (Some(Side::Target), e))?, at: 0, writing: false },
+            Endpoint::Nbd(_) => TargetSide::Nbd(Box::new(
+                self.link(Side::Target, 0, now)
+                    .map_err(|e| (Some(Side::Target), e))?,
+            )),
+            Endpoint::Stream(fd) => TargetSide::Stream {
+                stream: stream_of(fd).map_err(|e| (Some(Side::Target), e))?,
+                at: 0,
+                writing: false,
+            },
             Endpoint::File(_) | Endpoint::Null => {
-                let null = OpenOptions::new().write(true).open("/dev/null").map_err(|e| (Some(Side::Target), open_failed(e)))?;
+                let null = OpenOptions::new()
+                    .write(true)
+                    .open("/dev/null")
+                    .map_err(|e| (Some(Side::Target), open_failed(e)))?;
                 TargetSide::Null(Rc::new(Descriptor::stream(null.into())))
             }
         };
@@ -147,7 +173,9 @@ impl Task {
 
     fn link(&self, side: Side, strand: u16, now: std::time::Instant) -> Result<Link, Cause> {
         let endpoint = match (side, &self.source, &self.target) {
-            (Side::Source, Endpoint::Nbd(nbd), _) | (Side::Target, _, Endpoint::Nbd(nbd)) => nbd.clone(),
+            (Side::Source, Endpoint::Nbd(nbd), _) | (Side::Target, _, Endpoint::Nbd(nbd)) => {
+                nbd.clone()
+            }
             _ => return Err(Cause::Unfit("only an NBD server takes connections".into())),
         };
         let mut contexts = Vec::new();
@@ -155,7 +183,15 @@ impl Task {
             contexts.extend(self.settings.extents.then(|| ALLOCATION.to_owned()));
             contexts.extend(self.dirty_context.clone());
         }
-        Link::new(side, self.id, strand, endpoint, contexts, PAYLOAD_MAX as u32, now)
+        Link::new(
+            side,
+            self.id,
+            strand,
+            endpoint,
+            contexts,
+            PAYLOAD_LIMIT,
+            now,
+        )
     }
 
     /// A handshake is over.
@@ -165,11 +201,15 @@ impl Task {
             Side::Target => self.target_size,
         };
         let acks_only = side == Side::Target && self.settings.journal.is_none();
-        let Some(link) = self.strands[strand].link(side) else { return };
+        let Some(link) = self.strands[strand].link(side) else {
+            return;
+        };
         if let Some(reader) = &mut link.reader {
             reader.set_acks_only(acks_only);
         }
-        let Some(size) = link.session.as_ref().map(|session| session.size) else { return };
+        let Some(size) = link.session.as_ref().map(|session| session.size) else {
+            return;
+        };
         if self.phase == Phase::Opening {
             match side {
                 Side::Source => self.size = Some(size),
@@ -178,7 +218,10 @@ impl Task {
             return self.opened_if_ready(context);
         }
         if expected.is_some_and(|expected| expected != size) {
-            let what = format!("its size was {} bytes and is {size} on a new connection: it is another export now", expected.unwrap_or(0));
+            let what = format!(
+                "its size was {} bytes and is {size} on a new connection: it is another export now",
+                expected.unwrap_or(0)
+            );
             self.fail_side(side, Cause::Unfit(what), context.now);
         }
     }
@@ -196,8 +239,12 @@ impl Task {
     /// Both sides are open: decides everything that depends on them.
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
         self.open_target_file()?;
-        let source = self.strands[0].source_link().and_then(|link| link.session.clone());
-        let target = self.strands[0].target_link().and_then(|link| link.session.clone());
+        let source = self.strands[0]
+            .source_link()
+            .and_then(|link| link.session.clone());
+        let target = self.strands[0]
+            .target_link()
+            .and_then(|link| link.session.clone());
         self.check_fit(source.as_ref(), target.as_ref())?;
         self.choose_payload(context.conveyor_bytes)?;
         self.choose_lengths(source.as_ref(), target.as_ref(), context);
@@ -210,9 +257,15 @@ impl Task {
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
         self.add_strands(source.as_ref(), target.as_ref(), context.now)?;
         let per_strand = usize::from(self.settings.requests);
-        let slots = per_strand.saturating_mul(self.strands.len()).min(usize::from(u16::MAX));
+        let slots = per_strand
+            .saturating_mul(self.strands.len())
+            .min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
-        self.phase = if self.witnesses.is_empty() { Phase::Running } else { Phase::Checking };
+        self.phase = if self.witnesses.is_empty() {
+            Phase::Running
+        } else {
+            Phase::Checking
+        };
         (self.observer)(&Event::Started {
             lane: self.index,
             size: self.size,
@@ -224,17 +277,27 @@ impl Task {
     }
 
     fn open_target_file(&mut self) -> Result<(), Refusal> {
-        let Endpoint::File(path) = &self.target else { return Ok(()) };
+        let Endpoint::File(path) = &self.target else {
+            return Ok(());
+        };
         let failed = |e: io::Error| Refusal::Side(Side::Target, open_failed(e));
-        let whole = matches!(self.settings.extent, Extent::Whole) && self.settings.journal.is_none();
+        let whole =
+            matches!(self.settings.extent, Extent::Whole) && self.settings.journal.is_none();
         let file = open_for_writing(path).map_err(failed)?;
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_mode);
+        let kind = FileType::from_raw_mode(
+            rustix::fs::fstat(&file)
+                .map_err(|e| failed(e.into()))?
+                .st_mode,
+        );
         match kind {
             FileType::RegularFile => {
                 if let (Endpoint::File(source), Ok(target)) = (&self.source, path.canonicalize())
                     && source.canonicalize().is_ok_and(|source| source == target)
                 {
-                    return Err(Refusal::Fault(Fault::Request(format!("source and target are the same file: {}", path.display()))));
+                    return Err(Refusal::Fault(Fault::Request(format!(
+                        "source and target are the same file: {}",
+                        path.display()
+                    ))));
                 }
                 if whole {
                     file.set_len(0).map_err(failed)?;
@@ -251,14 +314,23 @@ impl Task {
                 self.target_size = size_of(&file).map_err(failed)?;
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
-            _ => self.strands[0].target = TargetSide::Stream { stream: Rc::new(Descriptor::stream(file.into())), at: 0, writing: false },
+            _ => {
+                self.strands[0].target = TargetSide::Stream {
+                    stream: Rc::new(Descriptor::stream(file.into())),
+                    at: 0,
+                    writing: false,
+                }
+            }
         }
         Ok(())
     }
 
     fn check_fit(&self, source: Option<&Session>, target: Option<&Session>) -> Result<(), Refusal> {
         if target.is_some_and(|session| session.flags.read_only()) {
-            return Err(Refusal::Side(Side::Target, Cause::Unfit("the export is read-only".into())));
+            return Err(Refusal::Side(
+                Side::Target,
+                Cause::Unfit("the export is read-only".into()),
+            ));
         }
         if let (Some(size), Some(room)) = (self.size, self.target_size)
             && room < size
@@ -268,16 +340,24 @@ impl Task {
         }
         let minimum = target.map_or(1, |session| u64::from(session.block_size.minimum));
         if let Some(size) = self.size.filter(|size| size % minimum != 0) {
-            let what = format!("it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none");
+            let what = format!(
+                "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
+            );
             return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
         }
         if let Some(name) = &self.dirty_context
             && source.is_none_or(|session| session.context(name).is_none())
         {
-            let what = format!("it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)");
+            let what = format!(
+                "it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)"
+            );
             return Err(Refusal::Side(Side::Source, Cause::Unfit(what)));
         }
-        if self.size.is_none() && (self.settings.journal.is_some() || self.settings.manifest.is_some() || !matches!(self.settings.extent, Extent::Whole)) {
+        if self.size.is_none()
+            && (self.settings.journal.is_some()
+                || self.settings.manifest.is_some()
+                || !matches!(self.settings.extent, Extent::Whole))
+        {
             let what = "a source that is a stream has no size: it cannot have changed areas, a manifest or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
@@ -299,28 +379,61 @@ impl Task {
             (SourceSide::Nbd(_), TargetSide::Nbd(_) | TargetSide::Null(_)) => looked_at_for,
         };
         let cannot = cannot.map(ToOwned::to_owned).or_else(|| {
-            self.take_conveyor(0, conveyor_bytes).map(|conveyor| self.strands[0].conveyor = Some(conveyor)).err().map(|fault| fault.to_string())
+            self.take_conveyor(0, conveyor_bytes)
+                .map(|conveyor| self.strands[0].conveyor = Some(conveyor))
+                .err()
+                .map(|fault| fault.to_string())
         });
         (self.payload, self.reason) = match (self.settings.payload, cannot) {
             (PayloadChoice::Splice, Some(why)) => {
-                return Err(Refusal::Fault(Fault::Request(format!("the payload cannot be spliced: {why}; use --payload auto or pooled"))));
+                return Err(Refusal::Fault(Fault::Request(format!(
+                    "the payload cannot be spliced: {why}; use --payload auto or pooled"
+                ))));
             }
             (PayloadChoice::Splice, None) => (PayloadKind::Splice, "asked for".into()),
             (PayloadChoice::Pooled, _) => (PayloadKind::Pooled, "asked for".into()),
             (PayloadChoice::Auto, Some(why)) => (PayloadKind::Pooled, why),
-            (PayloadChoice::Auto, None) => (PayloadKind::Splice, "nothing of it has to be looked at, and both sides are sockets".into()),
+            (PayloadChoice::Auto, None) => (
+                PayloadKind::Splice,
+                "nothing of it has to be looked at, and both sides are sockets".into(),
+            ),
         };
         self.inspector.digest = self.settings.digest;
-        let default = if matches!(self.strands[0].target, TargetSide::Null(_) | TargetSide::Stream { .. }) { 0 } else { DEFAULT_SPARSE };
-        let sparse = self.settings.sparse_bytes.unwrap_or(if self.payload == PayloadKind::Pooled { default } else { 0 });
+        let default = if matches!(
+            self.strands[0].target,
+            TargetSide::Null(_) | TargetSide::Stream { .. }
+        ) {
+            0
+        } else {
+            DEFAULT_SPARSE
+        };
+        let sparse = self
+            .settings
+            .sparse_bytes
+            .unwrap_or(if self.payload == PayloadKind::Pooled {
+                default
+            } else {
+                0
+            });
         self.inspector.sparse_bytes = (sparse > 0).then_some(sparse as usize);
         Ok(())
     }
 
-    fn choose_lengths(&mut self, source: Option<&Session>, target: Option<&Session>, context: &Context<'_>) {
-        let of = |session: Option<&Session>| session.map_or(PAYLOAD_MAX, |session| u64::from(session.block_size.maximum));
+    fn choose_lengths(
+        &mut self,
+        source: Option<&Session>,
+        target: Option<&Session>,
+        context: &Context<'_>,
+    ) {
+        let of = |session: Option<&Session>| {
+            session.map_or(PAYLOAD_MAX, |session| u64::from(session.block_size.maximum))
+        };
         let block = context.blocks.slot_bytes() as u64;
-        let pooled = if self.payload == PayloadKind::Pooled { block } else { PAYLOAD_MAX };
+        let pooled = if self.payload == PayloadKind::Pooled {
+            block
+        } else {
+            PAYLOAD_MAX
+        };
         let max = of(source).min(of(target)).min(PAYLOAD_MAX).min(pooled);
         self.data_max = 1 << max.ilog2();
         self.can_zero = match &self.strands[0].target {
@@ -328,28 +441,51 @@ impl Task {
             TargetSide::File(_) | TargetSide::Null(_) => true,
             TargetSide::Stream { .. } => false,
         };
-        self.zero_max = if self.can_zero { ZERO_PIECE } else { 1 << block.min(of(target)).ilog2() };
-        let fixed = self.settings.request_bytes.map(|bytes| 1 << bytes.max(1).ilog2());
+        self.zero_max = if self.can_zero {
+            ZERO_PIECE
+        } else {
+            1 << block.min(of(target)).ilog2()
+        };
+        let fixed = self
+            .settings
+            .request_bytes
+            .map(|bytes| 1 << bytes.max(1).ilog2());
         let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
         self.adapt = Adapt::new(fixed.map(|bytes| limit.min(bytes)), limit, context.now);
     }
 
     fn alignment(&self, source: Option<&Session>, target: Option<&Session>) -> u64 {
-        let minimum = |session: Option<&Session>| session.map_or(1, |session| u64::from(session.block_size.minimum));
+        let minimum = |session: Option<&Session>| {
+            session.map_or(1, |session| u64::from(session.block_size.minimum))
+        };
         let wish = match (&self.strands[0].target, self.settings.manifest.is_some()) {
             (TargetSide::Nbd(_), _) => u64::from(self.settings.cluster_bytes),
             (_, true) => crate::digest::DIGEST_BLOCK as u64,
             _ => FILE_ALIGNMENT,
         };
-        let digest = if self.settings.manifest.is_some() { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
-        wish.max(digest).max(minimum(source)).max(minimum(target)).next_power_of_two()
+        let digest = if self.settings.manifest.is_some() {
+            crate::digest::DIGEST_BLOCK as u64
+        } else {
+            1
+        };
+        wish.max(digest)
+            .max(minimum(source))
+            .max(minimum(target))
+            .next_power_of_two()
     }
 
     fn areas(&self, alignment: u64) -> Result<AreaSet, Refusal> {
-        let Some(size) = self.size else { return Ok(AreaSet::whole(u64::MAX >> 1)) };
-        let Extent::Areas(areas) = &self.settings.extent else { return Ok(AreaSet::whole(size)) };
+        let Some(size) = self.size else {
+            return Ok(AreaSet::whole(u64::MAX >> 1));
+        };
+        let Extent::Areas(areas) = &self.settings.extent else {
+            return Ok(AreaSet::whole(size));
+        };
         if let Some(area) = areas.as_slice().last().filter(|area| area.end() > size) {
-            let what = format!("a changed area of {} bytes at {} lies outside of the source, which has {size} bytes", area.length, area.start);
+            let what = format!(
+                "a changed area of {} bytes at {} lies outside of the source, which has {size} bytes",
+                area.length, area.start
+            );
             return Err(Refusal::Fault(Fault::Request(what)));
         }
         Ok(areas.rounded_out(alignment, size))
@@ -357,15 +493,24 @@ impl Task {
 
     /// Takes out what the journal knows to be safe.
     fn resume(&mut self, areas: AreaSet) -> Result<AreaSet, Refusal> {
-        let (Some(path), Some(size)) = (self.settings.journal.clone(), self.size) else { return Ok(areas) };
+        let (Some(path), Some(size)) = (self.settings.journal.clone(), self.size) else {
+            return Ok(areas);
+        };
         let plan = plan_of(&areas, self.dirty_context.as_deref());
         let identity = Identity {
-            source: JournalSide { name: self.source.to_string(), size },
-            target: JournalSide { name: self.target.to_string(), size: self.target_size.unwrap_or(size) },
+            source: JournalSide {
+                name: self.source.to_string(),
+                size,
+            },
+            target: JournalSide {
+                name: self.target.to_string(),
+                size: self.target_size.unwrap_or(size),
+            },
             plan,
             base: None,
         };
-        let resumed = Journal::resume_or_create(&path, &identity).map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
+        let resumed = Journal::resume_or_create(&path, &identity)
+            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
         let safe = resumed.safe.intersect(&areas);
         if !safe.is_empty() && self.settings.manifest.is_some() {
             let what = "the journal resumes a copy whose first digests are gone; leave --manifest out, or remove the journal to start anew";
@@ -378,11 +523,16 @@ impl Task {
     }
 
     fn open_manifest(&mut self) -> Result<(), Refusal> {
-        let (Some(path), Some(size)) = (&self.settings.manifest, self.size) else { return Ok(()) };
-        let Some(algorithm) = self.settings.digest else {
-            return Err(Refusal::Fault(Fault::Request("a manifest needs a digest: choose one with --digest".into())));
+        let (Some(path), Some(size)) = (&self.settings.manifest, self.size) else {
+            return Ok(());
         };
-        let manifest = ManifestWriter::create(path, algorithm, size).map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
+        let Some(algorithm) = self.settings.digest else {
+            return Err(Refusal::Fault(Fault::Request(
+                "a manifest needs a digest: choose one with --digest".into(),
+            )));
+        };
+        let manifest = ManifestWriter::create(path, algorithm, size)
+            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
         self.inspector.manifest = Some(manifest);
         Ok(())
     }
@@ -392,7 +542,9 @@ impl Task {
             return true;
         }
         let can = match &self.strands[0].source {
-            SourceSide::Nbd(_) => source.is_some_and(|session| session.context(ALLOCATION).is_some()),
+            SourceSide::Nbd(_) => {
+                source.is_some_and(|session| session.context(ALLOCATION).is_some())
+            }
             SourceSide::File(_) => true,
             SourceSide::Stream { .. } => false,
         };
@@ -401,16 +553,29 @@ impl Task {
     }
 
     /// More connections, where both sides let several of them see the same disk.
-    fn add_strands(&mut self, source: Option<&Session>, target: Option<&Session>, now: std::time::Instant) -> Result<(), Refusal> {
-        let several = |session: Option<&Session>| session.is_none_or(|session| session.flags.multi_conn());
+    fn add_strands(
+        &mut self,
+        source: Option<&Session>,
+        target: Option<&Session>,
+        now: std::time::Instant,
+    ) -> Result<(), Refusal> {
+        let several =
+            |session: Option<&Session>| session.is_none_or(|session| session.flags.multi_conn());
         let both_are_nbd = source.is_some() && target.is_some();
         if !both_are_nbd || !several(source) || !several(target) || self.settings.synchronous {
             return Ok(());
         }
         for strand in 1..self.settings.connections {
-            let source = self.link(Side::Source, strand, now).map_err(|e| Refusal::Side(Side::Source, e))?;
-            let target = self.link(Side::Target, strand, now).map_err(|e| Refusal::Side(Side::Target, e))?;
-            self.strands.push(Strand::new(SourceSide::Nbd(Box::new(source)), TargetSide::Nbd(Box::new(target))));
+            let source = self
+                .link(Side::Source, strand, now)
+                .map_err(|e| Refusal::Side(Side::Source, e))?;
+            let target = self
+                .link(Side::Target, strand, now)
+                .map_err(|e| Refusal::Side(Side::Target, e))?;
+            self.strands.push(Strand::new(
+                SourceSide::Nbd(Box::new(source)),
+                TargetSide::Nbd(Box::new(target)),
+            ));
         }
         Ok(())
     }
@@ -423,11 +588,21 @@ enum Refusal {
 }
 
 fn open_failed(error: io::Error) -> Cause {
-    Cause::File { what: "cannot open it".into(), error }
+    Cause::File {
+        what: "cannot open it".into(),
+        error,
+    }
 }
 
 fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {
-    let options = |read| OpenOptions::new().read(read).write(true).create(true).truncate(false).open(path);
+    let options = |read| {
+        OpenOptions::new()
+            .read(read)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+    };
     // Reading is needed for nothing but the journal's witnesses.
     options(true).or_else(|_| options(false))
 }
@@ -455,13 +630,19 @@ pub(super) fn holes_of(file: &Descriptor, range: Area, runs: &mut Vec<Run>) {
     while at < range.end() && runs.len() < FILE_RUNS {
         let (end, flags) = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(data) if data > at => (data, HOLE | ZERO),
-            Ok(_) => (rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(range.end()), 0),
+            Ok(_) => (
+                rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(range.end()),
+                0,
+            ),
             Err(rustix::io::Errno::NXIO) => (range.end(), HOLE | ZERO),
             // It cannot tell: all of it is read.
             Err(_) => (range.end(), 0),
         };
         let end = end.clamp(at + 1, range.end());
-        runs.push(Run { length: end - at, flags });
+        runs.push(Run {
+            length: end - at,
+            flags,
+        });
         at = end;
     }
 }

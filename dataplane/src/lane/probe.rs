@@ -34,7 +34,13 @@ impl Task {
     /// Reads back a range of what the FLUSH covered.
     pub(super) fn probe_witness(&mut self, context: &mut Context<'_>) {
         match self.witness_place() {
-            Some((offset, length)) => self.begin_probe(Side::Target, offset, length.min(WITNESS_BYTES), None, context),
+            Some((offset, length)) => self.begin_probe(
+                Side::Target,
+                offset,
+                length.min(WITNESS_BYTES),
+                None,
+                context,
+            ),
             None => self.journal_flushed(None, context),
         }
     }
@@ -45,16 +51,38 @@ impl Task {
             None => self.phase = Phase::Running,
             Some(witness) => {
                 let area = witness.area();
-                self.begin_probe(Side::Target, area.start, area.length, Some(witness), context);
+                self.begin_probe(
+                    Side::Target,
+                    area.start,
+                    area.length,
+                    Some(witness),
+                    context,
+                );
             }
         }
     }
 
-    fn begin_probe(&mut self, side: Side, offset: u64, length: u64, compare: Option<Witness>, context: &mut Context<'_>) {
+    fn begin_probe(
+        &mut self,
+        side: Side,
+        offset: u64,
+        length: u64,
+        compare: Option<Witness>,
+        context: &mut Context<'_>,
+    ) {
         let length = u32::try_from(length.min(WITNESS_BYTES)).expect("bounded just now");
-        self.probe = Some(Probe { side, offset, length, bytes: None, receiving: false, done: false, compare });
+        self.probe = Some(Probe {
+            side,
+            offset,
+            length,
+            bytes: None,
+            receiving: false,
+            done: false,
+            compare,
+        });
         let file = match (side, &self.strands[0].source, &self.strands[0].target) {
-            (Side::Source, SourceSide::File(file), _) | (Side::Target, _, TargetSide::File(file)) => Some(file),
+            (Side::Source, SourceSide::File(file), _)
+            | (Side::Target, _, TargetSide::File(file)) => Some(file),
             _ => None,
         };
         if let Some(file) = file {
@@ -65,27 +93,69 @@ impl Task {
             probe.bytes = (read == Ok(bytes.len())).then_some(bytes);
             return self.probe_ended(context);
         }
-        let Some(link) = self.strands[0].link(side).filter(|link| link.is_ready()) else { return self.probe_ended(context) };
-        let whole = link.session.as_ref().is_some_and(|session| session.flags.send_df());
-        let flags = if whole { CommandFlags::DF } else { CommandFlags::NONE };
-        link.request(Request { command: Command::Read, flags, cookie: Cookie::Probe.number(), offset, length: u64::from(length) }, None, context.now);
+        let Some(link) = self.strands[0].link(side).filter(|link| link.is_ready()) else {
+            return self.probe_ended(context);
+        };
+        let whole = link
+            .session
+            .as_ref()
+            .is_some_and(|session| session.flags.send_df());
+        let flags = if whole {
+            CommandFlags::DF
+        } else {
+            CommandFlags::NONE
+        };
+        link.request(
+            Request {
+                command: Command::Read,
+                flags,
+                cookie: Cookie::Probe.number(),
+                offset,
+                length: u64::from(length),
+            },
+            None,
+            context.now,
+        );
         link.pump(context);
     }
 
     /// A reply to a probe came.
-    pub(super) fn probe_said(&mut self, strand: usize, side: Side, heard: Heard, context: &mut Context<'_>) -> Result<Go, Cause> {
+    pub(super) fn probe_said(
+        &mut self,
+        strand: usize,
+        side: Side,
+        heard: Heard,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         let Some(probe) = self.probe.as_mut().filter(|probe| probe.side == side) else {
-            return Err(Cause::Protocol("a reply came to a read that nobody asked for".into()));
+            return Err(Cause::Protocol(
+                "a reply came to a read that nobody asked for".into(),
+            ));
         };
         let (wanted, at) = (probe.length, probe.offset);
-        let simple = self.strands[strand].link(side).and_then(|link| link.session.as_ref()).is_some_and(|session| session.mode == ReplyMode::Simple);
+        let simple = self.strands[strand]
+            .link(side)
+            .and_then(|link| link.session.as_ref())
+            .is_some_and(|session| session.mode == ReplyMode::Simple);
         let done = match heard {
             Heard::Simple { error: None, .. } if simple => {
                 self.probe_data(strand, side, wanted, true, true, context);
                 return Ok(Go::Payload);
             }
-            Heard::Data { offset, length, done, .. } => {
-                self.probe_data(strand, side, length, done, offset == at && length == wanted, context);
+            Heard::Data {
+                offset,
+                length,
+                done,
+                ..
+            } => {
+                self.probe_data(
+                    strand,
+                    side,
+                    length,
+                    done,
+                    offset == at && length == wanted,
+                    context,
+                );
                 return Ok(Go::Payload);
             }
             Heard::Hole { done, .. } | Heard::Error { done, .. } => done,
@@ -98,8 +168,18 @@ impl Task {
         Ok(Go::On)
     }
 
-    fn probe_data(&mut self, strand: usize, side: Side, length: u32, done: bool, whole: bool, context: &mut Context<'_>) {
-        let Some(link) = self.strands[strand].link(side) else { return };
+    fn probe_data(
+        &mut self,
+        strand: usize,
+        side: Side,
+        length: u32,
+        done: bool,
+        whole: bool,
+        context: &mut Context<'_>,
+    ) {
+        let Some(link) = self.strands[strand].link(side) else {
+            return;
+        };
         let room = whole && (length as usize) <= super::context::HEAD_BYTES;
         let buf = if room { context.heads.claim() } else { None };
         match buf {
@@ -120,8 +200,20 @@ impl Task {
     }
 
     /// The bytes of a probe came. False when the payload was somebody else's.
-    pub(super) fn probe_received(&mut self, strand: usize, side: Side, bytes: &[u8], context: &mut Context<'_>) -> bool {
-        let Some(probe) = self.probe.as_mut().filter(|probe| probe.side == side && probe.receiving) else { return false };
+    pub(super) fn probe_received(
+        &mut self,
+        strand: usize,
+        side: Side,
+        bytes: &[u8],
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Some(probe) = self
+            .probe
+            .as_mut()
+            .filter(|probe| probe.side == side && probe.receiving)
+        else {
+            return false;
+        };
         probe.receiving = false;
         probe.bytes = Some(bytes.to_vec());
         if probe.done {
@@ -142,7 +234,9 @@ impl Task {
     }
 
     fn probe_ended(&mut self, context: &mut Context<'_>) {
-        let Some(probe) = self.probe.take() else { return };
+        let Some(probe) = self.probe.take() else {
+            return;
+        };
         let Some(witness) = probe.compare else {
             let witness = probe.bytes.map(|bytes| Witness::of(probe.offset, &bytes));
             return self.journal_flushed(witness, context);
@@ -156,7 +250,13 @@ impl Task {
             return self.fail(Fault::Request(what), context.now);
         }
         match side {
-            Side::Target => self.begin_probe(Side::Source, probe.offset, u64::from(probe.length), Some(witness), context),
+            Side::Target => self.begin_probe(
+                Side::Source,
+                probe.offset,
+                u64::from(probe.length),
+                Some(witness),
+                context,
+            ),
             Side::Source => self.check_witnesses(context),
         }
     }

@@ -22,37 +22,64 @@ const REQUEST_PATIENCE: u32 = 4;
 
 impl Task {
     /// A connection is of no more use.
-    pub(super) fn side_failed(&mut self, strand: usize, side: Side, cause: Cause, context: &mut Context<'_>) {
+    pub(super) fn side_failed(
+        &mut self,
+        strand: usize,
+        side: Side,
+        cause: Cause,
+        context: &mut Context<'_>,
+    ) {
         if matches!(self.phase, Phase::Closing | Phase::Over) {
             return;
         }
         self.reset(strand, side);
-        let first = self.strands[strand].link(side).is_some_and(|link| link.session.is_none());
+        let first = self.strands[strand]
+            .link(side)
+            .is_some_and(|link| link.session.is_none());
         if first {
             return self.not_opened(strand, side, cause, context);
         }
         if !is_passing(&cause) || self.settings.retries == 0 || self.phase == Phase::Draining {
             return self.fail_side(side, cause, context.now);
         }
-        let (retries, salt) = (self.settings.retries, (self.index as u64) << 8 | strand as u64);
+        let (retries, salt) = (
+            self.settings.retries,
+            (self.index as u64) << 8 | strand as u64,
+        );
         let first_wait = self.settings.backoff;
         let fails_at = self.fails_at(strand, side);
-        let Some(link) = self.strands[strand].link(side) else { return };
+        let Some(link) = self.strands[strand].link(side) else {
+            return;
+        };
         link.liveness.attempts += 1;
         let attempt = link.liveness.attempts;
         let retry_at = context.now + backoff(first_wait, attempt, salt);
         if attempt > retries || fails_at.is_some_and(|at| retry_at >= at) {
-            let cause = if attempt > 1 { Cause::GaveUp { attempts: attempt - 1, last: Box::new(cause) } } else { cause };
+            let cause = if attempt > 1 {
+                Cause::GaveUp {
+                    attempts: attempt - 1,
+                    last: Box::new(cause),
+                }
+            } else {
+                cause
+            };
             return self.fail_side(side, cause, context.now);
         }
         link.liveness.retry_at = Some(retry_at);
         self.reconnects += 1;
-        (self.observer)(&Event::Reconnecting { lane: self.index, side, attempt, reason: &cause.to_string() });
+        (self.observer)(&Event::Reconnecting {
+            lane: self.index,
+            side,
+            attempt,
+            reason: &cause.to_string(),
+        });
     }
 
     /// The first connection of a link failed.
     fn not_opened(&mut self, strand: usize, side: Side, cause: Cause, context: &mut Context<'_>) {
-        let Some(link) = self.strands[strand].link(side) else { return };
+        let Some(link) = self.strands[strand].link(side) else {
+            return;
+        };
         if matches!(cause, Cause::Connect(_)) && link.try_next_address() {
             link.liveness.retry_at = Some(context.now);
             return;
@@ -60,7 +87,10 @@ impl Task {
         if strand == 0 {
             return self.fail_side(side, cause, context.now);
         }
-        self.note(&format!("the {side} gives no connection {}: {cause}", strand + 1));
+        self.note(&format!(
+            "the {side} gives no connection {}: {cause}",
+            strand + 1
+        ));
         self.strands[strand].abandoned = true;
         for link in self.strands[strand].links() {
             link.reset();
@@ -90,7 +120,9 @@ impl Task {
                 }
                 self.work.question_lost();
                 self.probe_lost(Side::Source);
-                self.put_back_all(strand, |state| matches!(state, SlotState::Reading | SlotState::Conveying));
+                self.put_back_all(strand, |state| {
+                    matches!(state, SlotState::Reading | SlotState::Conveying)
+                });
             }
             Side::Target => self.reset_target(strand),
         }
@@ -121,7 +153,11 @@ impl Task {
     fn put_back_all(&mut self, strand: usize, lost: impl Fn(SlotState) -> bool) {
         let of_strand = |slot: &Slot| usize::from(slot.strand) == strand && lost(slot.state);
         loop {
-            let found = self.slots.used().find(|(_, slot)| of_strand(slot)).map(|(index, _)| index);
+            let found = self
+                .slots
+                .used()
+                .find(|(_, slot)| of_strand(slot))
+                .map(|(index, _)| index);
             let Some(slot) = found else { return };
             self.put_back(slot);
         }
@@ -129,13 +165,19 @@ impl Task {
 
     /// Dials what is due.
     pub(super) fn dial_again(&mut self, context: &mut Context<'_>) {
-        if !matches!(self.phase, Phase::Opening | Phase::Checking | Phase::Running) {
+        if !matches!(
+            self.phase,
+            Phase::Opening | Phase::Checking | Phase::Running
+        ) {
             return;
         }
         for strand in 0..self.strands.len() {
             for side in [Side::Source, Side::Target] {
-                let Some(link) = self.strands[strand].link(side) else { continue };
-                if link.is_down() && link.liveness.retry_at.is_some_and(|at| at <= context.now)
+                let Some(link) = self.strands[strand].link(side) else {
+                    continue;
+                };
+                if link.is_down()
+                    && link.liveness.retry_at.is_some_and(|at| at <= context.now)
                     && let Err(cause) = link.dial(context)
                 {
                     self.side_failed(strand, side, cause, context);
@@ -163,13 +205,21 @@ impl Task {
             // Half of the deadline is for noticing, the other half for coming back.
             (_, true) => {
                 let patience = if retries == 0 { deadline } else { deadline / 2 };
-                let quiet = now.duration_since(link.liveness.progress_at.max(link.liveness.since)) > patience;
-                quiet || oldest.is_some_and(|since| now.duration_since(since) > deadline * REQUEST_PATIENCE)
+                let quiet = now.duration_since(link.liveness.progress_at.max(link.liveness.since))
+                    > patience;
+                quiet
+                    || oldest.is_some_and(|since| {
+                        now.duration_since(since) > deadline * REQUEST_PATIENCE
+                    })
             }
             (true, false) => fails_at.is_some_and(|at| now >= at),
             (false, false) => now.duration_since(link.liveness.since) > deadline,
         };
-        late.then(|| Cause::Deadline { deadline, waiting_for: link.waiting_for(), hint: hint(link.is_ready(), link.waiting_for().contains("greeting")) })
+        late.then(|| Cause::Deadline {
+            deadline,
+            waiting_for: link.waiting_for(),
+            hint: hint(link.is_ready(), link.waiting_for().contains("greeting")),
+        })
     }
 
     /// When a side that was lost has failed for good: a deadline after its last progress, or half
@@ -178,7 +228,8 @@ impl Task {
         let deadline = self.settings.deadline;
         let link = self.strands[strand].link(side)?;
         let liveness = &link.liveness;
-        (liveness.attempts > 0).then(|| liveness.progress_at + deadline.max(Duration::from_millis(1)))
+        (liveness.attempts > 0)
+            .then(|| liveness.progress_at + deadline.max(Duration::from_millis(1)))
     }
 
     /// Whether a side is kept from making progress by the other one.
@@ -197,19 +248,27 @@ impl Task {
             Side::Source => SlotState::Reading,
             Side::Target => SlotState::Writing,
         };
-        let of_side = self.slots.used().filter(|(_, slot)| usize::from(slot.strand) == strand && slot.state == state);
+        let of_side = self
+            .slots
+            .used()
+            .filter(|(_, slot)| usize::from(slot.strand) == strand && slot.state == state);
         of_side.map(|(_, slot)| slot.since).min()
     }
 }
 
 /// Whether a cause may pass: the wire or the server, not what they say.
 fn is_passing(cause: &Cause) -> bool {
-    matches!(cause, Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_))
+    matches!(
+        cause,
+        Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_)
+    )
 }
 
 fn hint(ready: bool, greeting: bool) -> &'static str {
     match (ready, greeting) {
-        (false, true) => " (is the server stopped, or does it serve others only? qemu-nbd greets no more clients than --shared allows)",
+        (false, true) => {
+            " (is the server stopped, or does it serve others only? qemu-nbd greets no more clients than --shared allows)"
+        }
         (false, false) => "",
         (true, _) => " (the server is stopped, overloaded, or cut off; --deadline sets the limit)",
     }

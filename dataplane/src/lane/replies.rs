@@ -18,18 +18,44 @@ pub(super) const ALLOCATION: &str = "base:allocation";
 
 /// A reply, no longer bound to the reader that it came from.
 pub(super) enum Heard {
-    Data { cookie: u64, offset: u64, length: u32, done: bool },
-    Hole { cookie: u64, offset: u64, length: u32, done: bool },
-    Status { done: bool },
-    Error { cookie: u64, error: NbdError, message: String, done: bool },
-    Done { cookie: u64 },
-    Simple { cookie: u64, error: Option<NbdError> },
+    Data {
+        cookie: u64,
+        offset: u64,
+        length: u32,
+        done: bool,
+    },
+    Hole {
+        cookie: u64,
+        offset: u64,
+        length: u32,
+        done: bool,
+    },
+    Status {
+        done: bool,
+    },
+    Error {
+        cookie: u64,
+        error: NbdError,
+        message: String,
+        done: bool,
+    },
+    Done {
+        cookie: u64,
+    },
+    Simple {
+        cookie: u64,
+        error: Option<NbdError>,
+    },
 }
 
 impl Heard {
     fn cookie(&self) -> Option<u64> {
         match self {
-            Self::Data { cookie, .. } | Self::Hole { cookie, .. } | Self::Error { cookie, .. } | Self::Done { cookie } | Self::Simple { cookie, .. } => Some(*cookie),
+            Self::Data { cookie, .. }
+            | Self::Hole { cookie, .. }
+            | Self::Error { cookie, .. }
+            | Self::Done { cookie }
+            | Self::Simple { cookie, .. } => Some(*cookie),
             Self::Status { .. } => None,
         }
     }
@@ -65,18 +91,54 @@ impl Task {
 
     fn hear(&mut self, strand: usize, side: Side) -> Result<Option<Heard>, Cause> {
         let strand = &mut self.strands[strand];
-        let Some(link) = strand.link(side) else { return Ok(None) };
+        let Some(link) = strand.link(side) else {
+            return Ok(None);
+        };
         let session = link.session.as_ref();
         let dirty = self.dirty_context.as_deref();
-        let ids = session.map(|session| (session.context(ALLOCATION), dirty.and_then(|name| session.context(name))));
-        let Some(reader) = link.reader.as_mut() else { return Ok(None) };
+        let ids = session.map(|session| {
+            (
+                session.context(ALLOCATION),
+                dirty.and_then(|name| session.context(name)),
+            )
+        });
+        let Some(reader) = link.reader.as_mut() else {
+            return Ok(None);
+        };
         Ok(match reader.next()? {
             None => None,
-            Some(Reply::Data { cookie, offset, length, done }) => Some(Heard::Data { cookie, offset, length, done }),
-            Some(Reply::Hole { cookie, offset, length, done }) => Some(Heard::Hole { cookie, offset, length, done }),
-            Some(Reply::Status { cookie, context, extents, done }) => {
+            Some(Reply::Data {
+                cookie,
+                offset,
+                length,
+                done,
+            }) => Some(Heard::Data {
+                cookie,
+                offset,
+                length,
+                done,
+            }),
+            Some(Reply::Hole {
+                cookie,
+                offset,
+                length,
+                done,
+            }) => Some(Heard::Hole {
+                cookie,
+                offset,
+                length,
+                done,
+            }),
+            Some(Reply::Status {
+                cookie,
+                context,
+                extents,
+                done,
+            }) => {
                 if Cookie::of(cookie) != Some(Cookie::Status) {
-                    return Err(Cause::Protocol("a block status came for a request that did not ask for one".into()));
+                    return Err(Cause::Protocol(
+                        "a block status came for a request that did not ask for one".into(),
+                    ));
                 }
                 let (allocation, dirty) = ids.unwrap_or_default();
                 if Some(context) == allocation {
@@ -84,40 +146,91 @@ impl Task {
                 } else if Some(context) == dirty {
                     collect(extents, &mut self.status.dirty);
                 } else {
-                    self.status.failed = Some(format!("the server sent the metadata context {context}, which was not selected"));
+                    self.status.failed = Some(format!(
+                        "the server sent the metadata context {context}, which was not selected"
+                    ));
                 }
                 Some(Heard::Status { done })
             }
-            Some(Reply::Error { cookie, error, message, done, .. }) => Some(Heard::Error { cookie, error, message: message.into(), done }),
+            Some(Reply::Error {
+                cookie,
+                error,
+                message,
+                done,
+                ..
+            }) => Some(Heard::Error {
+                cookie,
+                error,
+                message: message.into(),
+                done,
+            }),
             Some(Reply::Done { cookie }) => Some(Heard::Done { cookie }),
             Some(Reply::Simple { cookie, error }) => Some(Heard::Simple { cookie, error }),
         })
     }
 
-    fn source_said(&mut self, strand: usize, heard: Heard, context: &mut Context<'_>) -> Result<Go, Cause> {
+    fn source_said(
+        &mut self,
+        strand: usize,
+        heard: Heard,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         if heard.cookie().and_then(Cookie::of) == Some(Cookie::Probe) {
             return self.probe_said(strand, Side::Source, heard, context);
         }
         match heard {
-            Heard::Data { cookie, offset, length, done } => {
+            Heard::Data {
+                cookie,
+                offset,
+                length,
+                done,
+            } => {
                 let slot = self.reading(strand, cookie)?;
                 self.data_follows(strand, slot, offset, length, done, context)
             }
-            Heard::Hole { cookie, offset, length, done } => {
+            Heard::Hole {
+                cookie,
+                offset,
+                length,
+                done,
+            } => {
                 let slot = self.reading(strand, cookie)?;
                 self.hole(slot, offset, length)?;
-                if done { self.read_ended(strand, slot, context) } else { Ok(Go::On) }
+                if done {
+                    self.read_ended(strand, slot, context)
+                } else {
+                    Ok(Go::On)
+                }
             }
             Heard::Status { done: false } => Ok(Go::On),
             Heard::Status { done: true } => self.status_ended(strand),
-            Heard::Error { cookie, error, message, done } => {
+            Heard::Error {
+                cookie,
+                error,
+                message,
+                done,
+            } => {
                 if Cookie::of(cookie) == Some(Cookie::Status) {
-                    self.status.failed.get_or_insert_with(|| format!("{}{}{message}", error.description(), if message.is_empty() { "" } else { ": " }));
-                    return if done { self.status_ended(strand) } else { Ok(Go::On) };
+                    self.status.failed.get_or_insert_with(|| {
+                        format!(
+                            "{}{}{message}",
+                            error.description(),
+                            if message.is_empty() { "" } else { ": " }
+                        )
+                    });
+                    return if done {
+                        self.status_ended(strand)
+                    } else {
+                        Ok(Go::On)
+                    };
                 }
                 let slot = self.reading(strand, cookie)?;
                 self.slots[slot].error.get_or_insert((error, message));
-                if done { self.read_ended(strand, slot, context) } else { Ok(Go::On) }
+                if done {
+                    self.read_ended(strand, slot, context)
+                } else {
+                    Ok(Go::On)
+                }
             }
             Heard::Done { cookie } => {
                 if Cookie::of(cookie) == Some(Cookie::Status) {
@@ -128,7 +241,10 @@ impl Task {
             }
             Heard::Simple { cookie, error } => {
                 if Cookie::of(cookie) == Some(Cookie::Status) {
-                    let reason = error.map_or("the server answered it without extents", NbdError::description);
+                    let reason = error.map_or(
+                        "the server answered it without extents",
+                        NbdError::description,
+                    );
                     self.status.failed.get_or_insert_with(|| reason.into());
                     return self.status_ended(strand);
                 }
@@ -137,7 +253,10 @@ impl Task {
                     self.slots[slot].error = Some((error, String::new()));
                     return self.read_ended(strand, slot, context);
                 }
-                let mode = self.strands[strand].source_link().and_then(|link| link.session.as_ref()).map(|session| session.mode);
+                let mode = self.strands[strand]
+                    .source_link()
+                    .and_then(|link| link.session.as_ref())
+                    .map(|session| session.mode);
                 if mode != Some(ReplyMode::Simple) {
                     return Err(Cause::Protocol("a READ was answered by a simple reply although structured replies were agreed on".into()));
                 }
@@ -150,22 +269,40 @@ impl Task {
 
     /// The slot that a reply of the source is about.
     fn reading(&self, strand: usize, cookie: u64) -> Result<SlotIndex, Cause> {
-        if let Some(Cookie::Slot { index, generation, part: 0 }) = Cookie::of(cookie)
+        if let Some(Cookie::Slot {
+            index,
+            generation,
+            part: 0,
+        }) = Cookie::of(cookie)
             && let Some(slot) = self.slots.of(index, generation)
             && slot.state == SlotState::Reading
             && usize::from(slot.strand) == strand
         {
             return Ok(index);
         }
-        Err(Cause::Protocol(format!("a reply came with the cookie {cookie:#x}, which belongs to no request that is read")))
+        Err(Cause::Protocol(format!(
+            "a reply came with the cookie {cookie:#x}, which belongs to no request that is read"
+        )))
     }
 
-    fn data_follows(&mut self, strand: usize, slot: SlotIndex, offset: u64, length: u32, done: bool, context: &mut Context<'_>) -> Result<Go, Cause> {
+    fn data_follows(
+        &mut self,
+        strand: usize,
+        slot: SlotIndex,
+        offset: u64,
+        length: u32,
+        done: bool,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         let piece = self.slots[slot].piece;
         let at = self.cover(slot, offset, length)?;
         if let Some(buf) = self.slots[slot].buf.take() {
             let generation = self.slots.generation(slot);
-            self.strands[strand].payload = PayloadState::Receiving { slot, generation, done };
+            self.strands[strand].payload = PayloadState::Receiving {
+                slot,
+                generation,
+                done,
+            };
             if let Some(link) = self.strands[strand].source_link() {
                 link.receive_payload(context, buf, at, length as usize);
             }
@@ -202,20 +339,35 @@ impl Task {
     fn cover(&mut self, slot: SlotIndex, offset: u64, length: u32) -> Result<usize, Cause> {
         let piece = self.slots[slot].piece;
         let block = u32::try_from(piece.length).expect("a request's length fits 32 bits");
-        let at = offset.checked_sub(piece.start).and_then(|at| u32::try_from(at).ok());
-        let covered = at.ok_or(BadRange::OutOfRange).and_then(|at| self.slots[slot].coverage.add(at, length, block).map(|()| at));
+        let at = offset
+            .checked_sub(piece.start)
+            .and_then(|at| u32::try_from(at).ok());
+        let covered = at.ok_or(BadRange::OutOfRange).and_then(|at| {
+            self.slots[slot]
+                .coverage
+                .add(at, length, block)
+                .map(|()| at)
+        });
         covered.map(|at| at as usize).map_err(|bad| {
             let what = match bad {
                 BadRange::Overlap => "twice",
                 BadRange::OutOfRange => "which were not asked for",
                 BadRange::Fragments => "in too many fragments",
             };
-            Cause::Protocol(format!("{length} bytes at {offset} came {what} (the request: {})", described(piece)))
+            Cause::Protocol(format!(
+                "{length} bytes at {offset} came {what} (the request: {})",
+                described(piece)
+            ))
         })
     }
 
     /// The last chunk of a read was seen.
-    fn read_ended(&mut self, strand: usize, slot: SlotIndex, context: &mut Context<'_>) -> Result<Go, Cause> {
+    fn read_ended(
+        &mut self,
+        strand: usize,
+        slot: SlotIndex,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         self.request_ended(strand, Side::Source);
         let piece = self.slots[slot].piece;
         if let Some((error, message)) = self.slots[slot].error.take() {
@@ -224,12 +376,23 @@ impl Task {
             }
             self.give_up(slot);
             let request = format!("READ of {}", described(piece));
-            self.fail_side(Side::Source, Cause::Refused { request, error, message }, context.now);
+            self.fail_side(
+                Side::Source,
+                Cause::Refused {
+                    request,
+                    error,
+                    message,
+                },
+                context.now,
+            );
             return Ok(Go::On);
         }
         let block = u32::try_from(piece.length).expect("a request's length fits 32 bits");
         if !self.slots[slot].coverage.is_whole(block) {
-            return Err(Cause::Protocol(format!("the reply to the READ of {} left bytes out", described(piece))));
+            return Err(Cause::Protocol(format!(
+                "the reply to the READ of {} left bytes out",
+                described(piece)
+            )));
         }
         if self.slots[slot].again {
             self.put_back(slot);
@@ -245,8 +408,11 @@ impl Task {
     fn pool_from_now_on(&mut self) {
         if self.payload == PayloadKind::Splice {
             self.payload = PayloadKind::Pooled;
-            self.reason = "the source answers a READ in several chunks, which have to be put together".into();
-            self.note("payload: pooled from now on, because the source answers a READ in several chunks");
+            self.reason =
+                "the source answers a READ in several chunks, which have to be put together".into();
+            self.note(
+                "payload: pooled from now on, because the source answers a READ in several chunks",
+            );
         }
     }
 
@@ -271,9 +437,19 @@ impl Task {
     }
 
     /// Payload came into a buffer.
-    pub(super) fn payload_received(&mut self, strand: usize, side: Side, completion: Completion, context: &mut Context<'_>) {
-        let Op::Receive { buf, most, .. } = completion.op else { return };
-        let Some(link) = self.strands[strand].link(side) else { return };
+    pub(super) fn payload_received(
+        &mut self,
+        strand: usize,
+        side: Side,
+        completion: Completion,
+        context: &mut Context<'_>,
+    ) {
+        let Op::Receive { buf, most, .. } = completion.op else {
+            return;
+        };
+        let Some(link) = self.strands[strand].link(side) else {
+            return;
+        };
         link.receiving = false;
         let failed = match completion.result {
             Ok(count) if count == most => None,
@@ -290,7 +466,14 @@ impl Task {
             return self.take_replies(strand, side, context);
         }
         let payload = std::mem::replace(&mut self.strands[strand].payload, PayloadState::None);
-        let PayloadState::Receiving { slot, generation, done } = payload else { return };
+        let PayloadState::Receiving {
+            slot,
+            generation,
+            done,
+        } = payload
+        else {
+            return;
+        };
         if self.slots.of(slot, generation).is_none() {
             return;
         }
@@ -302,15 +485,30 @@ impl Task {
     }
 
     /// A move has ended, or failed at one of its ends.
-    pub(super) fn conveyed(&mut self, strand: usize, tag: u32, completion: Completion, context: &mut Context<'_>) {
-        let Op::Convey { conveyor, length, .. } = completion.op else { return };
+    pub(super) fn conveyed(
+        &mut self,
+        strand: usize,
+        tag: u32,
+        completion: Completion,
+        context: &mut Context<'_>,
+    ) {
+        let Op::Convey {
+            conveyor, length, ..
+        } = completion.op
+        else {
+            return;
+        };
         let state = &mut self.strands[strand];
-        let PayloadState::Conveying { slot, target_epoch } = state.payload else { return };
+        let PayloadState::Conveying { slot, target_epoch } = state.payload else {
+            return;
+        };
         if state.source_link().is_none_or(|link| link.epoch != tag) {
             return; // both sides were given up; so is the pipe, with what may be in it
         }
         state.payload = PayloadState::None;
-        let target_is_same = state.target_link().is_none_or(|link| link.epoch == target_epoch);
+        let target_is_same = state
+            .target_link()
+            .is_none_or(|link| link.epoch == target_epoch);
         if let Some(link) = state.target_link()
             && target_is_same
         {
@@ -331,7 +529,9 @@ impl Task {
                 self.take_replies(strand, Side::Source, context);
             }
             Err(e) if conveyor.end() == End::From => {
-                let Some(link) = self.strands[strand].source_link() else { return };
+                let Some(link) = self.strands[strand].source_link() else {
+                    return;
+                };
                 let cause = link.lost(&e.to_string());
                 // The target has a part of a payload: nothing but the end of its connection can
                 // follow it.
@@ -341,17 +541,25 @@ impl Task {
             result => {
                 // The target is gone, the source is not: what is left of the payload is taken
                 // out of its stream.
-                let left = if result.is_ok() { 0 } else { length - conveyor.taken() };
+                let left = if result.is_ok() {
+                    0
+                } else {
+                    length - conveyor.taken()
+                };
                 if let Some(link) = self.strands[strand].source_link() {
                     link.discard = left;
-                    if link.discard == 0 && let Some(reader) = &mut link.reader {
+                    if link.discard == 0
+                        && let Some(reader) = &mut link.reader
+                    {
                         reader.payload_taken();
                     }
                 }
                 self.request_ended(strand, Side::Source);
                 self.put_back(slot);
                 if target_is_same && let Some(link) = self.strands[strand].target_link() {
-                    let how = result.err().map_or_else(|| "it ended".into(), |e| e.to_string());
+                    let how = result
+                        .err()
+                        .map_or_else(|| "it ended".into(), |e| e.to_string());
                     let cause = link.lost(&how);
                     self.side_failed(strand, Side::Target, cause, context);
                 }
@@ -360,7 +568,13 @@ impl Task {
         }
     }
 
-    fn conveyed_whole(&mut self, strand: usize, slot: SlotIndex, length: u64, context: &mut Context<'_>) {
+    fn conveyed_whole(
+        &mut self,
+        strand: usize,
+        slot: SlotIndex,
+        length: u64,
+        context: &mut Context<'_>,
+    ) {
         self.live.read.add(length);
         self.live.sent.add(length);
         self.request_ended(strand, Side::Source);
@@ -387,7 +601,10 @@ impl Task {
             Some(reason) => Err(reason),
             None => {
                 let known = self.knows_allocation(strand);
-                self.work.answer(known.then_some(&mut allocation[..]), with_dirty.then_some(&mut dirty[..]))
+                self.work.answer(
+                    known.then_some(&mut allocation[..]),
+                    with_dirty.then_some(&mut dirty[..]),
+                )
             }
         };
         (self.status.allocation, self.status.dirty) = (allocation, dirty);
@@ -395,9 +612,15 @@ impl Task {
             Ok(skipped) => self.live.skipped.add(skipped),
             // Without the bitmap nobody knows what changed: reading everything would be a full
             // copy that was not asked for.
-            Err(reason) if with_dirty => return Err(Cause::Unfit(format!("its dirty bitmap cannot be read: {reason}"))),
+            Err(reason) if with_dirty => {
+                return Err(Cause::Unfit(format!(
+                    "its dirty bitmap cannot be read: {reason}"
+                )));
+            }
             Err(reason) => {
-                self.note(&format!("the source's block status failed ({reason}): everything is read"));
+                self.note(&format!(
+                    "the source's block status failed ({reason}): everything is read"
+                ));
                 self.work.stop_asking();
             }
         }
@@ -405,49 +628,97 @@ impl Task {
     }
 
     fn knows_allocation(&mut self, strand: usize) -> bool {
-        let session = self.strands[strand].source_link().and_then(|link| link.session.as_ref());
+        let session = self.strands[strand]
+            .source_link()
+            .and_then(|link| link.session.as_ref());
         session.is_some_and(|session| session.context(ALLOCATION).is_some())
     }
 
-    fn target_said(&mut self, strand: usize, heard: Heard, context: &mut Context<'_>) -> Result<Go, Cause> {
+    fn target_said(
+        &mut self,
+        strand: usize,
+        heard: Heard,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         if heard.cookie().and_then(Cookie::of) == Some(Cookie::Probe) {
             return self.probe_said(strand, Side::Target, heard, context);
         }
         let (cookie, outcome, done) = match heard {
             Heard::Done { cookie } => (cookie, Ok(()), true),
-            Heard::Simple { cookie, error: None } => (cookie, Ok(()), true),
-            Heard::Simple { cookie, error: Some(error) } => (cookie, Err((error, String::new())), true),
-            Heard::Error { cookie, error, message, done } => (cookie, Err((error, message)), done),
-            Heard::Data { .. } | Heard::Hole { .. } => return Err(Cause::Protocol("data came in reply to a write".into())),
-            Heard::Status { .. } => return Err(Cause::Protocol("a block status came from the target, which was not asked".into())),
+            Heard::Simple {
+                cookie,
+                error: None,
+            } => (cookie, Ok(()), true),
+            Heard::Simple {
+                cookie,
+                error: Some(error),
+            } => (cookie, Err((error, String::new())), true),
+            Heard::Error {
+                cookie,
+                error,
+                message,
+                done,
+            } => (cookie, Err((error, message)), done),
+            Heard::Data { .. } | Heard::Hole { .. } => {
+                return Err(Cause::Protocol("data came in reply to a write".into()));
+            }
+            Heard::Status { .. } => {
+                return Err(Cause::Protocol(
+                    "a block status came from the target, which was not asked".into(),
+                ));
+            }
         };
         if !done {
             // The chunk that ends the reply follows; the error stays an error.
-            self.refusals.extend(outcome.err().map(|(error, message)| (cookie, error, message)));
+            self.refusals.extend(
+                outcome
+                    .err()
+                    .map(|(error, message)| (cookie, error, message)),
+            );
             if self.refusals.len() > usize::from(u16::MAX) {
-                return Err(Cause::Protocol("errors came for more requests than there are".into()));
+                return Err(Cause::Protocol(
+                    "errors came for more requests than there are".into(),
+                ));
             }
             return Ok(Go::On);
         }
-        let earlier = self.refusals.iter().position(|(of, ..)| *of == cookie).map(|at| self.refusals.swap_remove(at));
+        let earlier = self
+            .refusals
+            .iter()
+            .position(|(of, ..)| *of == cookie)
+            .map(|at| self.refusals.swap_remove(at));
         let outcome = earlier.map_or(outcome, |(_, error, message)| Err((error, message)));
         self.request_ended(strand, Side::Target);
         match Cookie::of(cookie) {
             Some(Cookie::Flush) => self.flush_ended(outcome, context)?,
-            Some(Cookie::Slot { index, generation, .. }) if self.is_writing(index, generation, strand) => {
+            Some(Cookie::Slot {
+                index, generation, ..
+            }) if self.is_writing(index, generation, strand) => {
                 return self.write_ended(strand, index, outcome, context);
             }
-            _ => return Err(Cause::Protocol(format!("a reply came with the cookie {cookie:#x}, which belongs to no request that is written"))),
+            _ => {
+                return Err(Cause::Protocol(format!(
+                    "a reply came with the cookie {cookie:#x}, which belongs to no request that is written"
+                )));
+            }
         }
         Ok(Go::On)
     }
 
     fn is_writing(&self, index: SlotIndex, generation: u32, strand: usize) -> bool {
         let slot = self.slots.of(index, generation);
-        slot.is_some_and(|slot| slot.state == SlotState::Writing && usize::from(slot.strand) == strand)
+        slot.is_some_and(|slot| {
+            slot.state == SlotState::Writing && usize::from(slot.strand) == strand
+        })
     }
 
-    fn write_ended(&mut self, strand: usize, slot: SlotIndex, outcome: Result<(), (NbdError, String)>, context: &mut Context<'_>) -> Result<Go, Cause> {
+    fn write_ended(
+        &mut self,
+        strand: usize,
+        slot: SlotIndex,
+        outcome: Result<(), (NbdError, String)>,
+        context: &mut Context<'_>,
+    ) -> Result<Go, Cause> {
         let Err((error, message)) = outcome else {
             self.part_acknowledged(slot, context);
             return Ok(Go::On);
@@ -456,13 +727,26 @@ impl Task {
             return Err(self.shutting_down(strand, Side::Target));
         }
         let piece = self.slots[slot].piece;
-        if piece.kind == SegmentKind::Zero && self.can_zero && error.effective() == NbdError::NotSup {
+        if piece.kind == SegmentKind::Zero && self.can_zero && error.effective() == NbdError::NotSup
+        {
             self.zero_by_writing(slot, context);
             return Ok(Go::On);
         }
-        let verb = if piece.kind == SegmentKind::Zero { "WRITE_ZEROES" } else { "WRITE" };
+        let verb = if piece.kind == SegmentKind::Zero {
+            "WRITE_ZEROES"
+        } else {
+            "WRITE"
+        };
         let request = format!("{verb} of {}", described(piece));
-        self.fail_side(Side::Target, Cause::Refused { request, error, message }, context.now);
+        self.fail_side(
+            Side::Target,
+            Cause::Refused {
+                request,
+                error,
+                message,
+            },
+            context.now,
+        );
         self.slots[slot].again = true;
         self.part_acknowledged(slot, context);
         Ok(Go::On)
@@ -520,7 +804,10 @@ impl Task {
 }
 
 fn collect(extents: Extents<'_>, into: &mut Vec<Run>) {
-    into.extend(extents.map(|extent| Run { length: extent.length, flags: extent.flags }));
+    into.extend(extents.map(|extent| Run {
+        length: extent.length,
+        flags: extent.flags,
+    }));
 }
 
 /// A range, as people read it.

@@ -25,8 +25,17 @@ pub(super) enum Role {
     Sync,
 }
 
-const ROLES: [Role; 9] =
-    [Role::Connect, Role::Send, Role::Receive, Role::Discard, Role::Payload, Role::Convey, Role::Read, Role::Write, Role::Sync];
+const ROLES: [Role; 9] = [
+    Role::Connect,
+    Role::Send,
+    Role::Receive,
+    Role::Discard,
+    Role::Payload,
+    Role::Convey,
+    Role::Read,
+    Role::Write,
+    Role::Sync,
+];
 
 impl Role {
     pub(super) fn on(self, side: Side) -> u8 {
@@ -34,7 +43,11 @@ impl Role {
     }
 
     pub(super) fn of(number: u8) -> (Self, Side) {
-        let side = if number & 1 == 1 { Side::Target } else { Side::Source };
+        let side = if number & 1 == 1 {
+            Side::Target
+        } else {
+            Side::Source
+        };
         (ROLES[usize::from(number >> 1)], side)
     }
 }

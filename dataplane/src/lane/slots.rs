@@ -56,7 +56,11 @@ pub(super) struct Slots {
 /// What a cookie stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cookie {
-    Slot { index: SlotIndex, generation: u32, part: u16 },
+    Slot {
+        index: SlotIndex,
+        generation: u32,
+        part: u16,
+    },
     Status,
     Flush,
     Probe,
@@ -70,9 +74,15 @@ const PROBE: u16 = SPECIAL + 2;
 
 impl Cookie {
     pub(super) fn number(self) -> u64 {
-        let pack = |generation: u32, index: u16, part: u16| u64::from(generation) << 32 | u64::from(index) << 16 | u64::from(part);
+        let pack = |generation: u32, index: u16, part: u16| {
+            u64::from(generation) << 32 | u64::from(index) << 16 | u64::from(part)
+        };
         match self {
-            Self::Slot { index, generation, part } => pack(generation, index, part),
+            Self::Slot {
+                index,
+                generation,
+                part,
+            } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
             Self::Flush => pack(0, FLUSH, 0),
             Self::Probe => pack(0, PROBE, 0),
@@ -81,12 +91,20 @@ impl Cookie {
 
     pub(super) fn of(number: u64) -> Option<Self> {
         let [a, b, c, d, e, f, g, h] = number.to_be_bytes();
-        let (generation, index, part) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]), u16::from_be_bytes([g, h]));
+        let (generation, index, part) = (
+            u32::from_be_bytes([a, b, c, d]),
+            u16::from_be_bytes([e, f]),
+            u16::from_be_bytes([g, h]),
+        );
         Some(match index {
             STATUS => Self::Status,
             FLUSH => Self::Flush,
             PROBE => Self::Probe,
-            index if index < SPECIAL => Self::Slot { index, generation, part },
+            index if index < SPECIAL => Self::Slot {
+                index,
+                generation,
+                part,
+            },
             _ => return None,
         })
     }
@@ -99,7 +117,11 @@ impl Slots {
             state: SlotState::Free,
             generation: 0,
             strand: 0,
-            piece: Segment { start: 0, length: 0, kind: crate::plan::SegmentKind::Data },
+            piece: Segment {
+                start: 0,
+                length: 0,
+                kind: crate::plan::SegmentKind::Data,
+            },
             buf: None,
             coverage: Coverage::default(),
             parts: 0,
@@ -107,7 +129,11 @@ impl Slots {
             again: false,
             since: now,
         };
-        Self { slots: (0..count).map(|_| slot()).collect(), free: (0..count).rev().collect(), data_bytes: 0 }
+        Self {
+            slots: (0..count).map(|_| slot()).collect(),
+            free: (0..count).rev().collect(),
+            data_bytes: 0,
+        }
     }
 
     pub(super) fn has_free(&self) -> bool {
@@ -119,7 +145,12 @@ impl Slots {
     }
 
     /// Takes a slot for a piece.
-    pub(super) fn take(&mut self, piece: Segment, strand: u16, now: std::time::Instant) -> Option<SlotIndex> {
+    pub(super) fn take(
+        &mut self,
+        piece: Segment,
+        strand: u16,
+        now: std::time::Instant,
+    ) -> Option<SlotIndex> {
         let index = self.free.pop()?;
         let slot = &mut self.slots[usize::from(index)];
         slot.state = SlotState::Reading;
@@ -159,12 +190,18 @@ impl Slots {
     }
 
     pub(super) fn cookie(&self, index: SlotIndex, part: u16) -> Cookie {
-        Cookie::Slot { index, generation: self[index].generation, part }
+        Cookie::Slot {
+            index,
+            generation: self[index].generation,
+            part,
+        }
     }
 
     /// The slot that a cookie names, if it is still about the same piece.
     pub(super) fn of(&self, index: SlotIndex, generation: u32) -> Option<&Slot> {
-        self.slots.get(usize::from(index)).filter(|slot| slot.state != SlotState::Free && slot.generation == generation)
+        self.slots
+            .get(usize::from(index))
+            .filter(|slot| slot.state != SlotState::Free && slot.generation == generation)
     }
 
     pub(super) fn generation(&self, index: SlotIndex) -> u32 {
@@ -173,7 +210,9 @@ impl Slots {
 
     /// Slots in use, in no order that means anything.
     pub(super) fn used(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
-        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.state != SlotState::Free)
+        (0u16..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.state != SlotState::Free)
     }
 }
 
@@ -198,12 +237,25 @@ mod tests {
     use std::time::Instant;
 
     fn piece(start: u64) -> Segment {
-        Segment { start, length: 512, kind: SegmentKind::Data }
+        Segment {
+            start,
+            length: 512,
+            kind: SegmentKind::Data,
+        }
     }
 
     #[test]
     fn a_cookie_survives_its_number() {
-        for cookie in [Cookie::Slot { index: 7, generation: 0xFFFF_FFFF, part: 3 }, Cookie::Status, Cookie::Flush, Cookie::Probe] {
+        for cookie in [
+            Cookie::Slot {
+                index: 7,
+                generation: 0xFFFF_FFFF,
+                part: 3,
+            },
+            Cookie::Status,
+            Cookie::Flush,
+            Cookie::Probe,
+        ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));
         }
     }
@@ -212,7 +264,9 @@ mod tests {
     fn a_cookie_of_a_released_slot_names_nothing() {
         let mut slots = Slots::new(1, Instant::now());
         let index = slots.take(piece(0), 0, Instant::now()).unwrap();
-        let Cookie::Slot { generation, .. } = slots.cookie(index, 0) else { panic!("a slot's cookie") };
+        let Cookie::Slot { generation, .. } = slots.cookie(index, 0) else {
+            panic!("a slot's cookie")
+        };
         assert!(slots.of(index, generation).is_some());
         slots.release(index);
         assert!(slots.of(index, generation).is_none());
@@ -225,7 +279,11 @@ mod tests {
     fn bytes_in_flight_are_those_of_data() {
         let mut slots = Slots::new(4, Instant::now());
         let data = slots.take(piece(0), 0, Instant::now()).unwrap();
-        let zero = Segment { start: 512, length: 1 << 30, kind: SegmentKind::Zero };
+        let zero = Segment {
+            start: 512,
+            length: 1 << 30,
+            kind: SegmentKind::Zero,
+        };
         slots.take(zero, 0, Instant::now()).unwrap();
         assert_eq!(slots.data_bytes, 512);
         slots.release(data);

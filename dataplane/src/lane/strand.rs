@@ -35,7 +35,11 @@ pub(super) enum PayloadState {
     /// It is moving; the target's epoch when that began.
     Conveying { slot: SlotIndex, target_epoch: u32 },
     /// It is being received into the slot's buffer.
-    Receiving { slot: SlotIndex, generation: u32, done: bool },
+    Receiving {
+        slot: SlotIndex,
+        generation: u32,
+        done: bool,
+    },
 }
 
 /// The reading side of a strand.
@@ -44,7 +48,10 @@ pub(super) enum SourceSide {
     /// A file or block device.
     File(Rc<Descriptor>),
     /// Read in order; the offset of what comes next.
-    Stream { stream: Rc<Descriptor>, at: u64 },
+    Stream {
+        stream: Rc<Descriptor>,
+        at: u64,
+    },
 }
 
 /// The writing side of a strand.
@@ -53,14 +60,26 @@ pub(super) enum TargetSide {
     /// A file or block device.
     File(Rc<Descriptor>),
     /// Written in order: the offset that comes next, and whether a write is in flight.
-    Stream { stream: Rc<Descriptor>, at: u64, writing: bool },
+    Stream {
+        stream: Rc<Descriptor>,
+        at: u64,
+        writing: bool,
+    },
     /// Takes everything and keeps nothing; `/dev/null`, where payloads are spliced to.
     Null(Rc<Descriptor>),
 }
 
 impl Strand {
     pub(super) fn new(source: SourceSide, target: TargetSide) -> Self {
-        Self { source, target, in_flight: 0, conveyor: None, payload: PayloadState::None, move_end: None, abandoned: false }
+        Self {
+            source,
+            target,
+            in_flight: 0,
+            conveyor: None,
+            payload: PayloadState::None,
+            move_end: None,
+            abandoned: false,
+        }
     }
 
     pub(super) fn source_link(&mut self) -> Option<&mut Link> {
@@ -116,6 +135,8 @@ impl Strand {
 
     /// Whether the present move waits for the target to take more.
     pub(super) fn waits_for_target(&self) -> bool {
-        self.move_end.as_ref().is_some_and(|end| end.get() == End::To)
+        self.move_end
+            .as_ref()
+            .is_some_and(|end| end.get() == End::To)
     }
 }

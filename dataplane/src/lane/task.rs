@@ -9,7 +9,6 @@
 //! `issue.rs` begins pieces, `replies.rs` follows them to their acknowledgement, `recover.rs`
 //! puts back what a lost connection undid, `durable.rs` makes it last.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,9 @@ use crate::settings::LaneSettings;
 use super::adapt::Adapt;
 use super::context::Context;
 use super::durable::Unflushed;
-use super::probe::Probe;
 use super::inspect::Inspector;
 use super::link::Happened;
+use super::probe::Probe;
 use super::role::Role;
 use super::slots::Slots;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -123,7 +122,12 @@ pub(super) struct StatusAnswer {
 
 impl Task {
     /// Handles the completion of an operation of this lane.
-    pub(crate) fn complete(&mut self, token: Token, completion: Completion, context: &mut Context<'_>) {
+    pub(crate) fn complete(
+        &mut self,
+        token: Token,
+        completion: Completion,
+        context: &mut Context<'_>,
+    ) {
         let (role, side) = Role::of(token.role);
         let strand = usize::from(token.strand);
         match role {
@@ -132,7 +136,9 @@ impl Task {
             Role::Sync => self.file_synced(completion, context),
             Role::Convey => self.conveyed(strand, token.tag, completion, context),
             Role::Connect | Role::Send | Role::Receive | Role::Discard | Role::Payload => {
-                let Some(link) = self.strands[strand].link(side) else { return };
+                let Some(link) = self.strands[strand].link(side) else {
+                    return;
+                };
                 if link.epoch != token.tag {
                     return; // of a connection that was given up
                 }
@@ -173,7 +179,9 @@ impl Task {
         if self.phase == Phase::Running && self.work.is_exhausted() && self.slots.in_flight() == 0 {
             self.begin_last_flush(context);
         }
-        if self.phase == Phase::Draining && (self.slots.in_flight() == 0 || self.drain_is_over(context.now)) {
+        if self.phase == Phase::Draining
+            && (self.slots.in_flight() == 0 || self.drain_is_over(context.now))
+        {
             self.begin_last_flush(context);
         }
         if self.phase == Phase::Closing {
@@ -273,7 +281,11 @@ impl Task {
         self.fault.get_or_insert(fault);
         if self.phase != Phase::Draining {
             self.draining_since = now;
-            self.phase = if matches!(self.phase, Phase::Running | Phase::Flushing) { Phase::Draining } else { Phase::Closing };
+            self.phase = if matches!(self.phase, Phase::Running | Phase::Flushing) {
+                Phase::Draining
+            } else {
+                Phase::Closing
+            };
         }
     }
 
@@ -283,15 +295,29 @@ impl Task {
             Side::Source => self.source.to_string(),
             Side::Target => self.target.to_string(),
         };
-        self.fail(Fault::Side { side, endpoint, cause }, now);
+        self.fail(
+            Fault::Side {
+                side,
+                endpoint,
+                cause,
+            },
+            now,
+        );
     }
 
     pub(super) fn note(&self, text: &str) {
-        (self.observer)(&Event::Note { lane: self.index, text });
+        (self.observer)(&Event::Note {
+            lane: self.index,
+            text,
+        });
     }
 
     /// The conveyor of a strand, made when it is first needed.
-    pub(super) fn take_conveyor(&mut self, strand: usize, bytes: usize) -> Result<Box<Conveyor>, Fault> {
+    pub(super) fn take_conveyor(
+        &mut self,
+        strand: usize,
+        bytes: usize,
+    ) -> Result<Box<Conveyor>, Fault> {
         match self.strands[strand].conveyor.take() {
             Some(conveyor) => Ok(conveyor),
             None => Conveyor::new(bytes).map(Box::new).map_err(|error| Fault::Local {
@@ -304,13 +330,17 @@ impl Task {
     /// The report, once the lane is over. The manifest is completed here, for it is valid only
     /// with all of the lane.
     pub(crate) fn into_report(mut self) -> LaneReport {
-        if self.fault.is_none() {
-            if let Err(fault) = self.complete_files() {
-                self.fault = Some(fault);
-            }
+        if self.fault.is_none()
+            && let Err(fault) = self.complete_files()
+        {
+            self.fault = Some(fault);
         }
         let counts = self.live.snapshot();
-        (self.observer)(&Event::Finished { lane: self.index, fault: self.fault.as_ref(), counts });
+        (self.observer)(&Event::Finished {
+            lane: self.index,
+            fault: self.fault.as_ref(),
+            counts,
+        });
         let opened = !self.reason.is_empty();
         LaneReport {
             source: self.source.to_string(),
@@ -322,7 +352,13 @@ impl Task {
             },
             counts,
             payload: opened.then(|| (self.payload, std::mem::take(&mut self.reason))),
-            connections: u16::try_from(self.strands.iter().filter(|strand| !strand.abandoned).count()).unwrap_or(u16::MAX),
+            connections: u16::try_from(
+                self.strands
+                    .iter()
+                    .filter(|strand| !strand.abandoned)
+                    .count(),
+            )
+            .unwrap_or(u16::MAX),
             reconnects: self.reconnects,
             flushes: self.flushes,
             request_bytes: self.adapt.request_bytes(),
@@ -334,11 +370,11 @@ impl Task {
         self.inspector.finish()?;
         if let Some(journal) = self.journal.take() {
             let path = journal.path().display().to_string();
-            journal.finish().map_err(|e| Fault::Local { what: format!("cannot end the journal {path}"), error: std::io::Error::other(e.to_string()) })?;
+            journal.finish().map_err(|e| Fault::Local {
+                what: format!("cannot end the journal {path}"),
+                error: std::io::Error::other(e.to_string()),
+            })?;
         }
         Ok(())
     }
 }
-
-/// A descriptor that several operations share.
-pub(super) type Shared = Rc<crate::engine::Descriptor>;

@@ -62,7 +62,8 @@ impl Work {
     /// `alignment`: a power of two that pieces are multiples of where the disk's end lets them.
     pub(super) fn new(areas: AreaSet, ask: bool, alignment: u64, disk_size: u64) -> Self {
         let at = areas.as_slice().first().map_or(0, |area| area.start);
-        let cutter = ExtentCutter::new(alignment, disk_size).expect("the lane's alignment is a power of two");
+        let cutter = ExtentCutter::new(alignment, disk_size)
+            .expect("the lane's alignment is a power of two");
         let asking = if ask { Asking::Idle } else { Asking::Never };
         Self {
             areas,
@@ -96,10 +97,24 @@ impl Work {
 
     /// Takes an answer: the extents from the start of the question on. Returns bytes skipped, or
     /// an error in words when the answer cannot be used (then nothing was taken).
-    pub(super) fn answer(&mut self, allocation: Option<&mut [Run]>, dirty: Option<&mut [Run]>) -> Result<u64, String> {
-        let Asking::Asked(question) = self.asking else { return Err("an answer came that nobody asked for".into()) };
-        let described = |runs: &[Run]| runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.length));
-        let covered = [allocation.as_deref(), dirty.as_deref()].into_iter().flatten().map(described).min().unwrap_or(question.length);
+    pub(super) fn answer(
+        &mut self,
+        allocation: Option<&mut [Run]>,
+        dirty: Option<&mut [Run]>,
+    ) -> Result<u64, String> {
+        let Asking::Asked(question) = self.asking else {
+            return Err("an answer came that nobody asked for".into());
+        };
+        let described = |runs: &[Run]| {
+            runs.iter()
+                .fold(0u64, |sum, run| sum.saturating_add(run.length))
+        };
+        let covered = [allocation.as_deref(), dirty.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(described)
+            .min()
+            .unwrap_or(question.length);
         let covered = covered.min(question.length);
         if covered == 0 {
             return Err("the block status describes nothing".into());
@@ -116,7 +131,10 @@ impl Work {
             }
             let allocation = allocation.as_mut().map(|cursor| cursor.runs_of(part));
             let dirty = dirty.as_mut().map(|cursor| cursor.runs_of(part));
-            let done = self.cutter.cut(part, allocation, dirty, &mut cut).map_err(|e| e.to_string())?;
+            let done = self
+                .cutter
+                .cut(part, allocation, dirty, &mut cut)
+                .map_err(|e| e.to_string())?;
             skipped += done.skipped;
             self.advance(done.covered);
             if done.covered < part.length {
@@ -124,7 +142,11 @@ impl Work {
             }
         }
         let full = covered == question.length;
-        self.window = if full { (self.window * 2).min(LAST_WINDOW) } else { self.window };
+        self.window = if full {
+            (self.window * 2).min(LAST_WINDOW)
+        } else {
+            self.window
+        };
         self.waiting_bytes += cut.iter().map(|segment| segment.length).sum::<u64>();
         self.segments.extend(cut);
         self.asking = Asking::Idle;
@@ -149,7 +171,11 @@ impl Work {
             && self.at >= area.end()
         {
             self.area += 1;
-            self.at = self.areas.as_slice().get(self.area).map_or(u64::MAX, |next| next.start);
+            self.at = self
+                .areas
+                .as_slice()
+                .get(self.area)
+                .map_or(u64::MAX, |next| next.start);
         }
     }
 
@@ -168,7 +194,11 @@ impl Work {
             match (self.asking, self.areas.as_slice().get(self.area)) {
                 (_, None) => return Next::Exhausted,
                 (Asking::Never, Some(area)) => {
-                    let data = Segment { start: self.at, length: area.end() - self.at, kind: SegmentKind::Data };
+                    let data = Segment {
+                        start: self.at,
+                        length: area.end() - self.at,
+                        kind: SegmentKind::Data,
+                    };
                     let (piece, _) = split(data, data_max, zero_max);
                     self.advance(piece.length);
                     return Next::Piece(piece);
@@ -218,8 +248,15 @@ fn split(segment: Segment, data_max: u64, zero_max: u64) -> (Segment, Option<Seg
     };
     let boundary = (segment.start / max).saturating_add(1).saturating_mul(max);
     let end = segment.end().min(boundary);
-    let piece = Segment { length: end - segment.start, ..segment };
-    let rest = (end < segment.end()).then(|| Segment { start: end, length: segment.end() - end, ..segment });
+    let piece = Segment {
+        length: end - segment.start,
+        ..segment
+    };
+    let rest = (end < segment.end()).then(|| Segment {
+        start: end,
+        length: segment.end() - end,
+        ..segment
+    });
     (piece, rest)
 }
 
@@ -278,7 +315,13 @@ mod tests {
     #[test]
     fn without_status_everything_is_data() {
         let mut work = Work::new(AreaSet::whole(3 * MIB / 2), false, 4096, 3 * MIB / 2);
-        assert_eq!(pieces(&mut work), [(0, MIB, SegmentKind::Data), (MIB, MIB / 2, SegmentKind::Data)]);
+        assert_eq!(
+            pieces(&mut work),
+            [
+                (0, MIB, SegmentKind::Data),
+                (MIB, MIB / 2, SegmentKind::Data)
+            ]
+        );
         assert!(work.is_exhausted());
     }
 
@@ -291,20 +334,37 @@ mod tests {
         work.answer(Some(&mut [run(MIB, 0)]), None).unwrap();
         assert_eq!(pieces(&mut work), [(0, MIB, SegmentKind::Data)]);
         assert_eq!(work.question(u64::MAX, 1), Some(Area::new(MIB, 3 * MIB)));
-        work.answer(Some(&mut [run(9 * MIB, HOLE | ZERO)]), None).unwrap();
+        work.answer(Some(&mut [run(9 * MIB, HOLE | ZERO)]), None)
+            .unwrap();
         assert_eq!(pieces(&mut work), [(MIB, 3 * MIB, SegmentKind::Zero)]);
         assert!(work.is_exhausted());
     }
 
     #[test]
     fn areas_within_one_answer_are_cut_each_at_its_place() {
-        let areas = AreaSet::from_unsorted([Area::new(MIB, MIB), Area::new(4 * MIB, MIB), Area::new(8 * MIB, MIB)], 16 * MIB).unwrap();
+        let areas = AreaSet::from_unsorted(
+            [
+                Area::new(MIB, MIB),
+                Area::new(4 * MIB, MIB),
+                Area::new(8 * MIB, MIB),
+            ],
+            16 * MIB,
+        )
+        .unwrap();
         let mut work = Work::new(areas, true, 4096, 16 * MIB);
         assert_eq!(work.question(u64::MAX, 1), Some(Area::new(MIB, 8 * MIB)));
-        work.answer(Some(&mut [run(3 * MIB, 0), run(MIB, ZERO), run(4 * MIB, 0)]), None).unwrap();
+        work.answer(
+            Some(&mut [run(3 * MIB, 0), run(MIB, ZERO), run(4 * MIB, 0)]),
+            None,
+        )
+        .unwrap();
         assert_eq!(
             pieces(&mut work),
-            [(MIB, MIB, SegmentKind::Data), (4 * MIB, MIB, SegmentKind::Zero), (8 * MIB, MIB, SegmentKind::Data)]
+            [
+                (MIB, MIB, SegmentKind::Data),
+                (4 * MIB, MIB, SegmentKind::Zero),
+                (8 * MIB, MIB, SegmentKind::Data)
+            ]
         );
     }
 
@@ -312,7 +372,9 @@ mod tests {
     fn what_the_bitmap_does_not_mark_is_skipped() {
         let mut work = Work::new(AreaSet::whole(4 * MIB), true, 4096, 4 * MIB);
         work.question(u64::MAX, 1).unwrap();
-        let skipped = work.answer(None, Some(&mut [run(3 * MIB, 0), run(MIB, DIRTY)])).unwrap();
+        let skipped = work
+            .answer(None, Some(&mut [run(3 * MIB, 0), run(MIB, DIRTY)]))
+            .unwrap();
         assert_eq!(skipped, 3 * MIB);
         assert_eq!(pieces(&mut work), [(3 * MIB, MIB, SegmentKind::Data)]);
     }
@@ -320,9 +382,14 @@ mod tests {
     #[test]
     fn what_was_undone_comes_first() {
         let mut work = Work::new(AreaSet::whole(2 * MIB), false, 4096, 2 * MIB);
-        let Next::Piece(first) = work.next(MIB, MIB) else { panic!("a piece") };
+        let Next::Piece(first) = work.next(MIB, MIB) else {
+            panic!("a piece")
+        };
         work.redo(first);
-        assert_eq!(pieces(&mut work), [(0, MIB, SegmentKind::Data), (MIB, MIB, SegmentKind::Data)]);
+        assert_eq!(
+            pieces(&mut work),
+            [(0, MIB, SegmentKind::Data), (MIB, MIB, SegmentKind::Data)]
+        );
     }
 
     #[test]

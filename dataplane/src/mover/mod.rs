@@ -85,7 +85,9 @@ pub(crate) struct SharedRate(Option<Mutex<RateLimit>>);
 impl SharedRate {
     /// Takes `bytes`, or says when to ask again.
     pub(crate) fn take(&self, now: Instant, bytes: u64) -> Option<Instant> {
-        self.0.as_ref().and_then(|limit| lock(limit).take(now, bytes))
+        self.0
+            .as_ref()
+            .and_then(|limit| lock(limit).take(now, bytes))
     }
 }
 
@@ -93,7 +95,10 @@ impl Mover {
     /// A mover that is yet to be started.
     #[must_use]
     pub fn new(settings: MoverSettings) -> Self {
-        Self { settings, observer: Arc::new(|_| {}) }
+        Self {
+            settings,
+            observer: Arc::new(|_| {}),
+        }
     }
 
     /// Calls `observer` with everything that happens, on the mover's threads: it should be quick.
@@ -116,7 +121,12 @@ impl Mover {
         let selected = select(self.settings.engine).map_err(local("cannot use the engine"))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let count = lanes.len();
-        let threads = self.settings.threads.filter(|threads| *threads > 0).unwrap_or(processors).min(count.max(1));
+        let threads = self
+            .settings
+            .threads
+            .filter(|threads| *threads > 0)
+            .unwrap_or(processors)
+            .min(count.max(1));
         let shared = Arc::new(Shared {
             live: (0..count).map(|_| Arc::default()).collect(),
             observer: self.observer,
@@ -125,22 +135,39 @@ impl Mover {
             ended: Condvar::new(),
             cancelled: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
-            rate: SharedRate(self.settings.rate_limit.and_then(NonZeroU64::new).map(|rate| Mutex::new(RateLimit::new(rate)))),
+            rate: SharedRate(
+                self.settings
+                    .rate_limit
+                    .and_then(NonZeroU64::new)
+                    .map(|rate| Mutex::new(RateLimit::new(rate))),
+            ),
             selected,
             per_thread: share(&self.settings, &lanes, threads),
             panics: AtomicUsize::new(0),
             queue: Mutex::new(VecDeque::new()),
         });
-        let names = lanes.iter().map(|lane| (lane.source.to_string(), lane.target.to_string())).collect();
+        let names = lanes
+            .iter()
+            .map(|lane| (lane.source.to_string(), lane.target.to_string()))
+            .collect();
         lock(&shared.queue).extend(lanes.into_iter().enumerate());
         let started = Instant::now();
         let mut handles = Vec::new();
         for number in 0..threads {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("mover-{number}"));
-            handles.push(thread.spawn(move || thread::run(&shared)).map_err(local("cannot start a thread"))?);
+            handles.push(
+                thread
+                    .spawn(move || thread::run(&shared))
+                    .map_err(local("cannot start a thread"))?,
+            );
         }
-        Ok(Running { shared, threads: handles, lanes: names, started })
+        Ok(Running {
+            shared,
+            threads: handles,
+            lanes: names,
+            started,
+        })
     }
 }
 
@@ -148,13 +175,20 @@ impl Running {
     /// The counts of all lanes together, so far.
     #[must_use]
     pub fn progress(&self) -> Counts {
-        self.shared.live.iter().fold(Counts::default(), |sum, live| sum.plus(&live.snapshot()))
+        self.shared
+            .live
+            .iter()
+            .fold(Counts::default(), |sum, live| sum.plus(&live.snapshot()))
     }
 
     /// The counts of one lane, so far; all zero for a lane that is not there.
     #[must_use]
     pub fn lane_progress(&self, lane: usize) -> Counts {
-        self.shared.live.get(lane).map(|live| live.snapshot()).unwrap_or_default()
+        self.shared
+            .live
+            .get(lane)
+            .map(|live| live.snapshot())
+            .unwrap_or_default()
     }
 
     /// The engine in use, and why.
@@ -179,7 +213,10 @@ impl Running {
     #[must_use]
     pub fn wait_for(&self, timeout: Duration) -> bool {
         let working = lock(&self.shared.working);
-        let waited = self.shared.ended.wait_timeout_while(working, timeout, |working| *working > 0);
+        let waited = self
+            .shared
+            .ended
+            .wait_timeout_while(working, timeout, |working| *working > 0);
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
@@ -196,7 +233,11 @@ impl Running {
         let cancelled = self.shared.cancelled.load(Ordering::Relaxed);
         let reports = std::mem::take(&mut *lock(&self.shared.reports));
         let lanes = reports.into_iter().zip(self.lanes).zip(&self.shared.live);
-        let lanes = lanes.map(|((report, names), live)| report.unwrap_or_else(|| unreported(names, live, cancelled))).collect();
+        let lanes = lanes
+            .map(|((report, names), live)| {
+                report.unwrap_or_else(|| unreported(names, live, cancelled))
+            })
+            .collect();
         Report {
             lanes,
             engine: self.shared.selected.kind,
@@ -208,11 +249,20 @@ impl Running {
 }
 
 /// The report of a lane that never came to one.
-fn unreported((source, target): (String, String), live: &LiveCounts, cancelled: bool) -> LaneReport {
+fn unreported(
+    (source, target): (String, String),
+    live: &LiveCounts,
+    cancelled: bool,
+) -> LaneReport {
     let fault = if cancelled {
         Fault::Interrupted
     } else {
-        Fault::Local { what: "the lane was lost".into(), error: std::io::Error::other("a thread of the mover panicked; this is a defect of blockferry") }
+        Fault::Local {
+            what: "the lane was lost".into(),
+            error: std::io::Error::other(
+                "a thread of the mover panicked; this is a defect of blockferry",
+            ),
+        }
     };
     LaneReport {
         source,
@@ -241,9 +291,21 @@ impl Canceller {
 
 /// Divides what the settings allow among the threads.
 fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShare {
-    let at_once = lanes.len().min(settings.max_lanes.max(1)).div_ceil(threads).max(1);
-    let connections = lanes.iter().map(|lane| usize::from(lane.settings.connections.max(1))).max().unwrap_or(1);
-    let largest = lanes.iter().filter_map(|lane| lane.settings.request_bytes).max().unwrap_or(0) as usize;
+    let at_once = lanes
+        .len()
+        .min(settings.max_lanes.max(1))
+        .div_ceil(threads)
+        .max(1);
+    let connections = lanes
+        .iter()
+        .map(|lane| usize::from(lane.settings.connections.max(1)))
+        .max()
+        .unwrap_or(1);
+    let largest = lanes
+        .iter()
+        .filter_map(|lane| lane.settings.request_bytes)
+        .max()
+        .unwrap_or(0) as usize;
     let block_bytes = largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two();
     let strands = at_once * connections;
     ThreadShare {
@@ -253,7 +315,8 @@ fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShar
         links: strands * 2 * 2 * 2 + 16,
         block_bytes,
         blocks: (settings.pool_bytes / threads / block_bytes).max(2),
-        pipe_bytes: (PIPE_BYTES / (at_once * threads * connections)).clamp(PIPE_MIN, PIPE_MAX.min(MAX_ADAPTED_BYTES as usize)),
+        pipe_bytes: (PIPE_BYTES / (at_once * threads * connections))
+            .clamp(PIPE_MIN, PIPE_MAX.min(MAX_ADAPTED_BYTES as usize)),
     }
 }
 

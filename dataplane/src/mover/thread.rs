@@ -1,5 +1,6 @@
 //! One thread of the mover: an engine, its memory, and the lanes that are pinned to it.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,15 +34,26 @@ pub(super) fn run(shared: &Arc<Shared>) {
 /// The lanes that nobody can run any more, because this thread's engine or memory failed.
 fn fail_rest(shared: &Shared, error: &std::io::Error) {
     while let Some((index, lane)) = take(shared) {
-        let fault = Fault::Local { what: "cannot set up a thread of the mover".into(), error: std::io::Error::new(error.kind(), error.to_string()) };
+        let fault = Fault::Local {
+            what: "cannot set up a thread of the mover".into(),
+            error: std::io::Error::new(error.kind(), error.to_string()),
+        };
         report_unstarted(shared, index, lane, fault);
     }
 }
 
 fn report_unstarted(shared: &Shared, index: usize, lane: Lane, fault: Fault) {
     let counts = shared.live[index].snapshot();
-    (shared.observer)(&Event::Finished { lane: index, fault: Some(&fault), counts });
-    let mut report = super::unreported((lane.source.to_string(), lane.target.to_string()), &shared.live[index], false);
+    (shared.observer)(&Event::Finished {
+        lane: index,
+        fault: Some(&fault),
+        counts,
+    });
+    let mut report = super::unreported(
+        (lane.source.to_string(), lane.target.to_string()),
+        &shared.live[index],
+        false,
+    );
     report.outcome = Err(fault);
     lock(&shared.reports)[index] = Some(report);
 }
@@ -54,11 +66,23 @@ fn work(shared: &Shared) -> std::io::Result<()> {
     let share = shared.per_thread;
     let heads = Pool::new(HEAD_BYTES, share.links)?;
     let blocks = Pool::new(share.block_bytes, share.blocks)?;
-    let zeros = Pool::new(share.block_bytes, 1)?.claim().ok_or(std::io::ErrorKind::OutOfMemory)?;
+    let zeros = Pool::new(share.block_bytes, 1)?
+        .claim()
+        .ok_or(std::io::ErrorKind::OutOfMemory)?;
     // Dropped before the pools: what is in flight ends first.
     let engine = engine::start(shared.selected.kind)?;
     lock(&shared.wakers).push(engine.waker());
-    let mut thread = Thread { shared, engine, heads, blocks, zeros, tasks: Vec::new(), live: 0, interrupted: false, next_tick: Instant::now() };
+    let mut thread = Thread {
+        shared,
+        engine,
+        heads,
+        blocks,
+        zeros,
+        tasks: BTreeMap::new(),
+        next_id: 0,
+        interrupted: false,
+        next_tick: Instant::now(),
+    };
     thread.run()
 }
 
@@ -68,8 +92,10 @@ struct Thread<'a> {
     heads: Pool,
     blocks: Pool,
     zeros: Buf,
-    tasks: Vec<Option<Task>>,
-    live: usize,
+    /// By id. Ids are not used again: operations of a lane may outlive it, and their completions
+    /// must not be taken for those of another.
+    tasks: BTreeMap<u32, Task>,
+    next_id: u32,
     interrupted: bool,
     next_tick: Instant,
 }
@@ -80,7 +106,7 @@ impl Thread<'_> {
         let mut touched: Vec<u32> = Vec::new();
         loop {
             self.admit();
-            if self.live == 0 {
+            if self.tasks.is_empty() {
                 return Ok(());
             }
             let timeout = self.timeout();
@@ -88,7 +114,9 @@ impl Thread<'_> {
             let now = Instant::now();
             for completion in completions.drain(..) {
                 let id = completion.token.lane;
-                self.with(id, now, |task, context| task.complete(completion.token, completion, context));
+                self.with(id, now, |task, context| {
+                    task.complete(completion.token, completion, context)
+                });
                 if !touched.contains(&id) {
                     touched.push(id);
                 }
@@ -103,7 +131,9 @@ impl Thread<'_> {
     }
 
     fn with(&mut self, id: u32, now: Instant, act: impl FnOnce(&mut Task, &mut Context<'_>)) {
-        let Some(Some(task)) = self.tasks.get_mut(id as usize) else { return };
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
         let mut context = Context {
             engine: &mut *self.engine,
             heads: &self.heads,
@@ -118,14 +148,13 @@ impl Thread<'_> {
 
     /// Takes lanes from the queue while there is room.
     fn admit(&mut self) {
-        while self.live < self.shared.per_thread.lanes && !self.interrupted {
-            let Some((index, lane)) = take(self.shared) else { return };
+        while self.tasks.len() < self.shared.per_thread.lanes && !self.interrupted {
+            let Some((index, lane)) = take(self.shared) else {
+                return;
+            };
             let now = Instant::now();
-            let id = self.tasks.iter().position(Option::is_none).unwrap_or(self.tasks.len());
-            if id == self.tasks.len() {
-                self.tasks.push(None);
-            }
-            let id_number = u32::try_from(id).expect("lanes at once are counted in 32 bits");
+            let id = self.next_id;
+            self.next_id += 1;
             let mut context = Context {
                 engine: &mut *self.engine,
                 heads: &self.heads,
@@ -137,35 +166,49 @@ impl Thread<'_> {
             };
             let live = Arc::clone(&self.shared.live[index]);
             let observer = Arc::clone(&self.shared.observer);
-            let mut task = Task::new(index, id_number, lane.source, lane.target, lane.settings, live, observer, &mut context);
+            let mut task = Task::new(
+                index,
+                id,
+                lane.source,
+                lane.target,
+                lane.settings,
+                live,
+                observer,
+                &mut context,
+            );
             task.pump(&mut context);
             self.next_tick = self.next_tick.min(now + task.tick_interval());
-            self.tasks[id] = Some(task);
-            self.live += 1;
+            self.tasks.insert(id, task);
             self.bury();
         }
     }
 
     fn timeout(&self) -> Duration {
-        let wakes = self.tasks.iter().flatten().filter_map(Task::wakes_at).min();
+        let wakes = self.tasks.values().filter_map(Task::wakes_at).min();
         let until = wakes.map_or(self.next_tick, |at| at.min(self.next_tick));
-        until.saturating_duration_since(Instant::now()).min(IDLE_WAIT)
+        until
+            .saturating_duration_since(Instant::now())
+            .min(IDLE_WAIT)
     }
 
     /// Gives time to lanes that are due, or that waited for a block of the pool.
     fn look_after(&mut self, now: Instant) {
         let tick = now >= self.next_tick;
-        for id in 0..u32::try_from(self.tasks.len()).expect("lanes at once are counted in 32 bits") {
-            let Some(task) = &self.tasks[id as usize] else { continue };
-            let fed = task.is_starved() && self.blocks.free_slots() > 0;
-            if tick {
-                self.with(id, now, Task::tick);
-            } else if fed || task.wakes_at().is_some_and(|at| at <= now) {
-                self.with(id, now, Task::pump);
-            }
+        let fed = self.blocks.free_slots() > 0;
+        let is_due = |task: &Task| {
+            tick || (fed && task.is_starved()) || task.wakes_at().is_some_and(|at| at <= now)
+        };
+        let due: Vec<u32> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| is_due(task))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.with(id, now, if tick { Task::tick } else { Task::pump });
         }
         if tick {
-            let interval = self.tasks.iter().flatten().map(Task::tick_interval).min();
+            let interval = self.tasks.values().map(Task::tick_interval).min();
             self.next_tick = now + interval.unwrap_or(IDLE_WAIT);
         }
     }
@@ -175,7 +218,8 @@ impl Thread<'_> {
             return;
         }
         self.interrupted = true;
-        for id in 0..u32::try_from(self.tasks.len()).expect("lanes at once are counted in 32 bits") {
+        let ids: Vec<u32> = self.tasks.keys().copied().collect();
+        for id in ids {
             self.with(id, now, |task, context| {
                 task.interrupt(context);
                 task.pump(context);
@@ -188,16 +232,11 @@ impl Thread<'_> {
 
     /// Takes the reports of lanes that are over.
     fn bury(&mut self) {
-        for place in &mut self.tasks {
-            if place.as_ref().is_some_and(Task::is_over)
-                && let Some(mut task) = place.take()
-            {
-                task.hang_up();
-                let index = task.index();
-                let report = task.into_report();
-                lock(&self.shared.reports)[index] = Some(report);
-                self.live -= 1;
-            }
+        for (_, mut task) in self.tasks.extract_if(.., |_, task| task.is_over()) {
+            task.hang_up();
+            let index = task.index();
+            let report = task.into_report();
+            lock(&self.shared.reports)[index] = Some(report);
         }
     }
 }
