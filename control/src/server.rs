@@ -16,6 +16,7 @@
 //! in a forked child of a process with threads.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
@@ -23,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,11 +167,15 @@ impl ServerCommand {
         drop(command);
 
         let lines = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT_LINES)));
+        let (reading, last_words) = mpsc::channel();
         if let Some(stderr) = child.stderr.take() {
             let kept = Arc::clone(&lines);
             thread::Builder::new()
                 .name("server-stderr".into())
-                .spawn(move || hand_on(stderr, &kept, on_line))
+                .spawn(move || {
+                    hand_on(stderr, &kept, on_line);
+                    drop(reading);
+                })
                 .map_err(failed("starting a thread for its stderr"))?;
         }
         Ok(Server {
@@ -181,6 +187,7 @@ impl ServerCommand {
                     status: None,
                 }),
                 lines,
+                last_words: Mutex::new(last_words),
             }),
         })
     }
@@ -239,6 +246,8 @@ struct Shared {
     connection: Mutex<Option<OwnedFd>>,
     process: Mutex<Process>,
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnected when all of the server's stderr was read.
+    last_words: Mutex<mpsc::Receiver<Infallible>>,
 }
 
 impl Shared {
@@ -250,6 +259,9 @@ impl Shared {
             (None, None) => "ended".to_owned(),
         };
         let program = &self.program;
+        // What it wrote last may still be on its way through the pipe. A child of its own may
+        // hold the pipe open for longer: then what is there has to do.
+        let _all_or_timeout = held(&self.last_words).recv_timeout(EXIT_GRACE);
         let lines = held(&self.lines);
         Some(match lines.iter().rev().find(|line| !line.is_empty()) {
             Some(line) => format!("{program} {how}: {line}"),
