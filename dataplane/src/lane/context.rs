@@ -16,6 +16,9 @@ pub(crate) struct Context<'a> {
     pub(crate) zeros: &'a Buf,
     /// Bytes of a conveyor.
     pub(crate) conveyor_bytes: usize,
+    /// Bytes that one of the lanes at work may have in flight, so that all together stay within
+    /// what is worth having in flight.
+    pub(crate) fair_bytes: u64,
     pub(crate) now: Instant,
     pub(crate) rate: &'a crate::mover::SharedRate,
 }

@@ -25,7 +25,7 @@ impl Task {
         }
         self.not_before = None;
         for strand in 0..self.strands.len() {
-            while self.may_issue(strand) {
+            while self.may_issue(strand, context.fair_bytes) {
                 if !self.issue_one(strand, context) {
                     return;
                 }
@@ -33,15 +33,16 @@ impl Task {
         }
     }
 
-    fn may_issue(&self, strand: usize) -> bool {
+    fn may_issue(&self, strand: usize, fair_bytes: u64) -> bool {
         let depth = if self.settings.synchronous {
             1
         } else {
             self.settings.requests
         };
         let bytes = u64::from(self.adapt.request_bytes()).min(self.data_max);
-        let fits = self.slots.data_bytes == 0
-            || self.slots.data_bytes + bytes <= self.settings.in_flight_bytes;
+        // Two requests, so that one is read while the other is written, however many lanes share.
+        let fair = fair_bytes.max(2 * bytes).min(self.settings.in_flight_bytes);
+        let fits = self.slots.data_bytes == 0 || self.slots.data_bytes + bytes <= fair;
         let strand = &self.strands[strand];
         let in_order = matches!(strand.source, SourceSide::Stream { .. }) && strand.in_flight > 0;
         self.phase == Phase::Running

@@ -32,6 +32,9 @@ const POOLED_BYTES: usize = 256 << 10;
 const PIPE_BYTES: usize = 32 << 20;
 /// Bytes of one pipe at most: the largest that an ordinary user may have (fs.pipe-max-size).
 const PIPE_MAX: usize = 1 << 20;
+/// Bytes that all lanes together have in flight, before each is down to two requests. More of
+/// them only keep the servers' memory and threads busy: see benches/runs, fleet.
+const IN_FLIGHT_BYTES: u64 = 64 << 20;
 const PIPE_MIN: usize = 64 << 10;
 
 /// Runs lanes.
@@ -77,6 +80,7 @@ struct ThreadShare {
     block_bytes: usize,
     blocks: usize,
     pipe_bytes: usize,
+    in_flight_bytes: u64,
 }
 
 /// The limit on all lanes together.
@@ -313,6 +317,7 @@ fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShar
         // Two links a strand, each with one operation a direction, and as many again for those
         // of connections that were given up and have not ended.
         links: strands * 2 * 2 * 2 + 16,
+        in_flight_bytes: IN_FLIGHT_BYTES / threads as u64,
         block_bytes,
         blocks: (settings.pool_bytes / threads / block_bytes).max(2),
         pipe_bytes: (PIPE_BYTES / (at_once * threads * connections))

@@ -72,26 +72,51 @@ fn work(shared: &Shared) -> std::io::Result<()> {
     // Dropped before the pools: what is in flight ends first.
     let engine = engine::start(shared.selected.kind)?;
     lock(&shared.wakers).push(engine.waker());
-    let mut thread = Thread {
+    let lent = Lent {
         shared,
         engine,
         heads,
         blocks,
         zeros,
+    };
+    let next_tick = Instant::now();
+    let mut thread = Thread {
+        lent,
         tasks: BTreeMap::new(),
         next_id: 0,
         interrupted: false,
-        next_tick: Instant::now(),
+        next_tick,
     };
     thread.run()
 }
 
-struct Thread<'a> {
+/// What the thread lends to each of its lanes in turn.
+struct Lent<'a> {
     shared: &'a Shared,
     engine: Box<dyn Engine>,
     heads: Pool,
     blocks: Pool,
     zeros: Buf,
+}
+
+impl Lent<'_> {
+    fn context(&mut self, now: Instant, lanes: usize) -> Context<'_> {
+        let share = &self.shared.per_thread;
+        Context {
+            engine: &mut *self.engine,
+            heads: &self.heads,
+            blocks: &self.blocks,
+            zeros: &self.zeros,
+            conveyor_bytes: share.pipe_bytes,
+            fair_bytes: share.in_flight_bytes / (lanes as u64).max(1),
+            now,
+            rate: &self.shared.rate,
+        }
+    }
+}
+
+struct Thread<'a> {
+    lent: Lent<'a>,
     /// By id. Ids are not used again: operations of a lane may outlive it, and their completions
     /// must not be taken for those of another.
     tasks: BTreeMap<u32, Task>,
@@ -110,7 +135,7 @@ impl Thread<'_> {
                 return Ok(());
             }
             let timeout = self.timeout();
-            self.engine.wait(timeout, &mut completions)?;
+            self.lent.engine.wait(timeout, &mut completions)?;
             let now = Instant::now();
             for completion in completions.drain(..) {
                 let id = completion.token.lane;
@@ -131,41 +156,26 @@ impl Thread<'_> {
     }
 
     fn with(&mut self, id: u32, now: Instant, act: impl FnOnce(&mut Task, &mut Context<'_>)) {
+        let lanes = self.tasks.len();
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
-        let mut context = Context {
-            engine: &mut *self.engine,
-            heads: &self.heads,
-            blocks: &self.blocks,
-            zeros: &self.zeros,
-            conveyor_bytes: self.shared.per_thread.pipe_bytes,
-            now,
-            rate: &self.shared.rate,
-        };
+        let mut context = self.lent.context(now, lanes);
         act(task, &mut context);
     }
 
     /// Takes lanes from the queue while there is room.
     fn admit(&mut self) {
-        while self.tasks.len() < self.shared.per_thread.lanes && !self.interrupted {
-            let Some((index, lane)) = take(self.shared) else {
+        while self.tasks.len() < self.lent.shared.per_thread.lanes && !self.interrupted {
+            let Some((index, lane)) = take(self.lent.shared) else {
                 return;
             };
             let now = Instant::now();
             let id = self.next_id;
             self.next_id += 1;
-            let mut context = Context {
-                engine: &mut *self.engine,
-                heads: &self.heads,
-                blocks: &self.blocks,
-                zeros: &self.zeros,
-                conveyor_bytes: self.shared.per_thread.pipe_bytes,
-                now,
-                rate: &self.shared.rate,
-            };
-            let live = Arc::clone(&self.shared.live[index]);
-            let observer = Arc::clone(&self.shared.observer);
+            let live = Arc::clone(&self.lent.shared.live[index]);
+            let observer = Arc::clone(&self.lent.shared.observer);
+            let mut context = self.lent.context(now, self.tasks.len() + 1);
             let mut task = Task::new(
                 index,
                 id,
@@ -194,7 +204,7 @@ impl Thread<'_> {
     /// Gives time to lanes that are due, or that waited for a block of the pool.
     fn look_after(&mut self, now: Instant) {
         let tick = now >= self.next_tick;
-        let fed = self.blocks.free_slots() > 0;
+        let fed = self.lent.blocks.free_slots() > 0;
         let is_due = |task: &Task| {
             tick || (fed && task.is_starved()) || task.wakes_at().is_some_and(|at| at <= now)
         };
@@ -214,7 +224,7 @@ impl Thread<'_> {
     }
 
     fn interrupt_if_asked(&mut self, now: Instant) {
-        if self.interrupted || !self.shared.cancelled.load(Ordering::Acquire) {
+        if self.interrupted || !self.lent.shared.cancelled.load(Ordering::Acquire) {
             return;
         }
         self.interrupted = true;
@@ -225,8 +235,8 @@ impl Thread<'_> {
                 task.pump(context);
             });
         }
-        while let Some((index, lane)) = take(self.shared) {
-            report_unstarted(self.shared, index, lane, Fault::Interrupted);
+        while let Some((index, lane)) = take(self.lent.shared) {
+            report_unstarted(self.lent.shared, index, lane, Fault::Interrupted);
         }
     }
 
@@ -236,7 +246,7 @@ impl Thread<'_> {
             task.hang_up();
             let index = task.index();
             let report = task.into_report();
-            lock(&self.shared.reports)[index] = Some(report);
+            lock(&self.lent.shared.reports)[index] = Some(report);
         }
     }
 }
