@@ -26,7 +26,7 @@ use crate::settings::{MAX_ADAPTED_BYTES, MoverSettings};
 
 /// Bytes of a request on the pooled path, unless a lane sets its own: small enough that what was
 /// received is still in the cache when it is looked at.
-const POOLED_BYTES: usize = 256 << 10;
+const POOLED_BYTES: usize = 512 << 10;
 /// Bytes of pipes of all lanes together; half of what an ordinary user may have
 /// (fs.pipe-user-pages-soft).
 const PIPE_BYTES: usize = 32 << 20;
