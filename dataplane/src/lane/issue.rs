@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::engine::{Op, Token, ZeroHow};
 use crate::fault::{Cause, Fault, Side};
-use crate::nbd::{Command, CommandFlags, MAX_REQUEST_LEN, Request};
+use crate::nbd::{Command, CommandFlags, MAX_REQUEST_LEN, ReplyMode, Request};
 use crate::plan::{Segment, SegmentKind};
 use crate::pool::Buf;
 use crate::report::PayloadKind;
@@ -15,6 +15,10 @@ use super::slots::{Cookie, SlotIndex, SlotState};
 use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::{Phase, Task};
 use super::work::Next;
+
+/// Bytes that one block status asks about at most where its reply has lengths of 32 bits: nbdkit
+/// 1.32 aborts when it is asked about nearly 4 GiB.
+const COMPACT_QUESTION_BYTES: u64 = 1 << 30;
 
 impl Task {
     /// Begins pieces on all strands, in turn, until nothing more fits.
@@ -487,7 +491,10 @@ impl Task {
         let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else {
             return;
         };
-        let longest = crate::nbd::max_request_length(session.mode);
+        let longest = match session.mode {
+            ReplyMode::Simple | ReplyMode::Structured => COMPACT_QUESTION_BYTES,
+            ReplyMode::Extended => crate::nbd::max_request_length(session.mode),
+        };
         let granularity = u64::from(session.block_size.minimum);
         let Some(question) = self.work.question(longest, granularity) else {
             return;
@@ -506,6 +513,10 @@ impl Task {
             length: question.length,
         };
         link.request(request, None, context.now);
+    }
+
+    pub(super) fn reads_a_file(&self) -> bool {
+        matches!(self.strands[0].source, SourceSide::File(_))
     }
 
     /// Asks a file for its holes: seeking is answered on the spot.

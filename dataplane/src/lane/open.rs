@@ -318,9 +318,7 @@ impl Task {
         );
         match kind {
             FileType::RegularFile => {
-                if let (Endpoint::File(source), Ok(target)) = (&self.source, path.canonicalize())
-                    && source.canonicalize().is_ok_and(|source| source == target)
-                {
+                if self.reads_from(&file) {
                     return Err(Refusal::Fault(Fault::Request(format!(
                         "source and target are the same file: {}",
                         path.display()
@@ -337,6 +335,10 @@ impl Task {
                 }
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
+            FileType::BlockDevice if self.reads_from(&file) => {
+                let what = format!("source and target are the same device: {}", path.display());
+                return Err(Refusal::Fault(Fault::Request(what)));
+            }
             FileType::BlockDevice => {
                 self.target_size = size_of(&file).map_err(failed)?;
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
@@ -350,6 +352,21 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Whether the source is this file or device, under whatever name.
+    fn reads_from(&self, file: &impl AsFd) -> bool {
+        let SourceSide::File(source) = &self.strands[0].source else {
+            return false;
+        };
+        let id = |stat: rustix::fs::Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => (0, stat.st_rdev),
+            _ => (stat.st_dev, stat.st_ino),
+        };
+        match (rustix::fs::fstat(&**source), rustix::fs::fstat(file)) {
+            (Ok(source), Ok(target)) => id(source) == id(target),
+            _ => false,
+        }
     }
 
     fn check_fit(&self, source: Option<&Session>, target: Option<&Session>) -> Result<(), Refusal> {

@@ -167,6 +167,12 @@ impl Task {
         if self.phase == Phase::Running {
             self.ask_status(context);
             self.issue(context);
+            // What is let out is no piece whose end would bring the next question.
+            while self.work.lacks_answer() && self.reads_a_file() {
+                self.ask_status(context);
+                self.issue(context);
+            }
+            self.ask_status(context);
             self.flush_if_due(context);
         }
         for strand in 0..self.strands.len() {
