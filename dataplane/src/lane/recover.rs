@@ -133,6 +133,7 @@ impl Task {
             link.reset();
         }
         self.refusals.clear();
+        self.target_zeros.forget();
         self.probe_lost(Side::Target);
         self.put_back_all(strand, |state| state == SlotState::Writing);
         let work = &mut self.work;

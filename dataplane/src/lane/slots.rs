@@ -62,6 +62,7 @@ pub(super) enum Cookie {
         part: u16,
     },
     Status,
+    TargetStatus,
     Flush,
     Probe,
 }
@@ -71,6 +72,7 @@ const SPECIAL: u16 = 0xFFF0;
 const STATUS: u16 = SPECIAL;
 const FLUSH: u16 = SPECIAL + 1;
 const PROBE: u16 = SPECIAL + 2;
+const TARGET_STATUS: u16 = SPECIAL + 3;
 
 impl Cookie {
     pub(super) fn number(self) -> u64 {
@@ -84,6 +86,7 @@ impl Cookie {
                 part,
             } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
+            Self::TargetStatus => pack(0, TARGET_STATUS, 0),
             Self::Flush => pack(0, FLUSH, 0),
             Self::Probe => pack(0, PROBE, 0),
         }
@@ -98,6 +101,7 @@ impl Cookie {
         );
         Some(match index {
             STATUS => Self::Status,
+            TARGET_STATUS => Self::TargetStatus,
             FLUSH => Self::Flush,
             PROBE => Self::Probe,
             index if index < SPECIAL => Self::Slot {
@@ -253,6 +257,7 @@ mod tests {
                 part: 3,
             },
             Cookie::Status,
+            Cookie::TargetStatus,
             Cookie::Flush,
             Cookie::Probe,
         ] {
