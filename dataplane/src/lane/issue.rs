@@ -24,7 +24,7 @@ impl Task {
     /// Begins pieces on all strands, in turn, until nothing more fits.
     pub(super) fn issue(&mut self, context: &mut Context<'_>) {
         self.starved = false;
-        if self.not_before.is_some_and(|at| at > context.now) {
+        if self.target_zeros.is_asked() || self.not_before.is_some_and(|at| at > context.now) {
             return;
         }
         self.not_before = None;
@@ -72,6 +72,11 @@ impl Task {
                 return true;
             }
             self.record_zero(piece);
+            if self.target_zeros.cover(piece) {
+                self.live.acknowledged.add(piece.length);
+                self.unflushed.acknowledge(piece);
+                return true;
+            }
             let Some(slot) = self.slots.take(piece, index(strand), context.now) else {
                 return false;
             };

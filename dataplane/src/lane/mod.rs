@@ -25,6 +25,7 @@ mod replies;
 mod role;
 mod slots;
 mod strand;
+mod target_zeros;
 mod task;
 mod work;
 

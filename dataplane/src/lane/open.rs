@@ -29,6 +29,7 @@ use super::link::Link;
 use super::replies::ALLOCATION;
 use super::slots::{Slot, SlotState, Slots};
 use super::strand::{SourceSide, Strand, TargetSide};
+use super::target_zeros::TargetZeros;
 use super::task::{Observer, Phase, StatusAnswer, Task};
 use super::work::Work;
 
@@ -92,6 +93,7 @@ impl Task {
             can_zero: false,
             target_is_zero: settings.target_is_zero,
             status: StatusAnswer::default(),
+            target_zeros: TargetZeros::default(),
             dirty_context,
             refusals: Vec::new(),
             unflushed: Unflushed::default(),
@@ -184,8 +186,9 @@ impl Task {
             _ => return Err(Cause::Unfit("only an NBD server takes connections".into())),
         };
         let mut contexts = Vec::new();
+        // The target is asked too: what reads as zeros there need not be made zero.
+        contexts.extend(self.settings.extents.then(|| ALLOCATION.to_owned()));
         if side == Side::Source {
-            contexts.extend(self.settings.extents.then(|| ALLOCATION.to_owned()));
             contexts.extend(self.dirty_context.clone());
         }
         Link::new(
@@ -288,6 +291,7 @@ impl Task {
             .saturating_mul(self.strands.len())
             .min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
+        self.ask_target_for_zeros(context);
         self.phase = if self.witnesses.is_empty() {
             Phase::Running
         } else {

@@ -169,6 +169,7 @@ impl Task {
         if strand == 0 {
             self.probe_lost(Side::Target);
         }
+        self.target_zeros.forget();
         self.put_back_all(strand, |state| state == SlotState::Writing);
         let work = &mut self.work;
         let live = &self.live;

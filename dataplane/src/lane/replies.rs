@@ -135,6 +135,17 @@ impl Task {
                 extents,
                 done,
             }) => {
+                if side == Side::Target && Cookie::of(cookie) == Some(Cookie::TargetStatus) {
+                    let (allocation, _) = ids.unwrap_or_default();
+                    if Some(context) == allocation {
+                        self.target_zeros.take(extents);
+                    }
+                    return Ok(Some(if done {
+                        Heard::Done { cookie }
+                    } else {
+                        Heard::Status { done }
+                    }));
+                }
                 if Cookie::of(cookie) != Some(Cookie::Status) {
                     return Err(Cause::Protocol(
                         "a block status came for a request that did not ask for one".into(),
@@ -663,11 +674,7 @@ impl Task {
             Heard::Data { .. } | Heard::Hole { .. } => {
                 return Err(Cause::Protocol("data came in reply to a write".into()));
             }
-            Heard::Status { .. } => {
-                return Err(Cause::Protocol(
-                    "a block status came from the target, which was not asked".into(),
-                ));
-            }
+            Heard::Status { .. } => return Ok(Go::On), // of the question for zeros; more follows
         };
         if !done {
             // The chunk that ends the reply follows; the error stays an error.
@@ -691,6 +698,8 @@ impl Task {
         let outcome = earlier.map_or(outcome, |(_, error, message)| Err((error, message)));
         self.request_ended(strand, Side::Target);
         match Cookie::of(cookie) {
+            // Without an answer the zeros are written.
+            Some(Cookie::TargetStatus) => self.target_zeros.answered(),
             Some(Cookie::Flush(number)) => self.flush_ended(strand, number, outcome, context)?,
             Some(Cookie::Slot {
                 index, generation, ..

@@ -68,6 +68,7 @@ pub(super) enum Cookie {
         part: u16,
     },
     Status,
+    TargetStatus,
     /// Which FLUSH, for one that was given up may still be answered.
     Flush(u16),
     Probe,
@@ -82,6 +83,7 @@ const SPECIAL: u16 = 0xFFF0;
 const STATUS: u16 = SPECIAL;
 const FLUSH: u16 = SPECIAL + 1;
 const PROBE: u16 = SPECIAL + 2;
+const TARGET_STATUS: u16 = SPECIAL + 3;
 
 impl Cookie {
     pub(super) fn number(self) -> u64 {
@@ -96,6 +98,7 @@ impl Cookie {
             } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
             Self::Flush(number) => pack(0, FLUSH, number),
+            Self::TargetStatus => pack(0, TARGET_STATUS, 0),
             Self::Probe => pack(0, PROBE, 0),
         }
     }
@@ -110,6 +113,7 @@ impl Cookie {
         Some(match index {
             STATUS => Self::Status,
             FLUSH => Self::Flush(part),
+            TARGET_STATUS => Self::TargetStatus,
             PROBE => Self::Probe,
             index if index < SPECIAL => Self::Slot {
                 index,
@@ -281,6 +285,7 @@ mod tests {
             },
             Cookie::Status,
             Cookie::Flush(9),
+            Cookie::TargetStatus,
             Cookie::Probe,
         ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));

@@ -30,6 +30,7 @@ use super::probe::Probe;
 use super::role::Role;
 use super::slots::Slots;
 use super::strand::{SourceSide, Strand, TargetSide};
+use super::target_zeros::TargetZeros;
 use super::work::Work;
 
 /// Tells whoever runs the mover what happens.
@@ -72,6 +73,7 @@ pub(crate) struct Task {
     pub(super) can_zero: bool,
     pub(super) target_is_zero: bool,
     pub(super) status: StatusAnswer,
+    pub(super) target_zeros: TargetZeros,
     /// The metadata context of the dirty bitmap, if the lane follows one.
     pub(super) dirty_context: Option<String>,
     /// Errors of target requests whose last chunk has not come: cookie, error, message.

@@ -20,7 +20,7 @@ const FIRST_WINDOW: u64 = 1 << 30;
 const LAST_WINDOW: u64 = 64 << 30;
 /// Segments that may wait; the next question is asked below half of it.
 const SEGMENTS_AHEAD: usize = 2048;
-/// Bytes of segments that may wait before the next question.
+/// Bytes of data that may wait before the next question; zeros are soon done.
 const BYTES_AHEAD: u64 = 256 << 20;
 
 /// The rest of a lane's work, in order.
@@ -147,10 +147,18 @@ impl Work {
         } else {
             self.window
         };
-        self.waiting_bytes += cut.iter().map(|segment| segment.length).sum::<u64>();
+        let data = cut
+            .iter()
+            .filter(|segment| segment.kind == SegmentKind::Data);
+        self.waiting_bytes += data.map(|segment| segment.length).sum::<u64>();
         self.segments.extend(cut);
         self.asking = Asking::Idle;
         Ok(skipped)
+    }
+
+    /// Whether the source is asked for zeros.
+    pub(super) fn asks(&self) -> bool {
+        self.asking != Asking::Never
     }
 
     /// The question will not be answered: what it was about is data, and no more are asked.
@@ -212,7 +220,9 @@ impl Work {
             Some(rest) => *segment = rest,
             None => drop(self.segments.pop_front()),
         }
-        self.waiting_bytes -= piece.length;
+        if piece.kind == SegmentKind::Data {
+            self.waiting_bytes -= piece.length;
+        }
         Next::Piece(piece)
     }
 
