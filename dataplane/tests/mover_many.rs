@@ -260,13 +260,19 @@ fn the_rate_limit_holds_within_a_tenth() {
 #[test]
 fn counts_say_what_happened_and_add_up() {
     every_way(|way| {
-        let content = content(0);
+        // Large enough that block status is asked for.
+        let size = 2 * MIB;
+        let mut content = dense(2 << 20, 5);
+        content[100_000..300_000].fill(0);
         let source = Hostile::builder().content(&content).start().unwrap();
-        let target = Hostile::builder().content(&[0xEE; SIZE]).start().unwrap();
+        let target = Hostile::builder()
+            .content(&[0xEE; 2 << 20])
+            .start()
+            .unwrap();
         let (report, _) = run_all(mover(way), lanes_of(&[source], &[target], &settings(way)));
         let lane = &report.lanes[0];
         let counts = lane.counts;
-        assert_eq!(counts.planned, SIZE as u64);
+        assert_eq!(counts.planned, size);
         assert_eq!(counts.acknowledged, counts.planned);
         assert_eq!((counts.skipped, counts.redone), (0, 0));
         // Whether a zero was told by block status or found by reading.
