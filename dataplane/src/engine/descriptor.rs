@@ -121,6 +121,28 @@ impl Descriptor {
         self.received.get()
     }
 
+    /// Bytes that have come and were not received yet: a source may be asked to collect many
+    /// before it is called readable, and is alive while it does.
+    pub(crate) fn unread(&self) -> u64 {
+        // Where the kernel cannot tell, the received bytes alone are judged by.
+        rustix::io::ioctl_fionread(&self.fd).unwrap_or(0)
+    }
+
+    /// Bytes that were sent and that the peer's machine has not taken; on Unix sockets with the
+    /// kernel's own overhead.
+    pub(crate) fn undelivered(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and the kernel writes one int, which outlives the call.
+        let result =
+            unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, std::ptr::from_mut(&mut bytes)) };
+        // Where the kernel cannot tell, the sent bytes alone are judged by.
+        if result == 0 {
+            u64::try_from(bytes).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
     /// Bytes sent through it so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.get()

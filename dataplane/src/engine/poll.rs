@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll as Epoll, Token as EventToken};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -20,6 +21,8 @@ use super::conveyor::{End, Step};
 use super::descriptor::{Descriptor, Kind};
 use super::{Completion, Engine, Op, Token, Waker, ZeroHow};
 
+/// A pipe that can be written takes this much without blocking (PIPE_BUF, pipe(7)).
+const PIPE_READY_BYTES: usize = 4096;
 /// Readiness events that one wait takes.
 const EVENTS: usize = 256;
 
@@ -160,27 +163,32 @@ impl Engine for Poll {
     }
 
     fn wait(&mut self, timeout: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
-        if self.ready.is_empty() {
-            match self.epoll.poll(&mut self.events, Some(timeout)) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-            let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-            for event in &events {
-                if event.token().0 == event_token(self.waker.0.as_raw_fd()) {
-                    self.waker.clear();
-                    continue;
-                }
-                let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
-                self.wake(
-                    event.token().0,
-                    event.is_readable() || ended,
-                    event.is_writable() || ended,
-                );
-            }
-            self.events = events;
+        // Also when something is ready: lanes whose files are always ready must not starve those
+        // that wait for sockets.
+        let timeout = if self.ready.is_empty() {
+            timeout
+        } else {
+            Duration::ZERO
+        };
+        match self.epoll.poll(&mut self.events, Some(timeout)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            if event.token().0 == event_token(self.waker.0.as_raw_fd()) {
+                self.waker.clear();
+                continue;
+            }
+            let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
+            self.wake(
+                event.token().0,
+                event.is_readable() || ended,
+                event.is_writable() || ended,
+            );
+        }
+        self.events = events;
         completions.extend(self.ready.drain(..));
         Ok(())
     }
@@ -312,7 +320,10 @@ fn receive(socket: &Descriptor, into: &mut [u8]) -> Result<usize, Errno> {
     match socket.kind() {
         Kind::Socket => rustix::net::recv(socket, into, rustix::net::RecvFlags::DONTWAIT)
             .map(|(_, count)| count),
-        Kind::Stream | Kind::File => rustix::io::read(socket, into),
+        // It is blocking, for it is shared with others: nothing is tried that could block.
+        Kind::Stream | Kind::File => {
+            when_ready(socket, PollFlags::IN).and_then(|()| rustix::io::read(socket, into))
+        }
     }
     .inspect(|count| socket.count_received(*count))
 }
@@ -338,7 +349,24 @@ fn send(
                 flags,
             )
         }
-        Kind::Stream | Kind::File => rustix::io::writev(socket, &parts),
+        Kind::Stream | Kind::File => when_ready(socket, PollFlags::OUT).and_then(|()| {
+            let part = if head_left.is_empty() {
+                payload_left
+            } else {
+                head_left
+            };
+            // As much as a pipe that is ready takes at once.
+            rustix::io::write(socket, &part[..part.len().min(PIPE_READY_BYTES)])
+        }),
     }
     .inspect(|count| socket.count_sent(*count))
+}
+
+/// EAGAIN unless a descriptor in blocking mode is ready.
+fn when_ready(stream: &Descriptor, flags: PollFlags) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(stream, flags)];
+    match rustix::event::poll(&mut fds, Some(&Timespec::default()))? {
+        0 => Err(Errno::AGAIN),
+        _ => Ok(()),
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Unflushed {
     /// Covered by the FLUSH that is in flight.
     covered: Option<Acknowledged>,
     last: Option<Instant>,
+    /// Of the last FLUSH that was sent.
+    number: u16,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Unflushed {
 
     fn begin(&mut self) {
         self.covered = Some(std::mem::take(&mut self.acknowledged));
+        self.number = self.number.wrapping_add(1);
     }
 }
 
@@ -95,7 +98,8 @@ impl Task {
         let last = *self.unflushed.last.get_or_insert(context.now);
         let due = waiting > UNFLUSHED_AREAS
             || context.now.duration_since(last) >= self.settings.flush_interval;
-        if due && waiting > 0 && !self.unflushed.is_flushing() && self.probe.is_none() {
+        let busy = self.unflushed.is_flushing() || self.probe.is_some();
+        if due && waiting > 0 && !busy && self.target_can_flush() {
             self.send_flush(context);
         }
     }
@@ -128,6 +132,17 @@ impl Task {
             .any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
     }
 
+    /// Whether the target can make anything durable on request.
+    pub(super) fn target_can_flush(&self) -> bool {
+        match &self.strands[0].target {
+            TargetSide::Nbd(link) => link
+                .session
+                .as_ref()
+                .is_some_and(|session| session.flags.can_flush()),
+            TargetSide::File(_) | TargetSide::Stream { .. } | TargetSide::Null(_) => true,
+        }
+    }
+
     fn send_flush(&mut self, context: &mut Context<'_>) {
         let Some(at) = self
             .strands
@@ -136,22 +151,19 @@ impl Task {
         else {
             return;
         };
+        if !self.target_can_flush() {
+            // Nothing is known to be safe: a loss of the connection undoes all of it.
+            return self.end_after_flush();
+        }
         self.unflushed.begin();
         self.unflushed.last = Some(context.now);
         let id = self.id;
         match &mut self.strands[at].target {
             TargetSide::Nbd(link) => {
-                if !link
-                    .session
-                    .as_ref()
-                    .is_some_and(|session| session.flags.can_flush())
-                {
-                    return self.flushed(context);
-                }
                 let request = Request {
                     command: Command::Flush,
                     flags: CommandFlags::NONE,
-                    cookie: Cookie::Flush.number(),
+                    cookie: Cookie::Flush(self.unflushed.number).number(),
                     offset: 0,
                     length: 0,
                 };
@@ -179,12 +191,18 @@ impl Task {
     /// A FLUSH of an NBD target was answered.
     pub(super) fn flush_ended(
         &mut self,
+        strand: usize,
+        number: u16,
         outcome: Result<(), (NbdError, String)>,
         context: &mut Context<'_>,
     ) -> Result<(), Cause> {
+        if !self.unflushed.is_flushing() || number != self.unflushed.number {
+            return Ok(()); // a loss on another connection undid what it was about
+        }
         match outcome {
             Ok(()) => {
                 self.flushes += 1;
+                self.target_went_on(strand);
                 self.flushed(context);
             }
             Err((error, _)) if error.is_shutdown() => {
@@ -194,10 +212,7 @@ impl Task {
                 });
             }
             Err((error, message)) => {
-                self.unflushed.covered = None;
-                self.end_after_flush();
-                self.fail_side(
-                    Side::Target,
+                self.flush_failed(
                     Cause::Refused {
                         request: "FLUSH".into(),
                         error,
@@ -222,10 +237,7 @@ impl Task {
                 self.flushed(context)
             }
             Err(error) => {
-                self.unflushed.covered = None;
-                self.end_after_flush();
-                self.fail_side(
-                    Side::Target,
+                self.flush_failed(
                     Cause::File {
                         what: "cannot make it durable".into(),
                         error,
@@ -234,6 +246,14 @@ impl Task {
                 );
             }
         }
+    }
+
+    /// What was acknowledged may be lost, and no later FLUSH can tell: the lane has failed, and
+    /// its journal stays as it is.
+    fn flush_failed(&mut self, cause: Cause, now: Instant) {
+        self.unflushed.covered = None;
+        self.journal = None;
+        self.fail_side(Side::Target, cause, now);
     }
 
     fn flushed(&mut self, context: &mut Context<'_>) {
@@ -271,7 +291,6 @@ impl Task {
             if let Err(e) = journal.append(safe.iter(), witness.as_ref()) {
                 let what = "cannot write the resume journal".into();
                 self.journal = None;
-                self.end_after_flush();
                 return self.fail(
                     Fault::Local {
                         what,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::engine::{Op, Token, ZeroHow};
 use crate::fault::{Cause, Fault, Side};
-use crate::nbd::{Command, CommandFlags, MAX_REQUEST_LEN, Request};
+use crate::nbd::{Command, CommandFlags, MAX_REQUEST_LEN, ReplyMode, Request};
 use crate::plan::{Segment, SegmentKind};
 use crate::pool::Buf;
 use crate::report::PayloadKind;
@@ -15,6 +15,10 @@ use super::slots::{Cookie, SlotIndex, SlotState};
 use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::{Phase, Task};
 use super::work::Next;
+
+/// Bytes that one block status asks about at most where its reply has lengths of 32 bits: nbdkit
+/// 1.32 aborts when it is asked about nearly 4 GiB.
+const COMPACT_QUESTION_BYTES: u64 = 1 << 30;
 
 impl Task {
     /// Begins pieces on all strands, in turn, until nothing more fits.
@@ -194,8 +198,12 @@ impl Task {
 
     fn write_to_nbd(&mut self, slot: SlotIndex, context: &mut Context<'_>) {
         let piece = self.slots[slot].piece;
+        if piece.kind == SegmentKind::Zero && piece.length > self.zero_max {
+            // It was cut for a target that makes zeros by itself, and that has changed since.
+            return self.put_back(slot);
+        }
         self.slots[slot].state = SlotState::Writing;
-        self.slots[slot].since = context.now;
+        self.slots.stamp(slot, context.now);
         if piece.kind == SegmentKind::Zero {
             self.slots[slot].parts = 1;
             return self.zero_part(slot, 0, piece, context);
@@ -233,6 +241,7 @@ impl Task {
     /// Makes a part of a slot zero, with real zeros where the target can do nothing better.
     fn zero_part(&mut self, slot: SlotIndex, part: u16, run: Segment, context: &mut Context<'_>) {
         if self.can_zero {
+            self.slots[slot].zeroed = true;
             let flags = if self.settings.allocated {
                 CommandFlags::NO_HOLE
             } else {
@@ -358,7 +367,8 @@ impl Task {
         else {
             return;
         };
-        if *writing {
+        // Nothing may follow what could not be written.
+        if *writing || self.fault.is_some() {
             return;
         }
         let next = self
@@ -486,7 +496,10 @@ impl Task {
         let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else {
             return;
         };
-        let longest = crate::nbd::max_request_length(session.mode);
+        let longest = match session.mode {
+            ReplyMode::Simple | ReplyMode::Structured => COMPACT_QUESTION_BYTES,
+            ReplyMode::Extended => crate::nbd::max_request_length(session.mode),
+        };
         let granularity = u64::from(session.block_size.minimum);
         let Some(question) = self.work.question(longest, granularity) else {
             return;
@@ -505,6 +518,10 @@ impl Task {
             length: question.length,
         };
         link.request(request, None, context.now);
+    }
+
+    pub(super) fn reads_a_file(&self) -> bool {
+        matches!(self.strands[0].source, SourceSide::File(_))
     }
 
     /// Asks a file for its holes: seeking is answered on the spot.
@@ -548,6 +565,7 @@ impl Task {
             *at += count;
             let end = *at;
             if count < piece.length {
+                self.live.planned.add(end);
                 self.stream_ended(slot, count);
             }
             if count == 0 {
@@ -589,13 +607,36 @@ impl Task {
             *at += piece.length;
         }
         if let Err(error) = completion.result {
-            if let Op::Zero { .. } = completion.op
+            if let Op::Zero {
+                file,
+                offset,
+                length,
+                ..
+            } = completion.op
                 && matches!(
                     error.raw_os_error(),
                     Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL)
                 )
             {
-                return self.zero_by_writing(slot, context);
+                if length > context.zeros.len() as u64 {
+                    return self.zero_by_writing(slot, context);
+                }
+                // Written in place: the source may be a stream, which gives nothing twice.
+                self.stop_zeroing();
+                let token = Token {
+                    lane: self.id,
+                    strand: index(strand),
+                    role: Role::Write.on(Side::Target),
+                    tag,
+                };
+                let op = Op::Write {
+                    file,
+                    buf: context.zeros.clone(),
+                    at: 0,
+                    length: bytes(length),
+                    offset,
+                };
+                return context.engine.submit(token, op);
             }
             let what = format!("cannot write {} bytes at {}", piece.length, piece.start);
             self.fail_side(Side::Target, Cause::File { what, error }, context.now);
@@ -608,15 +649,26 @@ impl Task {
 
     /// The target cannot zero by itself: from now on zeros are written, also those of this slot.
     pub(super) fn zero_by_writing(&mut self, slot: SlotIndex, context: &mut Context<'_>) {
-        if self.can_zero {
-            self.note("the target cannot write zeroes: zeros are sent as data");
-        }
-        self.can_zero = false;
-        self.zero_max = context.zeros.len() as u64;
+        self.stop_zeroing();
         // All of the slot is done again: other parts of it may still be in flight, and are
         // waited for before it is released.
         self.slots[slot].again = true;
         self.part_acknowledged(slot, context);
+    }
+
+    fn stop_zeroing(&mut self) {
+        if self.can_zero {
+            self.note("the target cannot write zeroes: zeros are sent as data");
+        }
+        self.can_zero = false;
+        self.zero_max = self.write_max;
+    }
+
+    /// Whether what was read cannot be read again.
+    pub(super) fn reads_a_stream(&self) -> bool {
+        self.strands
+            .iter()
+            .any(|strand| matches!(strand.source, SourceSide::Stream { .. }))
     }
 
     /// Releases a slot whose piece cannot be moved, after a failure that ends the lane.

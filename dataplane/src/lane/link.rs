@@ -83,6 +83,8 @@ pub(super) struct Liveness {
     /// When the present connection was ready, or begun.
     pub(super) since: Instant,
     moved: u64,
+    /// The last progress before the first loss that no answer has followed.
+    pub(super) lost_at: Option<Instant>,
     pub(super) attempts: u32,
     pub(super) retry_at: Option<Instant>,
 }
@@ -149,6 +151,7 @@ impl Link {
                 progress_at: now,
                 since: now,
                 moved: 0,
+                lost_at: None,
                 attempts: 0,
                 retry_at: Some(now),
             },
@@ -468,6 +471,8 @@ impl Link {
                 self.session = Some(session);
                 self.state = State::Ready;
                 self.liveness.since = context.now;
+                // A handshake is no progress of the lane.
+                self.liveness.moved = self.moved();
                 return Ok(Happened::Ready);
             }
             HandshakeStatus::Listed(_) => {
@@ -559,14 +564,20 @@ impl Link {
         if !self.is_ready() {
             return;
         }
-        let moved = self
-            .socket
-            .as_ref()
-            .map_or(0, |socket| socket.received() + socket.sent());
+        let moved = self.moved();
         if moved != self.liveness.moved || idle {
             self.liveness.moved = moved;
             self.liveness.progress_at = now;
         }
+    }
+
+    /// A number that changes whenever bytes pass: what has come and waits to be taken counts, and
+    /// what was sent counts when it is delivered.
+    fn moved(&self) -> u64 {
+        self.socket.as_ref().map_or(0, |socket| {
+            let received = socket.received() + socket.unread();
+            (received + socket.sent()).wrapping_sub(socket.undelivered())
+        })
     }
 
     /// Tells the server that nothing more will come.

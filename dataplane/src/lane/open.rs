@@ -27,7 +27,7 @@ use super::durable::Unflushed;
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
-use super::slots::Slots;
+use super::slots::{Slot, SlotState, Slots};
 use super::strand::{SourceSide, Strand, TargetSide};
 use super::target_zeros::TargetZeros;
 use super::task::{Observer, Phase, StatusAnswer, Task};
@@ -59,12 +59,14 @@ impl Task {
         id: u32,
         source: Endpoint,
         target: Endpoint,
-        settings: LaneSettings,
+        mut settings: LaneSettings,
         live: Arc<LiveCounts>,
         observer: Arc<Observer>,
         context: &mut Context<'_>,
     ) -> Self {
         let now = context.now;
+        // With none a lane would wait for ever.
+        settings.requests = settings.requests.max(1);
         let dirty_context = match &settings.extent {
             Extent::Bitmap(name) => Some(format!("qemu:dirty-bitmap:{name}")),
             Extent::Whole | Extent::Areas(_) => None,
@@ -85,6 +87,8 @@ impl Task {
             reason: String::new(),
             adapt: Adapt::new(settings.request_bytes, 1 << 20, now),
             data_max: 0,
+            block_bytes: 0,
+            write_max: 0,
             zero_max: 0,
             can_zero: false,
             target_is_zero: settings.target_is_zero,
@@ -93,6 +97,7 @@ impl Task {
             dirty_context,
             refusals: Vec::new(),
             unflushed: Unflushed::default(),
+            best_acknowledged: 0,
             journal: None,
             probe: None,
             witnesses: Vec::new(),
@@ -225,7 +230,23 @@ impl Task {
                 "its size was {} bytes and is {size} on a new connection: it is another export now",
                 expected.unwrap_or(0)
             );
-            self.fail_side(side, Cause::Unfit(what), context.now);
+            // Nothing more may go there, not even what is drained.
+            self.reset(strand, side);
+            return self.fail_side(side, Cause::Unfit(what), context.now);
+        }
+        if side == Side::Target {
+            self.write_loaded(strand, context);
+        }
+    }
+
+    /// Writes what was read while the target was away.
+    fn write_loaded(&mut self, strand: usize, context: &mut Context<'_>) {
+        loop {
+            let waits =
+                |slot: &Slot| usize::from(slot.strand) == strand && slot.state == SlotState::Loaded;
+            let found = self.slots.used().find(|(_, slot)| waits(slot));
+            let Some((slot, _)) = found else { return };
+            self.write_slot(slot, context);
         }
     }
 
@@ -249,11 +270,17 @@ impl Task {
             .target_link()
             .and_then(|link| link.session.clone());
         self.check_fit(source.as_ref(), target.as_ref())?;
+        if matches!(self.strands[0].target, TargetSide::Stream { .. }) {
+            // Nothing can be left out of what is written in order.
+            self.target_is_zero = false;
+        }
         self.choose_payload(context.conveyor_bytes)?;
-        self.choose_lengths(source.as_ref(), target.as_ref(), context);
+        self.choose_lengths(source.as_ref(), target.as_ref(), context)?;
         let alignment = self.alignment(source.as_ref(), target.as_ref());
         let areas = self.areas(alignment)?;
-        self.live.planned.add(areas.total());
+        if self.size.is_some() {
+            self.live.planned.add(areas.total());
+        }
         let areas = self.resume(areas)?;
         self.open_manifest()?;
         let ask = self.is_worth_asking(source.as_ref(), &areas);
@@ -295,9 +322,7 @@ impl Task {
         );
         match kind {
             FileType::RegularFile => {
-                if let (Endpoint::File(source), Ok(target)) = (&self.source, path.canonicalize())
-                    && source.canonicalize().is_ok_and(|source| source == target)
-                {
+                if self.reads_from(&file) {
                     return Err(Refusal::Fault(Fault::Request(format!(
                         "source and target are the same file: {}",
                         path.display()
@@ -314,6 +339,10 @@ impl Task {
                 }
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
+            FileType::BlockDevice if self.reads_from(&file) => {
+                let what = format!("source and target are the same device: {}", path.display());
+                return Err(Refusal::Fault(Fault::Request(what)));
+            }
             FileType::BlockDevice => {
                 self.target_size = size_of(&file).map_err(failed)?;
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
@@ -327,6 +356,21 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Whether the source is this file or device, under whatever name.
+    fn reads_from(&self, file: &impl AsFd) -> bool {
+        let SourceSide::File(source) = &self.strands[0].source else {
+            return false;
+        };
+        let id = |stat: rustix::fs::Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => (0, stat.st_rdev),
+            _ => (stat.st_dev, stat.st_ino),
+        };
+        match (rustix::fs::fstat(&**source), rustix::fs::fstat(file)) {
+            (Ok(source), Ok(target)) => id(source) == id(target),
+            _ => false,
+        }
     }
 
     fn check_fit(&self, source: Option<&Session>, target: Option<&Session>) -> Result<(), Refusal> {
@@ -356,6 +400,13 @@ impl Task {
                 "it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)"
             );
             return Err(Refusal::Side(Side::Source, Cause::Unfit(what)));
+        }
+        let whole = matches!(self.settings.extent, Extent::Whole);
+        if matches!(self.strands[0].target, TargetSide::Stream { .. })
+            && (self.settings.journal.is_some() || !whole)
+        {
+            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap or a resume journal";
+            return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         if self.size.is_none()
             && (self.settings.journal.is_some()
@@ -428,11 +479,12 @@ impl Task {
         source: Option<&Session>,
         target: Option<&Session>,
         context: &Context<'_>,
-    ) {
+    ) -> Result<(), Refusal> {
         let of = |session: Option<&Session>| {
             session.map_or(PAYLOAD_MAX, |session| u64::from(session.block_size.maximum))
         };
         let block = context.blocks.slot_bytes() as u64;
+        self.block_bytes = 1 << block.ilog2();
         let pooled = if self.payload == PayloadKind::Pooled {
             block
         } else {
@@ -440,28 +492,58 @@ impl Task {
         };
         let max = of(source).min(of(target)).min(PAYLOAD_MAX).min(pooled);
         self.data_max = 1 << max.ilog2();
+        let least = self.shortest_request(source, target);
+        if least > self.data_max {
+            let side = if of(source) < of(target) {
+                Side::Source
+            } else {
+                Side::Target
+            };
+            let what = format!(
+                "it takes requests of at most {} bytes, and at least {least} are needed here (for digests, or by the other side)",
+                self.data_max
+            );
+            return Err(Refusal::Side(side, Cause::Unfit(what)));
+        }
         self.can_zero = match &self.strands[0].target {
             TargetSide::Nbd(_) => target.is_some_and(|session| session.flags.can_write_zeroes()),
             TargetSide::File(_) | TargetSide::Null(_) => true,
             TargetSide::Stream { .. } => false,
         };
+        self.write_max = 1 << block.min(of(target)).ilog2();
         self.zero_max = if self.can_zero {
             ZERO_PIECE
         } else {
-            1 << block.min(of(target)).ilog2()
+            self.write_max
         };
+        // Runs of zeros are written apart: each has to be one that the target takes, and they
+        // are counted in 16 bits.
+        let least_run = usize_of(minimum(target).max(block.div_ceil(u64::from(u16::MAX))));
+        self.inspector.sparse_bytes = self
+            .inspector
+            .sparse_bytes
+            .map(|bytes| bytes.max(least_run).next_power_of_two());
+        let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
+        let least = u32::try_from(least).unwrap_or(u32::MAX);
         let fixed = self
             .settings
             .request_bytes
-            .map(|bytes| 1 << bytes.max(1).ilog2());
-        let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
-        self.adapt = Adapt::new(fixed.map(|bytes| limit.min(bytes)), limit, context.now);
+            .map(|bytes| (1 << bytes.max(1).ilog2()).max(least).min(limit));
+        self.adapt = Adapt::new(fixed, limit, context.now);
+        Ok(())
+    }
+
+    /// Bytes of the shortest request but the disk's last one: a block of both sides, and whole
+    /// digests.
+    fn shortest_request(&self, source: Option<&Session>, target: Option<&Session>) -> u64 {
+        let digest = match self.settings.digest {
+            Some(_) => crate::digest::DIGEST_BLOCK as u64,
+            None => 1,
+        };
+        minimum(source).max(minimum(target)).max(digest)
     }
 
     fn alignment(&self, source: Option<&Session>, target: Option<&Session>) -> u64 {
-        let minimum = |session: Option<&Session>| {
-            session.map_or(1, |session| u64::from(session.block_size.minimum))
-        };
         let wish = match (&self.strands[0].target, self.settings.manifest.is_some()) {
             (TargetSide::Nbd(_), _) => u64::from(self.settings.cluster_bytes),
             (_, true) => crate::digest::DIGEST_BLOCK as u64,
@@ -521,6 +603,9 @@ impl Task {
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         self.live.skipped.add(safe.total());
+        if !self.target_can_flush() {
+            self.note("the target offers no FLUSH: nothing of it is known to be safe, and an interrupted copy starts anew");
+        }
         self.journal = Some(resumed.journal);
         self.witnesses = resumed.witnesses;
         Ok(areas.subtract(&safe))
@@ -583,6 +668,15 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// Bytes of the shortest request that a side takes; 1 for what is no server.
+fn minimum(session: Option<&Session>) -> u64 {
+    session.map_or(1, |session| u64::from(session.block_size.minimum))
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Why a lane does not begin.

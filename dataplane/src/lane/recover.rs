@@ -7,14 +7,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fault::{Cause, Side};
+use crate::fault::{Cause, Fault, Side};
+use crate::nbd::HandshakeError;
 use crate::plan::SegmentKind;
 use crate::report::Event;
 
 use super::context::Context;
 use super::link::backoff;
-use super::slots::{Slot, SlotState};
-use super::strand::PayloadState;
+use super::slots::{Cookie, Slot, SlotState};
+use super::strand::{PayloadState, SourceSide};
 use super::task::{Phase, Task};
 
 /// A request may take this many deadlines while others of its connection are answered.
@@ -33,13 +34,27 @@ impl Task {
             return;
         }
         self.reset(strand, side);
+        if strand == 0
+            && let Some(error) = out_of_descriptors(&cause)
+        {
+            let what = format!(
+                "no socket is left for the {side} (raise ulimit -n, or move fewer lanes at once)"
+            );
+            return self.fail(Fault::Local { what, error }, context.now);
+        }
         let first = self.strands[strand]
             .link(side)
             .is_some_and(|link| link.session.is_none());
         if first {
             return self.not_opened(strand, side, cause, context);
         }
-        if !is_passing(&cause) || self.settings.retries == 0 || self.phase == Phase::Draining {
+        if side == Side::Source && self.needs_no_source() {
+            return; // it is dialled again if a loss of the target brings something back
+        }
+        let given_up = self.settings.retries == 0 || self.phase == Phase::Draining;
+        // What a stream gave and the target lost cannot be read a second time.
+        let once_only = side == Side::Target && self.reads_a_stream();
+        if !is_passing(&cause) || given_up || once_only {
             return self.fail_side(side, cause, context.now);
         }
         let (retries, salt) = (
@@ -47,6 +62,10 @@ impl Task {
             (self.index as u64) << 8 | strand as u64,
         );
         let first_wait = self.settings.backoff;
+        if let Some(link) = self.strands[strand].link(side) {
+            let progress_at = link.liveness.progress_at;
+            link.liveness.lost_at.get_or_insert(progress_at);
+        }
         let fails_at = self.fails_at(strand, side);
         let Some(link) = self.strands[strand].link(side) else {
             return;
@@ -99,14 +118,16 @@ impl Task {
     }
 
     /// Drops a connection and puts back what it undid.
-    fn reset(&mut self, strand: usize, side: Side) {
+    pub(super) fn reset(&mut self, strand: usize, side: Side) {
         let payload = self.strands[strand].payload;
         match side {
             Side::Source => {
                 // A payload that is on its way into the target cannot be completed; the target's
                 // connection ends with it, for only that undoes the part that it has.
-                if let PayloadState::Conveying { .. } = payload
-                    && self.strands[strand].target_link().is_some()
+                if let PayloadState::Conveying { target_epoch, .. } = payload
+                    && self.strands[strand]
+                        .target_link()
+                        .is_some_and(|link| link.is_ready() && link.epoch == target_epoch)
                 {
                     self.reset_target(strand);
                     if let Some(link) = self.strands[strand].target_link() {
@@ -118,8 +139,11 @@ impl Task {
                 if let Some(link) = self.strands[strand].source_link() {
                     link.reset();
                 }
-                self.work.question_lost();
-                self.probe_lost(Side::Source);
+                if strand == 0 {
+                    // Questions and probes go over the first strand only.
+                    self.work.question_lost();
+                    self.probe_lost(Side::Source);
+                }
                 self.put_back_all(strand, |state| {
                     matches!(state, SlotState::Reading | SlotState::Conveying)
                 });
@@ -132,9 +156,20 @@ impl Task {
         if let Some(link) = self.strands[strand].target_link() {
             link.reset();
         }
-        self.refusals.clear();
         self.target_zeros.forget();
-        self.probe_lost(Side::Target);
+        let slots = &self.slots;
+        self.refusals
+            .retain(|(cookie, ..)| match Cookie::of(*cookie) {
+                Some(Cookie::Slot {
+                    index, generation, ..
+                }) => slots
+                    .of(index, generation)
+                    .is_some_and(|slot| usize::from(slot.strand) != strand),
+                _ => false,
+            });
+        if strand == 0 {
+            self.probe_lost(Side::Target);
+        }
         self.put_back_all(strand, |state| state == SlotState::Writing);
         let work = &mut self.work;
         let live = &self.live;
@@ -147,7 +182,11 @@ impl Task {
             work.redo(segment);
         });
         if self.phase == Phase::Flushing {
-            self.phase = Phase::Running;
+            // What was lost is done again, unless the lane has failed already.
+            self.phase = match self.fault {
+                None => Phase::Running,
+                Some(_) => Phase::Draining,
+            };
         }
     }
 
@@ -174,9 +213,13 @@ impl Task {
         }
         for strand in 0..self.strands.len() {
             for side in [Side::Source, Side::Target] {
+                let wanted = !self.work.is_exhausted() && !self.strands[strand].abandoned;
                 let Some(link) = self.strands[strand].link(side) else {
                     continue;
                 };
+                if wanted && link.is_down() {
+                    link.liveness.retry_at.get_or_insert(context.now);
+                }
                 if link.is_down()
                     && link.liveness.retry_at.is_some_and(|at| at <= context.now)
                     && let Err(cause) = link.dial(context)
@@ -194,7 +237,7 @@ impl Task {
             return None;
         }
         let held_up = self.is_held_up(strand, side);
-        let oldest = self.oldest_request(strand, side);
+        let oldest = self.oldest_passed_over(strand, side);
         let fails_at = self.fails_at(strand, side);
         let link = self.strands[strand].link(side)?;
         let waits = link.is_waiting() || link.sending;
@@ -213,7 +256,10 @@ impl Task {
                         now.duration_since(since) > deadline * REQUEST_PATIENCE
                     })
             }
-            (true, false) => fails_at.is_some_and(|at| now >= at),
+            (true, false) => {
+                fails_at.is_some_and(|at| now >= at)
+                    || now.duration_since(link.liveness.since) > deadline
+            }
             (false, false) => now.duration_since(link.liveness.since) > deadline,
         };
         late.then(|| Cause::Deadline {
@@ -223,46 +269,91 @@ impl Task {
         })
     }
 
-    /// When a side that was lost has failed for good: a deadline after its last progress, or half
-    /// of one after it was back.
+    /// When a side that was lost has failed for good: a deadline after the last progress before
+    /// the first loss that no answer has followed.
     fn fails_at(&mut self, strand: usize, side: Side) -> Option<Instant> {
         let deadline = self.settings.deadline;
-        let link = self.strands[strand].link(side)?;
-        let liveness = &link.liveness;
-        (liveness.attempts > 0)
-            .then(|| liveness.progress_at + deadline.max(Duration::from_millis(1)))
+        let lost_at = self.strands[strand].link(side)?.liveness.lost_at?;
+        Some(lost_at + deadline.max(Duration::from_millis(1)))
     }
 
     /// Whether a side is kept from making progress by the other one.
     fn is_held_up(&self, strand: usize, side: Side) -> bool {
         let state = &self.strands[strand];
-        side == Side::Source
-            && match state.payload {
-                PayloadState::Announced(_) => true,
-                PayloadState::Conveying { .. } => state.waits_for_target(),
-                PayloadState::None | PayloadState::Receiving { .. } => false,
+        match (side, state.payload) {
+            (Side::Source, PayloadState::Announced(_)) => true,
+            (Side::Source, PayloadState::Conveying { .. }) => state.waits_for_target(),
+            // It owes no answer, and gets the rest of a payload when the source gives it.
+            (Side::Target, PayloadState::Conveying { .. }) => {
+                !state.waits_for_target() && state.target_owes_nothing()
             }
+            _ => false,
+        }
     }
 
-    fn oldest_request(&self, strand: usize, side: Side) -> Option<Instant> {
+    /// The oldest request that so many later ones were answered before that it must be lost. Age
+    /// alone says nothing: on a slow line every request is old.
+    fn oldest_passed_over(&self, strand: usize, side: Side) -> Option<Instant> {
         let state = match side {
             Side::Source => SlotState::Reading,
             Side::Target => SlotState::Writing,
         };
-        let of_side = self
-            .slots
-            .used()
-            .filter(|(_, slot)| usize::from(slot.strand) == strand && slot.state == state);
+        let of_side = self.slots.used().filter(|(_, slot)| {
+            usize::from(slot.strand) == strand
+                && slot.state == state
+                && self.slots.is_passed_over(slot)
+        });
         of_side.map(|(_, slot)| slot.since).min()
+    }
+
+    /// Everything was read: the source may go.
+    fn needs_no_source(&self) -> bool {
+        self.fault.is_none()
+            && matches!(self.phase, Phase::Running | Phase::Flushing)
+            && self.work.is_exhausted()
+    }
+
+    /// Whether anything that was begun can still come to its end.
+    pub(super) fn can_drain(&self) -> bool {
+        self.slots.used().any(|(_, slot)| {
+            let strand = &self.strands[usize::from(slot.strand)];
+            let target = strand.side_is_ready(Side::Target);
+            match slot.state {
+                SlotState::Free | SlotState::Loaded => false,
+                SlotState::Reading => {
+                    let announced = matches!(strand.payload, PayloadState::Announced(_));
+                    let stream = matches!(strand.source, SourceSide::Stream { .. });
+                    strand.side_is_ready(Side::Source) && !stream && (target || !announced)
+                }
+                SlotState::Conveying => strand.side_is_ready(Side::Source) && target,
+                SlotState::Writing => target,
+            }
+        })
     }
 }
 
 /// Whether a cause may pass: the wire or the server, not what they say.
 fn is_passing(cause: &Cause) -> bool {
-    matches!(
-        cause,
-        Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_)
-    )
+    match cause {
+        Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_) => true,
+        // A server that is starting or ending, or a tunnel whose far end is.
+        Cause::Handshake(e) => matches!(
+            e,
+            HandshakeError::Disconnected { .. } | HandshakeError::Shutdown { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// The error of a connection that failed for want of a descriptor: no fault of the side.
+fn out_of_descriptors(cause: &Cause) -> Option<std::io::Error> {
+    match cause {
+        Cause::Connect(error) => error
+            .raw_os_error()
+            .filter(|errno| matches!(*errno, libc::EMFILE | libc::ENFILE))
+            .map(std::io::Error::from_raw_os_error),
+        _ => None,
+    }
 }
 
 fn hint(ready: bool, greeting: bool) -> &'static str {

@@ -419,6 +419,7 @@ impl Task {
     fn pool_from_now_on(&mut self) {
         if self.payload == PayloadKind::Splice {
             self.payload = PayloadKind::Pooled;
+            self.data_max = self.data_max.min(self.block_bytes);
             self.reason =
                 "the source answers a READ in several chunks, which have to be put together".into();
             self.note(
@@ -591,7 +592,7 @@ impl Task {
         self.request_ended(strand, Side::Source);
         self.slots[slot].state = SlotState::Writing;
         self.slots[slot].parts = 1;
-        self.slots[slot].since = context.now;
+        self.slots.stamp(slot, context.now);
         match self.strands[strand].target_link() {
             Some(link) => {
                 if link.outstanding == 0 {
@@ -699,7 +700,7 @@ impl Task {
         match Cookie::of(cookie) {
             // Without an answer the zeros are written.
             Some(Cookie::TargetStatus) => self.target_zeros.answered(),
-            Some(Cookie::Flush) => self.flush_ended(outcome, context)?,
+            Some(Cookie::Flush(number)) => self.flush_ended(strand, number, outcome, context)?,
             Some(Cookie::Slot {
                 index, generation, ..
             }) if self.is_writing(index, generation, strand) => {
@@ -736,7 +737,9 @@ impl Task {
             return Err(self.shutting_down(strand, Side::Target));
         }
         let piece = self.slots[slot].piece;
-        if piece.kind == SegmentKind::Zero && self.can_zero && error.effective() == NbdError::NotSup
+        if self.slots[slot].zeroed
+            && error.effective() == NbdError::NotSup
+            && !self.reads_a_stream()
         {
             self.zero_by_writing(slot, context);
             return Ok(Go::On);
@@ -780,6 +783,13 @@ impl Task {
         self.strands[strand].in_flight -= 1;
         let piece = self.slots.release(slot);
         self.live.acknowledged.add(piece.length);
+        // What is only done again is no progress: a target that breaks off at the same place each
+        // time would be connected again for ever.
+        let acknowledged = self.live.acknowledged.get();
+        if acknowledged > self.best_acknowledged {
+            self.best_acknowledged = acknowledged;
+            self.target_went_on(strand);
+        }
         self.unflushed.acknowledge(piece);
         self.adapt.acknowledged(piece.length, context.now);
     }
@@ -800,6 +810,16 @@ impl Task {
     pub(super) fn request_ended(&mut self, strand: usize, side: Side) {
         if let Some(link) = self.strands[strand].link(side) {
             link.outstanding = link.outstanding.saturating_sub(1);
+            link.liveness.lost_at = None;
+            if side == Side::Source {
+                link.liveness.attempts = 0;
+            }
+        }
+    }
+
+    /// The target of a strand did what it never did before.
+    pub(super) fn target_went_on(&mut self, strand: usize) {
+        if let Some(link) = self.strands[strand].target_link() {
             link.liveness.attempts = 0;
         }
     }

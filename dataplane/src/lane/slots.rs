@@ -42,7 +42,11 @@ pub(super) struct Slot {
     pub(super) error: Option<(NbdError, String)>,
     /// Its reply was in a form that cannot be spliced: it is read again through a buffer.
     pub(super) again: bool,
+    /// The target was asked to make some of it zero by itself.
+    pub(super) zeroed: bool,
     pub(super) since: std::time::Instant,
+    /// Which of all the lane's requests it was.
+    number: u64,
 }
 
 /// All slots of a lane; allocated once.
@@ -51,6 +55,8 @@ pub(super) struct Slots {
     free: Vec<SlotIndex>,
     /// Bytes of data in flight.
     pub(super) data_bytes: u64,
+    /// Requests so far.
+    requests: u64,
 }
 
 /// What a cookie stands for.
@@ -63,9 +69,14 @@ pub(super) enum Cookie {
     },
     Status,
     TargetStatus,
-    Flush,
+    /// Which FLUSH, for one that was given up may still be answered.
+    Flush(u16),
     Probe,
 }
+
+/// A request is forgotten when this many times as many as can be in flight were made after it:
+/// twice for each piece, once to read it and once to write it.
+const PASSED_OVER: u64 = 8;
 
 /// Slot numbers from here on stand for requests that move no payload.
 const SPECIAL: u16 = 0xFFF0;
@@ -87,7 +98,7 @@ impl Cookie {
             } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
             Self::TargetStatus => pack(0, TARGET_STATUS, 0),
-            Self::Flush => pack(0, FLUSH, 0),
+            Self::Flush(number) => pack(0, FLUSH, number),
             Self::Probe => pack(0, PROBE, 0),
         }
     }
@@ -102,7 +113,7 @@ impl Cookie {
         Some(match index {
             STATUS => Self::Status,
             TARGET_STATUS => Self::TargetStatus,
-            FLUSH => Self::Flush,
+            FLUSH => Self::Flush(part),
             PROBE => Self::Probe,
             index if index < SPECIAL => Self::Slot {
                 index,
@@ -131,12 +142,15 @@ impl Slots {
             parts: 0,
             error: None,
             again: false,
+            zeroed: false,
             since: now,
+            number: 0,
         };
         Self {
             slots: (0..count).map(|_| slot()).collect(),
             free: (0..count).rev().collect(),
             data_bytes: 0,
+            requests: 0,
         }
     }
 
@@ -164,11 +178,24 @@ impl Slots {
         slot.parts = 0;
         slot.error = None;
         slot.again = false;
-        slot.since = now;
+        slot.zeroed = false;
+        self.stamp(index, now);
         if piece.kind == crate::plan::SegmentKind::Data {
             self.data_bytes += piece.length;
         }
         Some(index)
+    }
+
+    /// Notes that a request about a slot is made now.
+    pub(super) fn stamp(&mut self, index: SlotIndex, now: std::time::Instant) {
+        self.requests += 1;
+        let slot = &mut self.slots[usize::from(index)];
+        (slot.since, slot.number) = (now, self.requests);
+    }
+
+    /// Whether so many requests were made after this one's that it must have been forgotten.
+    pub(super) fn is_passed_over(&self, slot: &Slot) -> bool {
+        self.requests - slot.number > PASSED_OVER * self.slots.len() as u64
     }
 
     /// Gives a slot back; its cookies stand for nothing from now on.
@@ -258,7 +285,7 @@ mod tests {
             },
             Cookie::Status,
             Cookie::TargetStatus,
-            Cookie::Flush,
+            Cookie::Flush(9),
             Cookie::Probe,
         ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));

@@ -133,6 +133,14 @@ impl Strand {
         !self.abandoned && self.side_is_ready(Side::Source) && self.side_is_ready(Side::Target)
     }
 
+    /// Whether every request that the target has is answered.
+    pub(super) fn target_owes_nothing(&self) -> bool {
+        match &self.target {
+            TargetSide::Nbd(link) => link.outstanding == 0,
+            TargetSide::File(_) | TargetSide::Stream { .. } | TargetSide::Null(_) => true,
+        }
+    }
+
     /// Whether the present move waits for the target to take more.
     pub(super) fn waits_for_target(&self) -> bool {
         self.move_end

@@ -63,6 +63,10 @@ pub(crate) struct Task {
     pub(super) adapt: Adapt,
     /// Longest data piece that both sides and the pool take, in bytes; a power of two.
     pub(super) data_max: u64,
+    /// Bytes of a block of the pool; a power of two.
+    pub(super) block_bytes: u64,
+    /// Longest write from a buffer of ours, in bytes; a power of two.
+    pub(super) write_max: u64,
     /// Longest zero piece, in bytes.
     pub(super) zero_max: u64,
     /// The target makes ranges zero by itself.
@@ -75,6 +79,8 @@ pub(crate) struct Task {
     /// Errors of target requests whose last chunk has not come: cookie, error, message.
     pub(super) refusals: Vec<(u64, NbdError, String)>,
     pub(super) unflushed: Unflushed,
+    /// The most bytes that were acknowledged at any time.
+    pub(super) best_acknowledged: u64,
     pub(super) journal: Option<Journal>,
     pub(super) probe: Option<Probe>,
     /// Witnesses of a resumed journal that are still to be compared.
@@ -163,6 +169,12 @@ impl Task {
         if self.phase == Phase::Running {
             self.ask_status(context);
             self.issue(context);
+            // What is let out is no piece whose end would bring the next question.
+            while self.work.lacks_answer() && self.reads_a_file() {
+                self.ask_status(context);
+                self.issue(context);
+            }
+            self.ask_status(context);
             self.flush_if_due(context);
         }
         for strand in 0..self.strands.len() {
@@ -181,9 +193,7 @@ impl Task {
         if self.phase == Phase::Running && self.work.is_exhausted() && self.slots.in_flight() == 0 {
             self.begin_last_flush(context);
         }
-        if self.phase == Phase::Draining
-            && (self.slots.in_flight() == 0 || self.drain_is_over(context.now))
-        {
+        if self.phase == Phase::Draining && (!self.can_drain() || self.drain_is_over(context.now)) {
             self.begin_last_flush(context);
         }
         if self.phase == Phase::Closing {

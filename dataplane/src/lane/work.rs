@@ -244,6 +244,14 @@ impl Work {
         self.redo.clear();
     }
 
+    /// Whether nothing can be handed out before a question is asked.
+    pub(super) fn lacks_answer(&self) -> bool {
+        self.redo.is_empty()
+            && self.segments.is_empty()
+            && self.asking == Asking::Idle
+            && self.area < self.areas.len()
+    }
+
     /// Whether everything was handed out.
     pub(super) fn is_exhausted(&self) -> bool {
         self.redo.is_empty() && self.segments.is_empty() && self.area >= self.areas.len()

@@ -12,6 +12,7 @@ mod thread;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -70,6 +71,11 @@ pub(crate) struct Shared {
     selected: Selected,
     per_thread: ThreadShare,
     panics: AtomicUsize,
+    threads: usize,
+    /// Threads that run no lane any more.
+    leaving: AtomicUsize,
+    /// Why the first thread that failed did.
+    failure: Mutex<Option<String>>,
 }
 
 /// What one thread may use.
@@ -106,9 +112,14 @@ impl Mover {
     }
 
     /// Calls `observer` with everything that happens, on the mover's threads: it should be quick.
+    /// Where it panics, the lanes go on.
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Arc::new(observer);
+        // An observer that panics loses that event and nothing else.
+        self.observer = Arc::new(move |event| {
+            let _told_by_the_panic_hook =
+                std::panic::catch_unwind(AssertUnwindSafe(|| observer(event)));
+        });
         self
     }
 
@@ -148,6 +159,9 @@ impl Mover {
             selected,
             per_thread: share(&self.settings, &lanes, threads),
             panics: AtomicUsize::new(0),
+            threads,
+            leaving: AtomicUsize::new(0),
+            failure: Mutex::new(None),
             queue: Mutex::new(VecDeque::new()),
         });
         let names = lanes
@@ -160,11 +174,15 @@ impl Mover {
         for number in 0..threads {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("mover-{number}"));
-            handles.push(
-                thread
-                    .spawn(move || thread::run(&shared))
-                    .map_err(local("cannot start a thread"))?,
-            );
+            let ours = Arc::clone(&shared);
+            match thread.spawn(move || thread::run(&ours)) {
+                Ok(handle) => handles.push(handle),
+                Err(error) if handles.is_empty() => {
+                    return Err(local("cannot start a thread")(error));
+                }
+                // Those that run do all the work.
+                Err(_) => thread::leave(&shared, None),
+            }
         }
         Ok(Running {
             shared,
@@ -235,11 +253,13 @@ impl Running {
             }
         }
         let cancelled = self.shared.cancelled.load(Ordering::Relaxed);
+        let failure = lock(&self.shared.failure).take();
+        let failure = failure.as_deref().filter(|_| !cancelled);
         let reports = std::mem::take(&mut *lock(&self.shared.reports));
         let lanes = reports.into_iter().zip(self.lanes).zip(&self.shared.live);
         let lanes = lanes
             .map(|((report, names), live)| {
-                report.unwrap_or_else(|| unreported(names, live, cancelled))
+                report.unwrap_or_else(|| unreported(names, live, failure))
             })
             .collect();
         Report {
@@ -252,22 +272,19 @@ impl Running {
     }
 }
 
+/// Why lanes are lost with their thread.
+const PANICKED: &str = "a thread of the mover panicked; this is a defect of blockferry";
+
 /// The report of a lane that never came to one.
 fn unreported(
     (source, target): (String, String),
     live: &LiveCounts,
-    cancelled: bool,
+    failure: Option<&str>,
 ) -> LaneReport {
-    let fault = if cancelled {
-        Fault::Interrupted
-    } else {
-        Fault::Local {
-            what: "the lane was lost".into(),
-            error: std::io::Error::other(
-                "a thread of the mover panicked; this is a defect of blockferry",
-            ),
-        }
-    };
+    let fault = failure.map_or(Fault::Interrupted, |failure| Fault::Local {
+        what: "the lane was lost".into(),
+        error: std::io::Error::other(failure),
+    });
     LaneReport {
         source,
         target,

@@ -12,7 +12,7 @@ use crate::lane::{Context, HEAD_BYTES, Lane, Task};
 use crate::pool::{Buf, Pool};
 use crate::report::Event;
 
-use super::{Shared, lock};
+use super::{PANICKED, Shared, lock};
 
 /// How long a thread waits when no lane knows of anything sooner.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
@@ -20,14 +20,34 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Runs lanes until none is left.
 pub(super) fn run(shared: &Arc<Shared>) {
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| work(shared)));
-    match ran {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => fail_rest(shared, &error),
+    let failure = match ran {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error),
         Err(_) => {
             shared.panics.fetch_add(1, Ordering::Relaxed);
+            Some(std::io::Error::other(PANICKED))
         }
+    };
+    leave(shared, failure);
+}
+
+/// A thread runs no lane any more. What waits is left to the others, if there are any.
+pub(super) fn leave(shared: &Shared, failure: Option<std::io::Error>) {
+    let last = {
+        let mut working = lock(&shared.working);
+        *working -= usize::from(*working > 1);
+        let last = shared.leaving.fetch_add(1, Ordering::Relaxed) + 1 == shared.threads;
+        if let Some(error) = &failure {
+            lock(&shared.failure).get_or_insert(error.to_string());
+        }
+        last
+    };
+    if last {
+        if let Some(error) = failure {
+            fail_rest(shared, &error);
+        }
+        *lock(&shared.working) = 0;
     }
-    *lock(&shared.working) -= 1;
     shared.ended.notify_all();
 }
 
@@ -35,7 +55,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 fn fail_rest(shared: &Shared, error: &std::io::Error) {
     while let Some((index, lane)) = take(shared) {
         let fault = Fault::Local {
-            what: "cannot set up a thread of the mover".into(),
+            what: "cannot run a thread of the mover".into(),
             error: std::io::Error::new(error.kind(), error.to_string()),
         };
         report_unstarted(shared, index, lane, fault);
@@ -52,7 +72,7 @@ fn report_unstarted(shared: &Shared, index: usize, lane: Lane, fault: Fault) {
     let mut report = super::unreported(
         (lane.source.to_string(), lane.target.to_string()),
         &shared.live[index],
-        false,
+        None,
     );
     report.outcome = Err(fault);
     lock(&shared.reports)[index] = Some(report);

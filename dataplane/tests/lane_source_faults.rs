@@ -1,0 +1,566 @@
+//! Sources that fail, lie, stop or break off.
+
+mod lanes;
+
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::{LaneSettings, Side};
+use blockferry_doubles::hostile::{Replies, wire};
+use blockferry_doubles::{Fault, Hostile, HostileServer, Nbdkit, Occasion, Proxy, Trigger};
+use lanes::{
+    DEADLINE, KIB, MIB, SLACK, Way, assert_no_stale_byte, assert_same, copied, copy, dense,
+    every_way, fails, hasty,
+};
+
+const SIZE: usize = 2 << 20;
+
+fn content() -> Vec<u8> {
+    dense(SIZE, 1)
+}
+
+fn target() -> HostileServer {
+    Hostile::builder().size(SIZE as u64).start().unwrap()
+}
+
+/// A source with one fault of its own.
+fn source(fault: Fault, trigger: Trigger) -> HostileServer {
+    Hostile::builder()
+        .content(&content())
+        .fault(fault, trigger)
+        .start()
+        .unwrap()
+}
+
+/// The lane must fail with the source's name, and nothing of a failed read reach the target.
+fn refused(way: Way, server: &HostileServer, settings: LaneSettings) -> String {
+    let target = target();
+    let limit = DEADLINE + SLACK;
+    let words = fails(
+        way,
+        Side::Source,
+        &server.uri(),
+        &target.uri(),
+        settings,
+        limit,
+    );
+    assert_no_stale_byte(&content(), &target.content());
+    assert_eq!(server.violations(), Vec::<String>::new());
+    words
+}
+
+/// The lane must get over it.
+fn survived(way: Way, server: &HostileServer) {
+    let target = target();
+    copied(way, &server.uri(), &target.uri(), hasty(way));
+    assert_same(&content(), &target.content());
+    assert_eq!(server.violations(), Vec::<String>::new());
+    assert!(target.flushes() > 0);
+}
+
+#[test]
+fn replies_that_break_the_protocol_fail_the_lane_and_write_nothing_stale() {
+    let broken = [
+        Fault::WrongReplyMagic,
+        Fault::WrongCookie,
+        Fault::UnissuedReply,
+        Fault::HugeChunkLength,
+        Fault::OverlappingData,
+        Fault::DataOutOfRange,
+        Fault::ShortData,
+        Fault::EmptyData,
+        Fault::SimpleReplyToRead,
+        Fault::HugeErrorMessage,
+        Fault::ErrorMessageOverrun,
+        Fault::UnknownChunk(77),
+    ];
+    every_way(|way| {
+        for fault in &broken {
+            eprintln!("   {fault:?}");
+            let server = Hostile::builder()
+                .content(&content())
+                .fault_on(Occasion::Read, fault.clone(), Trigger::Nth(5))
+                .start()
+                .unwrap();
+            refused(way, &server, hasty(way));
+        }
+    });
+}
+
+#[test]
+fn a_reply_that_comes_twice_fails_the_lane() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::Read, Fault::DuplicateReply, Trigger::Nth(3))
+            .start()
+            .unwrap();
+        refused(way, &server, hasty(way));
+    });
+}
+
+#[test]
+fn a_refused_read_fails_the_lane_with_its_range() {
+    every_way(|way| {
+        for replies in [Replies::Simple, Replies::Structured, Replies::Extended] {
+            let server = Hostile::builder()
+                .content(&content())
+                .replies(replies)
+                .fault_on(Occasion::Read, Fault::Error(5), Trigger::Nth(4))
+                .start()
+                .unwrap();
+            let words = refused(way, &server, hasty(way));
+            assert!(words.contains("READ of 65536 bytes at "), "{words}");
+        }
+    });
+}
+
+#[test]
+fn an_error_before_or_after_data_is_an_error() {
+    every_way(|way| {
+        for fault in [Fault::DataThenError, Fault::ErrorThenData] {
+            let words = refused(way, &source(fault, Trigger::Nth(4)), hasty(way));
+            assert!(words.contains("READ of 65536 bytes at "), "{words}");
+        }
+    });
+}
+
+#[test]
+fn an_unknown_error_number_is_an_error_and_no_broken_protocol() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::Read, Fault::Error(123_456), Trigger::Nth(4))
+            .start()
+            .unwrap();
+        let words = refused(way, &server, hasty(way));
+        assert!(words.contains("READ of"), "{words}");
+    });
+}
+
+#[test]
+fn connections_that_break_are_made_again() {
+    let breaks = [
+        Fault::CloseBeforeReply,
+        Fault::ResetBeforeReply,
+        Fault::CloseMidHeader,
+        Fault::CloseMidPayload,
+        Fault::Error(108),
+        Fault::Crash,
+    ];
+    every_way(|way| {
+        for fault in &breaks {
+            for tcp in [false, true] {
+                eprintln!("   {fault:?} tcp {tcp}");
+                let server = Hostile::builder().content(&content()).fault_on(
+                    Occasion::Read,
+                    fault.clone(),
+                    Trigger::Every(9),
+                );
+                let server = if tcp { server.tcp() } else { server }.start().unwrap();
+                survived(way, &server);
+                assert!(server.accepted() > 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_stalls_is_made_again_within_the_deadline() {
+    every_way(|way| {
+        for fault in [Fault::StallMidPayload, Fault::HalfOpen, Fault::NoReply] {
+            eprintln!("   {fault:?}");
+            let began = Instant::now();
+            let server = Hostile::builder()
+                .content(&content())
+                .fault_on(Occasion::Read, fault, Trigger::Nth(5))
+                .start()
+                .unwrap();
+            survived(way, &server);
+            assert!(began.elapsed() < DEADLINE + SLACK);
+        }
+    });
+}
+
+#[test]
+fn a_source_that_stalls_each_time_fails_the_lane_within_the_deadline() {
+    every_way(|way| {
+        for fault in [Fault::StallMidPayload, Fault::HalfOpen] {
+            eprintln!("   {fault:?}");
+            let server = Hostile::builder()
+                .content(&content())
+                .fault_on(Occasion::Read, fault, Trigger::From(5))
+                .start()
+                .unwrap();
+            refused(way, &server, hasty(way));
+        }
+    });
+}
+
+#[test]
+fn a_source_that_breaks_each_time_fails_the_lane_after_its_retries() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::From(5))
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            retries: 3,
+            ..hasty(way)
+        };
+        let words = refused(way, &server, settings);
+        assert!(words.contains("3 attempts"), "{words}");
+        assert_eq!(server.accepted(), 4);
+    });
+}
+
+#[test]
+fn without_retries_the_first_loss_fails_the_lane() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::Nth(5))
+            .start()
+            .unwrap();
+        let words = refused(
+            way,
+            &server,
+            LaneSettings {
+                retries: 0,
+                ..hasty(way)
+            },
+        );
+        assert!(
+            words.contains("lost") && words.contains("waiting for"),
+            "{words}"
+        );
+        assert_eq!(server.accepted(), 1);
+    });
+}
+
+#[test]
+fn handshakes_that_fail_name_the_source_within_the_deadline() {
+    let faults = [
+        Fault::NoGreeting,
+        Fault::CloseBeforeGreeting,
+        Fault::WrongGreetingMagic,
+        Fault::WrongOptionMagic,
+        Fault::WrongOptionEcho,
+        Fault::OversizeOptionLength,
+        Fault::StallAtOption,
+        Fault::CloseAtOption,
+        Fault::EndlessOptionReplies,
+        Fault::OversizeExportSize,
+        Fault::TlsRequired,
+    ];
+    every_way(|way| {
+        for fault in &faults {
+            eprintln!("   {fault:?}");
+            let server = source(fault.clone(), Trigger::Always);
+            refused(way, &server, hasty(way));
+        }
+    });
+}
+
+#[test]
+fn a_handshake_that_fails_on_reconnecting_is_tried_again() {
+    every_way(|way| {
+        for fault in [
+            Fault::CloseBeforeGreeting,
+            Fault::NoGreeting,
+            Fault::CloseAtOption,
+        ] {
+            eprintln!("   {fault:?}");
+            let server = Hostile::builder()
+                .content(&content())
+                .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::Nth(5))
+                .fault_on(Occasion::Greeting, fault.clone(), Trigger::Nth(2))
+                .fault_on(Occasion::Option, fault.clone(), Trigger::Connection(2))
+                .start()
+                .unwrap();
+            let target = target();
+            // Half of the deadline for the answer that never comes, and time for one more.
+            let settings = LaneSettings {
+                deadline: DEADLINE * 2,
+                ..hasty(way)
+            };
+            let stalls = fault == Fault::NoGreeting;
+            let report = copy(way, &server.uri(), &target.uri(), settings);
+            if stalls {
+                // Whether it comes back or not: it must not take longer than the deadline.
+                assert!(report.elapsed < DEADLINE * 2 + SLACK);
+                continue;
+            }
+            report.outcome.unwrap();
+            assert_same(&content(), &target.content());
+            assert_eq!(server.accepted(), 3);
+        }
+    });
+}
+
+#[test]
+fn another_size_on_reconnecting_is_refused() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .size_on_reconnect(SIZE as u64 + 4096)
+            .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::Nth(5))
+            .start()
+            .unwrap();
+        let words = refused(way, &server, hasty(way));
+        assert!(words.contains("another export"), "{words}");
+    });
+}
+
+#[test]
+fn block_status_that_fails_is_no_failure_of_the_lane() {
+    let faults = [
+        Fault::ZeroLengthExtents,
+        Fault::LongLastExtent,
+        Fault::ExtentsPastEnd,
+        Fault::HoleWithoutZero,
+        Fault::OneExtent,
+        Fault::ManyExtents(700),
+    ];
+    let mut content = content();
+    content[300_000..900_000].fill(0);
+    every_way(|way| {
+        for fault in &faults {
+            eprintln!("   {fault:?}");
+            let server = Hostile::builder()
+                .content(&content)
+                .fault(fault.clone(), Trigger::Always)
+                .start()
+                .unwrap();
+            let target = target();
+            let report = copy(way, &server.uri(), &target.uri(), hasty(way));
+            match report.outcome {
+                Ok(()) => assert_same(&content, &target.content()),
+                // Only what no server may send may fail the lane.
+                Err(e) => assert!(
+                    matches!(fault, Fault::ZeroLengthExtents | Fault::ExtentsPastEnd),
+                    "{fault:?}: {e}"
+                ),
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_of_block_status_means_that_everything_is_read() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::BlockStatus, Fault::Error(22), Trigger::Always)
+            .start()
+            .unwrap();
+        survived(way, &server);
+    });
+}
+
+#[test]
+fn a_context_that_was_not_selected_loses_no_data() {
+    every_way(|way| survived(way, &source(Fault::WrongContext, Trigger::Always)));
+}
+
+#[test]
+fn a_block_status_without_extents_fails_the_lane_and_writes_nothing_stale() {
+    every_way(|way| {
+        let words = refused(way, &source(Fault::NoExtents, Trigger::Always), hasty(way));
+        assert!(words.contains("block status"), "{words}");
+    });
+}
+
+#[test]
+fn replies_in_pieces_are_put_together() {
+    every_way(|way| {
+        for fault in [Fault::MixedChunks, Fault::DoneApart] {
+            for length in [None, Some(64 << 10), Some(2 << 20)] {
+                eprintln!("   {fault:?} {length:?}");
+                let server = source(fault.clone(), Trigger::Always);
+                let target = target();
+                let settings = LaneSettings {
+                    request_bytes: length,
+                    ..hasty(way)
+                };
+                copied(way, &server.uri(), &target.uri(), settings);
+                assert_same(&content(), &target.content());
+            }
+        }
+    });
+}
+
+#[test]
+fn replies_in_pieces_of_large_requests_do_not_outgrow_the_pool() {
+    let content = dense(5 << 20, 3);
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content)
+            .fault(Fault::MixedChunks, Trigger::From(2))
+            .start()
+            .unwrap();
+        let target = Hostile::builder()
+            .size(content.len() as u64)
+            .start()
+            .unwrap();
+        copied(way, &server.uri(), &target.uri(), lanes::settings(way));
+        assert_same(&content, &target.content());
+    });
+}
+
+#[test]
+fn interleaved_pieces_of_several_replies_find_their_places() {
+    let mut content = content();
+    content[500_000..700_000].fill(0);
+    every_way(|way| {
+        for (seed, replies) in [
+            (1, Replies::Structured),
+            (2, Replies::Extended),
+            (3, Replies::Simple),
+        ] {
+            let server = Hostile::builder()
+                .content(&content)
+                .replies(replies)
+                .interleaved(seed)
+                .start()
+                .unwrap();
+            let target = Hostile::builder()
+                .size(SIZE as u64)
+                .replies(replies)
+                .interleaved(seed)
+                .start()
+                .unwrap();
+            copied(way, &server.uri(), &target.uri(), hasty(way));
+            assert_same(&content, &target.content());
+        }
+    });
+}
+
+#[test]
+fn a_source_without_the_options_of_today_is_read() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .unsupported(&[wire::opt::GO, wire::opt::INFO, wire::opt::STRUCTURED_REPLY])
+            .start()
+            .unwrap();
+        survived(way, &server);
+    });
+}
+
+#[test]
+fn a_slow_source_is_no_dead_source() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .tcp()
+            .start()
+            .unwrap();
+        // 2 MiB at 1 MiB/s take four deadlines, and 256 KiB are one request.
+        let line = Proxy::to(server.address())
+            .bytes_per_second(MIB)
+            .start()
+            .unwrap();
+        let target = target();
+        let settings = LaneSettings {
+            request_bytes: Some(512 << 10),
+            deadline: Duration::from_millis(400),
+            retries: 0,
+            ..hasty(way)
+        };
+        copied(way, &line.uri(""), &target.uri(), settings);
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_line_that_freezes_fails_the_lane_within_the_deadline() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .tcp()
+            .start()
+            .unwrap();
+        let line = Proxy::to(server.address())
+            .bytes_per_second(4 * MIB)
+            .start()
+            .unwrap();
+        let target = target();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(line.wait_for_bytes(0, 512 * KIB, lanes::HANG));
+                line.freeze();
+            });
+            let limit = DEADLINE * 2 + SLACK;
+            let words = fails(
+                way,
+                Side::Source,
+                &line.uri(""),
+                &target.uri(),
+                hasty(way),
+                limit,
+            );
+            assert!(
+                words.contains("waiting for") || words.contains("no answer"),
+                "{words}"
+            );
+        });
+        line.thaw();
+        assert_no_stale_byte(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_line_that_is_cut_now_and_then_only_delays_the_lane() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .tcp()
+            .start()
+            .unwrap();
+        let line = Proxy::to(server.address()).start().unwrap();
+        let target = target();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for part in 1..4 {
+                    assert!(line.wait_for_bytes(0, part * 300 * KIB, lanes::HANG));
+                    line.cut();
+                }
+            });
+            copied(way, &line.uri(""), &target.uri(), hasty(way));
+        });
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn real_read_errors_name_the_source() {
+    every_way(|way| {
+        let server = Nbdkit::pattern(2 * MIB)
+            .filter("error", &["error-pread=EIO", "error-pread-rate=100%"])
+            .threads(1)
+            .start()
+            .unwrap();
+        let target = target();
+        let words = fails(
+            way,
+            Side::Source,
+            &server.uri(),
+            &target.uri(),
+            hasty(way),
+            DEADLINE + SLACK,
+        );
+        assert!(words.contains("READ of"), "{words}");
+        assert!(target.content().iter().all(|byte| *byte == 0));
+    });
+}
+
+#[test]
+fn a_source_that_is_gone_names_its_address() {
+    every_way(|way| {
+        let gone = Hostile::builder().tcp().start().unwrap().uri();
+        let target = target();
+        let words = fails(way, Side::Source, &gone, &target.uri(), hasty(way), SLACK);
+        assert!(words.contains("cannot connect"), "{words}");
+    });
+}

@@ -1,0 +1,527 @@
+//! Targets that fail, lie, stop, break off or forget.
+
+mod lanes;
+
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::{LaneSettings, Side};
+use blockferry_doubles::hostile::{Command, Replies};
+use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Proxy, Trigger};
+use lanes::{
+    DEADLINE, KIB, MIB, SLACK, Way, assert_no_stale_byte, assert_same, copied, copy, dense,
+    every_way, fails, hasty,
+};
+
+const SIZE: usize = 2 << 20;
+
+fn content() -> Vec<u8> {
+    let mut content = dense(SIZE, 7);
+    content[700_000..1_200_000].fill(0);
+    content
+}
+
+fn source() -> HostileServer {
+    Hostile::builder().content(&content()).start().unwrap()
+}
+
+/// A target of full size with stale content, so that zeros that were not written are seen.
+fn builder() -> Hostile {
+    Hostile::builder().content(&vec![0xEE; SIZE])
+}
+
+fn refused(way: Way, target: &HostileServer, settings: LaneSettings) -> String {
+    let limit = DEADLINE + SLACK;
+    fails(
+        way,
+        Side::Target,
+        &source().uri(),
+        &target.uri(),
+        settings,
+        limit,
+    )
+}
+
+fn survived(way: Way, target: &HostileServer, settings: LaneSettings) {
+    copied(way, &source().uri(), &target.uri(), settings);
+    assert_same(&content(), &target.content());
+    assert_eq!(target.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn replies_that_break_the_protocol_fail_the_lane() {
+    let broken = [
+        Fault::WrongReplyMagic,
+        Fault::WrongCookie,
+        Fault::UnissuedReply,
+        Fault::HugeErrorMessage,
+        Fault::ErrorMessageOverrun,
+        Fault::UnknownChunk(77),
+    ];
+    every_way(|way| {
+        for fault in &broken {
+            eprintln!("   {fault:?}");
+            let target = builder()
+                .fault_on(Occasion::Write, fault.clone(), Trigger::Nth(5))
+                .start()
+                .unwrap();
+            refused(way, &target, hasty(way));
+        }
+    });
+}
+
+#[test]
+fn an_acknowledgement_that_comes_twice_fails_the_lane_or_changes_nothing() {
+    every_way(|way| {
+        let target = builder()
+            .fault_on(Occasion::Write, Fault::DuplicateReply, Trigger::Nth(5))
+            .start()
+            .unwrap();
+        let report = copy(way, &source().uri(), &target.uri(), hasty(way));
+        if report.outcome.is_ok() {
+            assert_same(&content(), &target.content());
+        }
+    });
+}
+
+#[test]
+fn a_refused_write_fails_the_lane_with_its_range() {
+    every_way(|way| {
+        for replies in [Replies::Simple, Replies::Structured, Replies::Extended] {
+            // ENOSPC.
+            let target = builder()
+                .replies(replies)
+                .fault_on(Occasion::Write, Fault::Error(28), Trigger::From(4))
+                .start()
+                .unwrap();
+            let words = refused(way, &target, hasty(way));
+            assert!(
+                words.contains("WRITE of ") && words.contains("space"),
+                "{words}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_refused_write_zeroes_fails_the_lane() {
+    every_way(|way| {
+        let target = builder()
+            .fault_on(Occasion::WriteZeroes, Fault::Error(5), Trigger::Nth(1))
+            .start()
+            .unwrap();
+        let words = refused(way, &target, hasty(way));
+        assert!(words.contains("WRITE"), "{words}");
+    });
+}
+
+#[test]
+fn a_refused_flush_is_no_success() {
+    every_way(|way| {
+        let target = builder()
+            .fault_on(Occasion::Flush, Fault::Error(5), Trigger::Always)
+            .start()
+            .unwrap();
+        let words = refused(way, &target, hasty(way));
+        assert!(words.contains("FLUSH"), "{words}");
+    });
+}
+
+#[test]
+fn write_zeroes_that_are_not_supported_after_all_are_written() {
+    every_way(|way| {
+        let mut content = dense(SIZE, 8);
+        for part in 0..16 {
+            content[part * 131_072..part * 131_072 + 65_536].fill(0);
+        }
+        let source = Hostile::builder().content(&content).start().unwrap();
+        // ENOTSUP, to each of those that are in flight.
+        let target = builder()
+            .fault_on(Occasion::WriteZeroes, Fault::Error(95), Trigger::Always)
+            .start()
+            .unwrap();
+        copied(way, &source.uri(), &target.uri(), hasty(way));
+        assert_same(&content, &target.content());
+    });
+}
+
+#[test]
+fn a_target_without_write_zeroes_gets_zeros() {
+    every_way(|way| {
+        let target = builder()
+            .no_write_zeroes()
+            .block_size(1, 4096, 64 << 10)
+            .start()
+            .unwrap();
+        survived(way, &target, hasty(way));
+        assert_eq!(target.count(Command::WriteZeroes), 0);
+    });
+}
+
+#[test]
+fn connections_that_break_are_made_again_and_nothing_is_lost() {
+    let breaks = [
+        Fault::CloseBeforeReply,
+        Fault::ResetBeforeReply,
+        Fault::CloseMidHeader,
+        Fault::CloseInRequest,
+        Fault::Error(108),
+        Fault::Crash,
+    ];
+    every_way(|way| {
+        for fault in &breaks {
+            for tcp in [false, true] {
+                eprintln!("   {fault:?} tcp {tcp}");
+                let target = builder().lose_unflushed().fault_on(
+                    Occasion::Write,
+                    fault.clone(),
+                    Trigger::Nth(11),
+                );
+                let target = if tcp { target.tcp() } else { target }.start().unwrap();
+                survived(way, &target, hasty(way));
+                assert!(target.accepted() > 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_crash_lost_after_the_last_write_is_written_again() {
+    every_way(|way| {
+        let target = builder()
+            .lose_unflushed()
+            .fault_on(Occasion::Flush, Fault::Crash, Trigger::Nth(1))
+            .start()
+            .unwrap();
+        survived(way, &target, hasty(way));
+        assert!(target.flushes() > 0);
+    });
+}
+
+#[test]
+fn what_a_target_without_flush_may_have_lost_is_written_again() {
+    every_way(|way| {
+        let target = builder()
+            .lose_unflushed()
+            .no_flush()
+            .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(12))
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            flush_interval: Duration::ZERO,
+            ..hasty(way)
+        };
+        survived(way, &target, settings);
+    });
+}
+
+#[test]
+fn flushes_at_intervals_save_what_they_covered() {
+    every_way(|way| {
+        let target = builder()
+            .lose_unflushed()
+            .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(12))
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            flush_interval: Duration::ZERO,
+            requests: 2,
+            ..hasty(way)
+        };
+        survived(way, &target, settings);
+        assert!(target.flushes() > 2);
+        assert!(
+            target.count(Command::Write) < 40,
+            "{}",
+            target.count(Command::Write)
+        );
+    });
+}
+
+#[test]
+fn a_connection_that_stalls_is_made_again_within_the_deadline() {
+    every_way(|way| {
+        for fault in [
+            Fault::StallMidPayload,
+            Fault::HalfOpen,
+            Fault::NoReply,
+            Fault::StallInRequest,
+        ] {
+            eprintln!("   {fault:?}");
+            let began = Instant::now();
+            let target = builder()
+                .fault_on(Occasion::Write, fault, Trigger::Nth(5))
+                .start()
+                .unwrap();
+            survived(way, &target, hasty(way));
+            assert!(began.elapsed() < DEADLINE + SLACK);
+        }
+    });
+}
+
+#[test]
+fn a_target_that_stalls_each_time_fails_the_lane_within_the_deadline() {
+    every_way(|way| {
+        for fault in [
+            Fault::HalfOpen,
+            Fault::StallInRequest,
+            Fault::StallMidPayload,
+        ] {
+            eprintln!("   {fault:?}");
+            let target = builder()
+                .fault_on(Occasion::Write, fault, Trigger::From(5))
+                .start()
+                .unwrap();
+            let words = refused(way, &target, hasty(way));
+            assert!(words.contains("waiting for"), "{words}");
+        }
+    });
+}
+
+#[test]
+fn a_flush_that_is_never_answered_does_not_have_the_lane_done_again_for_ever() {
+    every_way(|way| {
+        let target = builder()
+            .fault_on(Occasion::Flush, Fault::NoReply, Trigger::Always)
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            retries: 2,
+            ..hasty(way)
+        };
+        let words = refused(way, &target, settings);
+        assert!(words.contains("2 attempts"), "{words}");
+    });
+}
+
+#[test]
+fn a_write_that_kills_the_target_each_time_does_not_have_the_lane_done_again_for_ever() {
+    every_way(|way| {
+        let target = builder()
+            .lose_unflushed()
+            .fault_on(Occasion::Write, Fault::Crash, Trigger::Every(14))
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            retries: 2,
+            requests: 4,
+            ..hasty(way)
+        };
+        refused(way, &target, settings);
+    });
+}
+
+#[test]
+fn what_was_read_while_the_target_was_away_is_written_when_it_is_back() {
+    every_way(|way| {
+        // The first new connection fails: the target is away for a while, and reads go on.
+        let target = builder()
+            .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(3))
+            .fault_on(
+                Occasion::Greeting,
+                Fault::CloseBeforeGreeting,
+                Trigger::Nth(2),
+            )
+            .fault_on(
+                Occasion::Greeting,
+                Fault::CloseBeforeGreeting,
+                Trigger::Nth(3),
+            )
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            backoff: Duration::from_millis(30),
+            ..hasty(way)
+        };
+        survived(way, &target, settings);
+        assert_eq!(target.accepted(), 4);
+    });
+}
+
+#[test]
+fn without_retries_the_first_loss_fails_the_lane_at_once() {
+    every_way(|way| {
+        let target = builder()
+            .fault_on(Occasion::Write, Fault::CloseBeforeReply, Trigger::Nth(5))
+            .start()
+            .unwrap();
+        // Nothing that was begun can still end: it is not waited for.
+        let settings = LaneSettings {
+            retries: 0,
+            deadline: Duration::from_secs(10),
+            ..hasty(way)
+        };
+        refused(way, &target, settings);
+        assert_eq!(target.accepted(), 1);
+    });
+}
+
+#[test]
+fn another_size_on_reconnecting_is_refused() {
+    every_way(|way| {
+        let target = builder()
+            .size_on_reconnect(SIZE as u64 + 4096)
+            .fault_on(Occasion::Write, Fault::CloseBeforeReply, Trigger::Nth(5))
+            .start()
+            .unwrap();
+        let words = refused(way, &target, hasty(way));
+        assert!(words.contains("another export"), "{words}");
+        assert!(target.log().iter().all(|request| request.connection == 1));
+    });
+}
+
+#[test]
+fn handshakes_that_fail_name_the_target_within_the_deadline() {
+    every_way(|way| {
+        for fault in [
+            Fault::NoGreeting,
+            Fault::CloseBeforeGreeting,
+            Fault::StallAtOption,
+            Fault::EndlessOptionReplies,
+        ] {
+            let target = builder().fault(fault, Trigger::Always).start().unwrap();
+            refused(way, &target, hasty(way));
+        }
+    });
+}
+
+#[test]
+fn targets_that_do_not_fit_are_refused_before_anything_is_written() {
+    every_way(|way| {
+        let read_only = builder().read_only().start().unwrap();
+        assert!(refused(way, &read_only, hasty(way)).contains("read-only"));
+        let small = Hostile::builder().size(SIZE as u64 - 1).start().unwrap();
+        assert!(refused(way, &small, hasty(way)).contains("too small"));
+        for target in [&read_only, &small] {
+            assert!(target.written().is_empty() && target.zeroed().is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_target_that_is_gone_names_its_address() {
+    every_way(|way| {
+        let gone = builder().tcp().start().unwrap().uri();
+        let words = fails(way, Side::Target, &source().uri(), &gone, hasty(way), SLACK);
+        assert!(words.contains("cannot connect"), "{words}");
+    });
+}
+
+#[test]
+fn a_source_that_leaves_when_all_is_read_is_no_failure() {
+    every_way(|way| {
+        let source = Hostile::builder().content(&content()).start().unwrap();
+        let target = builder()
+            .fault_on(
+                Occasion::Flush,
+                Fault::SlowReply(Duration::from_millis(150)),
+                Trigger::Nth(1),
+            )
+            .start()
+            .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(target.wait_for_log(lanes::HANG, |log| {
+                    log.iter().any(|r| r.command == Command::Flush)
+                }));
+                source.crash();
+            });
+            copied(
+                way,
+                &source.uri(),
+                &target.uri(),
+                LaneSettings {
+                    retries: 0,
+                    ..hasty(way)
+                },
+            );
+        });
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_slow_target_is_no_dead_target() {
+    every_way(|way| {
+        let target = builder().tcp().start().unwrap();
+        let line = Proxy::to(target.address())
+            .bytes_per_second(MIB)
+            .start()
+            .unwrap();
+        let settings = LaneSettings {
+            // More would only fill the buffers in between.
+            request_bytes: Some(256 << 10),
+            in_flight_bytes: 256 << 10,
+            deadline: Duration::from_millis(500),
+            retries: 0,
+            ..hasty(way)
+        };
+        copied(way, &source().uri(), &line.uri(""), settings);
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_line_that_freezes_and_thaws_only_delays_the_lane() {
+    every_way(|way| {
+        let target = builder().tcp().start().unwrap();
+        let line = Proxy::to(target.address())
+            .bytes_per_second(8 * MIB)
+            .start()
+            .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(line.wait_for_bytes(300 * KIB, 0, lanes::HANG));
+                line.freeze();
+                // The lane notices at half of its deadline, and comes back by the other half.
+                std::thread::sleep(DEADLINE * 2 / 3);
+                line.thaw();
+            });
+            let settings = LaneSettings {
+                deadline: DEADLINE * 2,
+                ..hasty(way)
+            };
+            copied(way, &source().uri(), &line.uri(""), settings);
+        });
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_line_that_is_cut_and_refused_for_a_while_only_delays_the_lane() {
+    every_way(|way| {
+        let target = builder().tcp().lose_unflushed().start().unwrap();
+        let line = Proxy::to(target.address()).start().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(line.wait_for_bytes(300 * KIB, 0, lanes::HANG));
+                line.refuse(true);
+                line.cut();
+                let taken = line.accepted();
+                while line.accepted() < taken + 2 {
+                    std::thread::yield_now();
+                }
+                line.refuse(false);
+            });
+            let settings = LaneSettings {
+                backoff: Duration::from_millis(20),
+                deadline: DEADLINE * 2,
+                ..hasty(way)
+            };
+            copied(way, &source().uri(), &line.uri(""), settings);
+        });
+        assert_same(&content(), &target.content());
+    });
+}
+
+#[test]
+fn a_failure_midway_leaves_nothing_stale_behind() {
+    every_way(|way| {
+        let target = Hostile::builder()
+            .size(SIZE as u64)
+            .fault_on(Occasion::Write, Fault::CloseInRequest, Trigger::From(6))
+            .start()
+            .unwrap();
+        refused(way, &target, hasty(way));
+        assert_no_stale_byte(&content(), &target.content());
+    });
+}
