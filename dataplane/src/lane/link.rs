@@ -221,6 +221,11 @@ impl Link {
         self.tls = None;
     }
 
+    /// The TLS session under the connection, for whoever ends the link for good.
+    pub(super) fn take_tls(&mut self) -> Option<tls::Upgrade> {
+        self.tls.take()
+    }
+
     /// Queues a request.
     pub(super) fn request(
         &mut self,

@@ -156,6 +156,7 @@ impl Task {
         if let Some(link) = self.strands[strand].target_link() {
             link.reset();
         }
+        self.target_zeros.forget();
         let slots = &self.slots;
         self.refusals
             .retain(|(cookie, ..)| match Cookie::of(*cookie) {
@@ -169,7 +170,6 @@ impl Task {
         if strand == 0 {
             self.probe_lost(Side::Target);
         }
-        self.target_zeros.forget();
         self.put_back_all(strand, |state| state == SlotState::Writing);
         let work = &mut self.work;
         let live = &self.live;

@@ -97,8 +97,8 @@ impl Cookie {
                 part,
             } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
-            Self::Flush(number) => pack(0, FLUSH, number),
             Self::TargetStatus => pack(0, TARGET_STATUS, 0),
+            Self::Flush(number) => pack(0, FLUSH, number),
             Self::Probe => pack(0, PROBE, 0),
         }
     }
@@ -112,8 +112,8 @@ impl Cookie {
         );
         Some(match index {
             STATUS => Self::Status,
-            FLUSH => Self::Flush(part),
             TARGET_STATUS => Self::TargetStatus,
+            FLUSH => Self::Flush(part),
             PROBE => Self::Probe,
             index if index < SPECIAL => Self::Slot {
                 index,
@@ -284,8 +284,8 @@ mod tests {
                 part: 3,
             },
             Cookie::Status,
-            Cookie::Flush(9),
             Cookie::TargetStatus,
+            Cookie::Flush(9),
             Cookie::Probe,
         ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));

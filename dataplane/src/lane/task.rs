@@ -20,6 +20,7 @@ use crate::nbd::NbdError;
 use crate::plan::{Run, Segment};
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
+use crate::tls::Upgrade;
 
 use super::adapt::Adapt;
 use super::context::Context;
@@ -226,13 +227,17 @@ impl Task {
     }
 
     /// Drops connections and pipes, after the goodbyes have been submitted.
-    pub(crate) fn hang_up(&mut self) {
+    /// Gives back the TLS sessions that have yet to take their leave.
+    pub(crate) fn hang_up(&mut self) -> Vec<Upgrade> {
+        let mut leaving = Vec::new();
         for strand in &mut self.strands {
             for link in strand.links() {
+                leaving.extend(link.take_tls());
                 link.reset();
             }
             strand.conveyor = None;
         }
+        leaving
     }
 
     /// Looks at deadlines, as often as [`tick_interval`](Self::tick_interval) says.

@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::lane::{Context, HEAD_BYTES, Lane, Task};
 use crate::pool::{Buf, Pool};
 use crate::report::Event;
+use crate::tls::Upgrade;
 
 use super::{PANICKED, Shared, lock};
 
@@ -105,6 +106,7 @@ fn work(shared: &Shared) -> std::io::Result<()> {
         tasks: BTreeMap::new(),
         next_id: 0,
         interrupted: false,
+        leaving: Vec::new(),
         next_tick,
     };
     thread.run()
@@ -142,6 +144,8 @@ struct Thread<'a> {
     tasks: BTreeMap<u32, Task>,
     next_id: u32,
     interrupted: bool,
+    /// TLS sessions of lanes that are over.
+    leaving: Vec<Upgrade>,
     next_tick: Instant,
 }
 
@@ -152,6 +156,7 @@ impl Thread<'_> {
         loop {
             self.admit();
             if self.tasks.is_empty() {
+                self.leaving.iter().for_each(Upgrade::settle);
                 return Ok(());
             }
             let timeout = self.timeout();
@@ -263,7 +268,8 @@ impl Thread<'_> {
     /// Takes the reports of lanes that are over.
     fn bury(&mut self) {
         for (_, mut task) in self.tasks.extract_if(.., |_, task| task.is_over()) {
-            task.hang_up();
+            self.leaving.extend(task.hang_up());
+            self.leaving.retain(|session| !session.is_over());
             let index = task.index();
             let report = task.into_report();
             lock(&self.lent.shared.reports)[index] = Some(report);

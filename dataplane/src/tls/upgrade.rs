@@ -36,19 +36,20 @@ impl Upgrade {
     /// Waits until the session is over, but no longer than [`LINGER`]. For the moment between
     /// closing the near end and the end of the process, which would cut off what is left: the
     /// server would miss our leave. Nothing else needs it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for links that end with the process")
-    )]
     pub(crate) fn settle(&self) {
         // Past that time the session gives up as well, and nobody is left to care.
         let _over = self.ended.recv_timeout(LINGER);
     }
 
+    /// Whether the session has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty)
+    }
+
     /// Whether the thread of the session still runs.
     #[cfg(test)]
     pub(super) fn runs(&self) -> bool {
-        self.ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty)
+        !self.is_over()
     }
 }
 
