@@ -87,8 +87,8 @@ pub struct LaneSettings {
     pub flush_interval: Duration,
     /// A side that makes no progress for this long while something is outstanding has failed.
     pub deadline: Duration,
-    /// Attempts to connect again before a lane fails; the count starts anew with each byte of
-    /// progress. Zero: the first loss of a connection fails the lane.
+    /// Attempts to connect again before a lane fails; the count starts anew with progress, and
+    /// what is only done again is none. Zero: the first loss of a connection fails the lane.
     pub retries: u32,
     /// Wait before the first such attempt; it doubles with each, with jitter, up to 64 times.
     pub backoff: Duration,

@@ -210,7 +210,8 @@ fn a_source_that_breaks_each_time_fails_the_lane_after_its_retries() {
         };
         let words = refused(way, &server, settings);
         assert!(words.contains("3 attempts"), "{words}");
-        assert_eq!(server.accepted(), 4);
+        // One more where what came before the first loss could be made safe.
+        assert!((4..=5).contains(&server.accepted()));
     });
 }
 

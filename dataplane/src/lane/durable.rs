@@ -8,7 +8,7 @@
 //! advertises MULTI_CONN; a target without it has one connection.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::{Completion, Op, Token};
 use crate::fault::{Cause, Fault, Side};
@@ -34,7 +34,14 @@ pub(super) struct Unflushed {
     last: Option<Instant>,
     /// Of the last FLUSH that was sent.
     number: u16,
+    /// Shorter than the setting after losses, so that the next one undoes less.
+    interval: Option<Duration>,
+    /// The last loss, or the start.
+    lost_at: Option<Instant>,
 }
+
+/// After a loss there are this many FLUSHes in the time that passed before it.
+const FLUSHES_BETWEEN_LOSSES: u32 = 4;
 
 #[derive(Default)]
 struct Acknowledged {
@@ -81,6 +88,27 @@ impl Unflushed {
             .for_each(&mut each);
     }
 
+    /// A loss undid what was not flushed: where losses come faster than FLUSHes, nothing would
+    /// ever be safe.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let Some(before) = self.lost_at.replace(now) {
+            let interval = now.duration_since(before) / FLUSHES_BETWEEN_LOSSES;
+            self.interval = Some(self.interval.map_or(interval, |now| now.min(interval)));
+        }
+    }
+
+    /// A FLUSH succeeded: the next one may come later again.
+    fn relax(&mut self) {
+        self.interval = self
+            .interval
+            .map(|interval| interval * 2 + Duration::from_millis(1));
+    }
+
+    fn interval(&self, setting: Duration) -> Duration {
+        self.interval
+            .map_or(setting, |interval| interval.min(setting))
+    }
+
     fn is_flushing(&self) -> bool {
         self.covered.is_some()
     }
@@ -96,8 +124,9 @@ impl Task {
     pub(super) fn flush_if_due(&mut self, context: &mut Context<'_>) {
         let waiting = self.unflushed.acknowledged.areas();
         let last = *self.unflushed.last.get_or_insert(context.now);
-        let due = waiting > UNFLUSHED_AREAS
-            || context.now.duration_since(last) >= self.settings.flush_interval;
+        self.unflushed.lost_at.get_or_insert(self.started);
+        let interval = self.unflushed.interval(self.settings.flush_interval);
+        let due = waiting > UNFLUSHED_AREAS || context.now.duration_since(last) >= interval;
         let busy = self.unflushed.is_flushing() || self.probe.is_some();
         if due && waiting > 0 && !busy && self.target_can_flush() {
             self.send_flush(context);
@@ -191,7 +220,6 @@ impl Task {
     /// A FLUSH of an NBD target was answered.
     pub(super) fn flush_ended(
         &mut self,
-        strand: usize,
         number: u16,
         outcome: Result<(), (NbdError, String)>,
         context: &mut Context<'_>,
@@ -202,7 +230,16 @@ impl Task {
         match outcome {
             Ok(()) => {
                 self.flushes += 1;
-                self.target_went_on(strand);
+                self.unflushed.relax();
+                if self
+                    .unflushed
+                    .covered
+                    .as_ref()
+                    .is_some_and(|covered| covered.areas() > 0)
+                {
+                    // What is safe is never undone.
+                    (0..self.strands.len()).for_each(|strand| self.went_on(strand));
+                }
                 self.flushed(context);
             }
             Err((error, _)) if error.is_shutdown() => {

@@ -231,7 +231,7 @@ impl Task {
                 expected.unwrap_or(0)
             );
             // Nothing more may go there, not even what is drained.
-            self.reset(strand, side);
+            self.reset(strand, side, context.now);
             return self.fail_side(side, Cause::Unfit(what), context.now);
         }
         if side == Side::Target {

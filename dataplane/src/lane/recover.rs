@@ -33,7 +33,7 @@ impl Task {
         if matches!(self.phase, Phase::Closing | Phase::Over) {
             return;
         }
-        self.reset(strand, side);
+        self.reset(strand, side, context.now);
         if strand == 0
             && let Some(error) = out_of_descriptors(&cause)
         {
@@ -118,7 +118,7 @@ impl Task {
     }
 
     /// Drops a connection and puts back what it undid.
-    pub(super) fn reset(&mut self, strand: usize, side: Side) {
+    pub(super) fn reset(&mut self, strand: usize, side: Side, now: Instant) {
         let payload = self.strands[strand].payload;
         match side {
             Side::Source => {
@@ -129,7 +129,7 @@ impl Task {
                         .target_link()
                         .is_some_and(|link| link.is_ready() && link.epoch == target_epoch)
                 {
-                    self.reset_target(strand);
+                    self.reset_target(strand, now);
                     if let Some(link) = self.strands[strand].target_link() {
                         link.liveness.retry_at = Some(link.liveness.since);
                     }
@@ -148,11 +148,11 @@ impl Task {
                     matches!(state, SlotState::Reading | SlotState::Conveying)
                 });
             }
-            Side::Target => self.reset_target(strand),
+            Side::Target => self.reset_target(strand, now),
         }
     }
 
-    fn reset_target(&mut self, strand: usize) {
+    fn reset_target(&mut self, strand: usize, now: Instant) {
         if let Some(link) = self.strands[strand].target_link() {
             link.reset();
         }
@@ -171,6 +171,7 @@ impl Task {
             self.probe_lost(Side::Target);
         }
         self.put_back_all(strand, |state| state == SlotState::Writing);
+        self.unflushed.hurry(now);
         let work = &mut self.work;
         let live = &self.live;
         self.unflushed.take_all(|segment| {

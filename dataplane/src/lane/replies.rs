@@ -700,7 +700,7 @@ impl Task {
         match Cookie::of(cookie) {
             // Without an answer the zeros are written.
             Some(Cookie::TargetStatus) => self.target_zeros.answered(),
-            Some(Cookie::Flush(number)) => self.flush_ended(strand, number, outcome, context)?,
+            Some(Cookie::Flush(number)) => self.flush_ended(number, outcome, context)?,
             Some(Cookie::Slot {
                 index, generation, ..
             }) if self.is_writing(index, generation, strand) => {
@@ -783,12 +783,12 @@ impl Task {
         self.strands[strand].in_flight -= 1;
         let piece = self.slots.release(slot);
         self.live.acknowledged.add(piece.length);
-        // What is only done again is no progress: a target that breaks off at the same place each
+        // What is only done again is no progress: a side that breaks off at the same place each
         // time would be connected again for ever.
         let acknowledged = self.live.acknowledged.get();
         if acknowledged > self.best_acknowledged {
             self.best_acknowledged = acknowledged;
-            self.target_went_on(strand);
+            self.went_on(strand);
         }
         self.unflushed.acknowledge(piece);
         self.adapt.acknowledged(piece.length, context.now);
@@ -811,15 +811,12 @@ impl Task {
         if let Some(link) = self.strands[strand].link(side) {
             link.outstanding = link.outstanding.saturating_sub(1);
             link.liveness.lost_at = None;
-            if side == Side::Source {
-                link.liveness.attempts = 0;
-            }
         }
     }
 
-    /// The target of a strand did what it never did before.
-    pub(super) fn target_went_on(&mut self, strand: usize) {
-        if let Some(link) = self.strands[strand].target_link() {
+    /// A strand did what was never done before.
+    pub(super) fn went_on(&mut self, strand: usize) {
+        for link in self.strands[strand].links() {
             link.liveness.attempts = 0;
         }
     }
