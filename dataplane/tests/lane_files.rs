@@ -350,7 +350,7 @@ fn a_silent_pipe_holds_up_neither_other_lanes_nor_the_end() {
         }
         assert_same(&content, &target.content());
         running.canceller().cancel();
-        assert!(running.wait_for(Duration::from_secs(15)));
+        assert!(running.wait_for(Duration::from_secs(3)));
         let report = running.wait();
         for lane in &report.lanes[..2] {
             assert!(

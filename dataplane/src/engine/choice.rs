@@ -56,6 +56,8 @@ impl FromStr for EngineChoice {
 pub(crate) struct Selected {
     pub(crate) kind: EngineKind,
     pub(crate) reason: String,
+    /// Nobody insists on `kind`.
+    may_fall_back: bool,
 }
 
 /// Decides once, before threads start, by setting a ring up and giving it back.
@@ -64,6 +66,7 @@ pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
         EngineChoice::Poll => Ok(Selected {
             kind: EngineKind::Poll,
             reason: "asked for".into(),
+            may_fall_back: false,
         }),
         EngineChoice::Uring => {
             uring::Uring::new().map_err(|e| {
@@ -75,27 +78,50 @@ pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
             Ok(Selected {
                 kind: EngineKind::Uring,
                 reason: "asked for".into(),
+                may_fall_back: false,
             })
         }
         EngineChoice::Auto => Ok(match uring::Uring::new() {
             Ok(_) => Selected {
                 kind: EngineKind::Uring,
                 reason: "the kernel offers io_uring".into(),
+                may_fall_back: true,
             },
             Err(e) => Selected {
                 kind: EngineKind::Poll,
                 reason: refusal(&e),
+                may_fall_back: false,
             },
         }),
     }
 }
 
-/// Sets the engine of one thread up.
-pub(crate) fn start(kind: EngineKind) -> io::Result<Box<dyn Engine>> {
-    Ok(match kind {
-        EngineKind::Uring => Box::new(uring::Uring::new()?),
-        EngineKind::Poll => Box::new(poll::Poll::new()?),
-    })
+/// Sets the engine of one thread up. Where the ring was not asked for and this thread cannot have
+/// one although the probe could (each locks memory of its own), it takes readiness; then the
+/// reason comes too.
+pub(crate) fn start(selected: &Selected) -> io::Result<(Box<dyn Engine>, Option<String>)> {
+    let poll = || -> io::Result<Box<dyn Engine>> {
+        let poll = poll::Poll::new();
+        Ok(Box::new(
+            poll.map_err(|e| io::Error::new(e.kind(), with_advice(&e)))?,
+        ))
+    };
+    if selected.kind == EngineKind::Poll {
+        return Ok((poll()?, None));
+    }
+    match uring::Uring::new() {
+        Ok(uring) => Ok((Box::new(uring), None)),
+        Err(e) if selected.may_fall_back => Ok((poll()?, Some(refusal(&e)))),
+        Err(e) => Err(io::Error::new(e.kind(), refusal(&e))),
+    }
+}
+
+/// An error, with what to raise.
+fn with_advice(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => format!("{error}: raise ulimit -n"),
+        _ => error.to_string(),
+    }
 }
 
 fn refusal(error: &io::Error) -> String {
@@ -109,6 +135,6 @@ fn refusal(error: &io::Error) -> String {
         Some(libc::ENOMEM) => {
             format!("io_uring could not lock its memory ({error}): raise ulimit -l")
         }
-        _ => format!("io_uring could not be set up: {error}"),
+        _ => format!("io_uring could not be set up: {}", with_advice(error)),
     }
 }

@@ -25,6 +25,9 @@ use super::{Completion, Engine, Op, Token, Waker, ZeroHow};
 const SUBMISSIONS: u32 = 256;
 /// Completions that fit before the kernel has to keep them itself.
 const COMPLETIONS: u32 = 2048;
+/// The same where memory that may be locked is short: 64 * 64 + 256 * 16 bytes, and the heads.
+const SUBMISSIONS_IF_SHORT: u32 = 64;
+const COMPLETIONS_IF_SHORT: u32 = 256;
 /// `user_data` of the poll on the waker.
 const WAKE: u64 = u64::MAX;
 /// `user_data` of the request that cancels everything at the end.
@@ -60,18 +63,12 @@ struct Entry {
 impl Uring {
     /// Sets a ring up, with fewer wishes where the kernel is older.
     pub(crate) fn new() -> io::Result<Self> {
-        let tuned = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS);
-        let ring = match tuned {
-            Ok(ring) => ring,
-            // Before 6.1 the kernel does not know these flags.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::builder()
-                .setup_cqsize(COMPLETIONS)
-                .build(SUBMISSIONS)?,
-            Err(e) => return Err(e),
+        let ring = match build(SUBMISSIONS, COMPLETIONS) {
+            // An ordinary user may lock little memory, and each ring takes its share.
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => {
+                build(SUBMISSIONS_IF_SHORT, COMPLETIONS_IF_SHORT)?
+            }
+            built => built?,
         };
         // The wait with a deadline needs it (5.11); so does everything older than the kernels
         // that this engine is measured on.
@@ -312,6 +309,21 @@ impl Drop for Uring {
             // The kernel may still write to these buffers: they stay mapped for good.
             std::mem::forget(std::mem::take(&mut self.entries));
         }
+    }
+}
+
+fn build(submissions: u32, completions: u32) -> io::Result<IoUring> {
+    let tuned = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_cqsize(completions)
+        .build(submissions);
+    match tuned {
+        // Before 6.1 the kernel does not know these flags.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::builder()
+            .setup_cqsize(completions)
+            .build(submissions),
+        built => built,
     }
 }
 

@@ -496,10 +496,7 @@ impl Task {
         let (true, Some(session)) = (link.is_ready(), link.session.as_ref()) else {
             return;
         };
-        let longest = match session.mode {
-            ReplyMode::Simple | ReplyMode::Structured => COMPACT_QUESTION_BYTES,
-            ReplyMode::Extended => crate::nbd::max_request_length(session.mode),
-        };
+        let longest = longest_question(session.mode);
         let granularity = u64::from(session.block_size.minimum);
         let Some(question) = self.work.question(longest, granularity) else {
             return;
@@ -676,6 +673,14 @@ impl Task {
         let strand = usize::from(self.slots[slot].strand);
         self.strands[strand].in_flight -= 1;
         self.slots.release(slot);
+    }
+}
+
+/// Bytes that one block status may ask about.
+pub(super) fn longest_question(mode: ReplyMode) -> u64 {
+    match mode {
+        ReplyMode::Simple | ReplyMode::Structured => COMPACT_QUESTION_BYTES,
+        ReplyMode::Extended => crate::nbd::max_request_length(mode),
     }
 }
 

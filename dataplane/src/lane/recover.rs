@@ -15,7 +15,7 @@ use crate::report::Event;
 use super::context::Context;
 use super::link::backoff;
 use super::slots::{Cookie, Slot, SlotState};
-use super::strand::{PayloadState, SourceSide};
+use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::{Phase, Task};
 
 /// A request may take this many deadlines while others of its connection are answered.
@@ -326,7 +326,8 @@ impl Task {
                     strand.side_is_ready(Side::Source) && !stream && (target || !announced)
                 }
                 SlotState::Conveying => strand.side_is_ready(Side::Source) && target,
-                SlotState::Writing => target,
+                // A pipe takes its time, and makes nothing durable.
+                SlotState::Writing => target && !matches!(strand.target, TargetSide::Stream { .. }),
             }
         })
     }

@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     leaving: AtomicUsize,
     /// Why the first thread that failed did.
     failure: Mutex<Option<String>>,
+    /// Why threads have another engine than was chosen, for each of them.
+    fallen_back: Mutex<Vec<String>>,
 }
 
 /// What one thread may use.
@@ -162,6 +164,7 @@ impl Mover {
             threads,
             leaving: AtomicUsize::new(0),
             failure: Mutex::new(None),
+            fallen_back: Mutex::new(Vec::new()),
             queue: Mutex::new(VecDeque::new()),
         });
         let names = lanes
@@ -253,6 +256,16 @@ impl Running {
             }
         }
         let cancelled = self.shared.cancelled.load(Ordering::Relaxed);
+        let fallen_back = lock(&self.shared.fallen_back);
+        let engine_reason = match fallen_back.first() {
+            None => self.shared.selected.reason.clone(),
+            Some(why) => format!(
+                "{}; but {} of {threads} threads use readiness: {why}",
+                self.shared.selected.reason,
+                fallen_back.len()
+            ),
+        };
+        drop(fallen_back);
         let failure = lock(&self.shared.failure).take();
         let failure = failure.as_deref().filter(|_| !cancelled);
         let reports = std::mem::take(&mut *lock(&self.shared.reports));
@@ -265,7 +278,7 @@ impl Running {
         Report {
             lanes,
             engine: self.shared.selected.kind,
-            engine_reason: self.shared.selected.reason.clone(),
+            engine_reason,
             threads,
             elapsed: self.started.elapsed(),
         }

@@ -91,7 +91,10 @@ fn work(shared: &Shared) -> std::io::Result<()> {
         .claim()
         .ok_or(std::io::ErrorKind::OutOfMemory)?;
     // Dropped before the pools: what is in flight ends first.
-    let engine = engine::start(shared.selected.kind)?;
+    let (engine, fallen_back) = engine::start(&shared.selected)?;
+    if let Some(reason) = fallen_back {
+        lock(&shared.fallen_back).push(reason);
+    }
     lock(&shared.wakers).push(engine.waker());
     let lent = Lent {
         shared,

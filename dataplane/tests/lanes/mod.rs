@@ -241,3 +241,17 @@ pub(crate) fn dense(size: usize, seed: u64) -> Vec<u8> {
 pub(crate) fn fault_of(report: LaneReport) -> Fault {
     report.outcome.expect_err("the lane should fail")
 }
+
+/// This test program again, to run one of its tests that is marked as ignored: for what has to
+/// happen in a process of its own.
+pub(crate) fn this_test(name: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        name,
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    command
+}
