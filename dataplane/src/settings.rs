@@ -1,5 +1,6 @@
 //! Settings of lanes and of the mover, with their defaults and units.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -54,8 +55,10 @@ pub struct LaneSettings {
     pub extent: Extent,
     /// Connections a side at most; more than one only where both sides advertise `MULTI_CONN`.
     pub connections: u16,
-    /// Bytes of one request; `None` adapts between [`MIN_REQUEST_BYTES`] and [`MAX_ADAPTED_BYTES`].
+    /// Bytes of one request; `None` adapts to what is measured.
     pub request_bytes: Option<u32>,
+    /// Between what adapting stays, in bytes.
+    pub adapt_bytes: RangeInclusive<u32>,
     /// Requests in flight on a connection at most.
     pub requests: u16,
     /// Bytes in flight on a lane at most.
@@ -105,6 +108,7 @@ impl Default for LaneSettings {
             extent: Extent::Whole,
             connections: 1,
             request_bytes: None,
+            adapt_bytes: MIN_REQUEST_BYTES..=MAX_ADAPTED_BYTES,
             requests: 16,
             in_flight_bytes: 16 << 20,
             synchronous: false,

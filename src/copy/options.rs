@@ -124,9 +124,14 @@ pub(crate) struct CopyOptions {
     #[arg(short = 'T', long, value_name = "N", default_value = "0", help_heading = SPEED)]
     pub(crate) threads: u64,
 
-    /// Bytes of a request: a power of two from 4096 to 32M; without it, by what is measured
-    #[arg(long, value_name = "SIZE", value_parser = request_size, help_heading = SPEED)]
-    pub(crate) request_size: Option<u32>,
+    /// Bytes of a request, or between what it adapts to what is measured (as 64k-4M)
+    ///
+    /// Powers of two from 4096 to 32M. Without it, requests adapt between 256k and 2M.
+    #[arg(
+        long, value_name = "SIZE", default_value = "256k-2M", value_parser = request_size,
+        help_heading = SPEED
+    )]
+    pub(crate) request_size: RequestSize,
 
     /// Bytes in flight on a lane at most
     #[arg(
@@ -287,10 +292,31 @@ fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(positive_size(text)?).map_err(|_| "more than this machine can address".into())
 }
 
-fn request_size(text: &str) -> Result<u32, String> {
-    power_of_two(text, 4096, 32 << 20).ok_or_else(|| {
-        "write a power of two from 4096 to 32M, which is the most that NBD servers take".into()
-    })
+/// Bytes of a request: the least and the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestSize {
+    pub(crate) least: u32,
+    pub(crate) most: u32,
+}
+
+impl RequestSize {
+    /// The one length, where nothing is left to be adapted.
+    pub(crate) fn fixed(self) -> Option<u32> {
+        (self.least == self.most).then_some(self.most)
+    }
+}
+
+fn request_size(text: &str) -> Result<RequestSize, String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    let size = |text| power_of_two(text, 4096, 32 << 20);
+    match (size(least), size(most)) {
+        (Some(least), Some(most)) if least <= most => Ok(RequestSize { least, most }),
+        _ => Err(
+            "write a power of two from 4096 to 32M, which is the most that NBD servers \
+                  take, or two of them with a dash between, the smaller first"
+                .into(),
+        ),
+    }
 }
 
 fn sparse(text: &str) -> Result<u32, String> {
@@ -318,7 +344,7 @@ mod tests {
     #[test]
     fn request_sizes_have_the_limits_of_nbdcopy() {
         for (text, size) in [("4096", 4096), ("64k", 65536), ("32M", 32 << 20)] {
-            assert_eq!(request_size(text), Ok(size));
+            assert_eq!(request_size(text).unwrap().fixed(), Some(size));
         }
         for text in ["0", "512", "4095", "4097", "64M", "x", "", "-1", "100k"] {
             assert!(request_size(text).is_err(), "{text}");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use blockferry_dataplane::nbd::NbdUri;
 use blockferry_dataplane::plan::AreaSet;
-use blockferry_dataplane::{Extent, LaneSettings, MIN_REQUEST_BYTES, MoverSettings, PayloadChoice};
+use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
 use super::lanes_file;
 use super::options::CopyOptions;
@@ -355,12 +355,11 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
     LaneSettings {
         extent,
         connections: options.connections,
-        request_bytes: options.request_size,
+        request_bytes: options.request_size.fixed(),
+        adapt_bytes: options.request_size.least..=options.request_size.most,
         requests: options.requests,
         // One request must fit, however small the queue: nbdcopy takes 0 as well.
-        in_flight_bytes: options
-            .queue_size
-            .max(options.request_size.unwrap_or(MIN_REQUEST_BYTES).into()),
+        in_flight_bytes: options.queue_size.max(options.request_size.least.into()),
         synchronous: options.synchronous,
         payload: options.payload,
         extents: !options.no_extents,

@@ -1,8 +1,7 @@
 //! The length of a request, set or adapted to what is measured.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
-
-use crate::settings::{MAX_ADAPTED_BYTES, MIN_REQUEST_BYTES};
 
 /// Where adapting starts, in bytes. Larger requests cost less of the mover, smaller ones keep more
 /// of them in flight; see benches/runs for what each export likes.
@@ -23,6 +22,7 @@ const LONGEST_REST: u32 = 256;
 pub(super) struct Adapt {
     bytes: u32,
     fixed: bool,
+    min: u32,
     max: u32,
     /// Of the trial under way.
     since: Instant,
@@ -36,12 +36,20 @@ pub(super) struct Adapt {
 }
 
 impl Adapt {
-    /// A fixed length, or one that adapts up to `max`.
-    pub(super) fn new(fixed: Option<u32>, max: u32, now: Instant) -> Self {
-        let max = max.clamp(MIN_REQUEST_BYTES, MAX_ADAPTED_BYTES);
+    /// A fixed length, or one that adapts within `limits` and up to `max`, which both sides take.
+    pub(super) fn new(
+        fixed: Option<u32>,
+        limits: &RangeInclusive<u32>,
+        max: u32,
+        now: Instant,
+    ) -> Self {
+        let power = |bytes: u32| 1 << bytes.max(1).ilog2();
+        let min = power(*limits.start()).min(max);
+        let max = power(*limits.end()).min(max).max(min);
         Self {
-            bytes: fixed.unwrap_or(FIRST_BYTES.min(max)),
+            bytes: fixed.unwrap_or(FIRST_BYTES.clamp(min, max)),
             fixed: fixed.is_some(),
+            min,
             max,
             since: now,
             moved: 0,
@@ -103,7 +111,7 @@ impl Adapt {
         self.bytes = if self.up {
             (self.bytes * 2).min(self.max)
         } else {
-            (self.bytes / 2).max(MIN_REQUEST_BYTES)
+            (self.bytes / 2).max(self.min)
         };
     }
 }
@@ -115,7 +123,7 @@ mod tests {
     /// Runs trials against a made-up machine whose rate depends on the length only.
     fn settle(rate_of: impl Fn(u32) -> u64, trials: usize) -> Vec<u32> {
         let start = Instant::now();
-        let mut adapt = Adapt::new(None, 8 << 20, start);
+        let mut adapt = Adapt::new(None, &(256 << 10..=2 << 20), 8 << 20, start);
         let mut now = start;
         let mut seen = Vec::new();
         for _ in 0..trials {
@@ -149,7 +157,7 @@ mod tests {
     #[test]
     fn a_fixed_length_never_changes() {
         let start = Instant::now();
-        let mut adapt = Adapt::new(Some(65536), 1 << 20, start);
+        let mut adapt = Adapt::new(Some(65536), &(256 << 10..=2 << 20), 1 << 20, start);
         adapt.acknowledged(1 << 40, start + Duration::from_secs(9));
         assert_eq!(adapt.request_bytes(), 65536);
     }

@@ -85,7 +85,7 @@ impl Task {
             size: None,
             payload: PayloadKind::Pooled,
             reason: String::new(),
-            adapt: Adapt::new(settings.request_bytes, 1 << 20, now),
+            adapt: Adapt::new(settings.request_bytes, &settings.adapt_bytes, 1 << 20, now),
             data_max: 0,
             block_bytes: 0,
             write_max: 0,
@@ -529,7 +529,7 @@ impl Task {
             .settings
             .request_bytes
             .map(|bytes| (1 << bytes.max(1).ilog2()).max(least).min(limit));
-        self.adapt = Adapt::new(fixed, limit, context.now);
+        self.adapt = Adapt::new(fixed, &self.settings.adapt_bytes, limit, context.now);
         Ok(())
     }
 
