@@ -1,5 +1,8 @@
 //! What arrives equals what was read: real servers, all sizes, all kinds of servers.
 
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
 mod lanes;
 
 use blockferry_dataplane::digest::DigestAlgorithm;

@@ -2,6 +2,9 @@
 //!
 //! Each test starts this program again, for limits hold for a whole process and for good.
 
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
 mod lanes;
 
 use std::os::unix::process::CommandExt;
