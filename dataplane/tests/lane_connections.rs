@@ -11,7 +11,8 @@ use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::hostile::{Command, Replies};
 use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Proxy, Trigger};
 use lanes::{
-    DEADLINE, HANG, KIB, MIB, SLACK, Way, assert_same, copied, copy, dense, every_way, fails, hasty,
+    DEADLINE, HANG, KIB, MIB, SLACK, Way, assert_same, copied, copy, dense, every_way, fails,
+    hasty, patient,
 };
 
 const SIZE: usize = 6 << 20;
@@ -37,7 +38,7 @@ fn several(way: Way) -> LaneSettings {
     LaneSettings {
         connections: 3,
         retries: 20,
-        ..hasty(way)
+        ..patient(way)
     }
 }
 
@@ -239,7 +240,7 @@ fn no_reply_to_one_request_while_others_are_answered_is_noticed() {
             };
             let (source, target) = (source.start().unwrap(), target.start().unwrap());
             let settings = LaneSettings {
-                deadline: Duration::from_millis(100),
+                deadline: Duration::from_millis(250),
                 requests: 4,
                 request_bytes: Some(16 << 10),
                 ..hasty(way)

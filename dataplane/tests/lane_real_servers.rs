@@ -12,7 +12,8 @@ use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::disk::compare;
 use blockferry_doubles::{Nbdkit, Proxy, QemuNbd, Server, TestDisk};
 use lanes::{
-    DEADLINE, HANG, KIB, MIB, SLACK, Way, copied, disk, every_way, fails, folder, hasty, qcow2,
+    DEADLINE, HANG, KIB, MIB, SLACK, Way, copied, disk, every_way, fails, folder, hasty, patient,
+    qcow2,
 };
 
 /// A line to a server that is slow enough for something to happen in the middle.
@@ -225,7 +226,7 @@ fn extra_connections_that_cannot_be_had_are_given_up_with_a_note() {
             .unwrap();
         let settings = LaneSettings {
             connections: 3,
-            deadline: Duration::from_millis(150),
+            deadline: DEADLINE,
             requests: 2,
             ..hasty(way)
         };
@@ -281,7 +282,7 @@ fn delays_shorter_than_the_deadline_are_waited_out() {
             .start()
             .unwrap();
         let began = Instant::now();
-        copied(way, &source.uri(), &target.uri(), hasty(way));
+        copied(way, &source.uri(), &target.uri(), patient(way));
         assert!(began.elapsed() > Duration::from_millis(200));
         compare(&disk.path, &copy.path, "raw").unwrap();
     });

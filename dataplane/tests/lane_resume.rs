@@ -14,7 +14,7 @@ use blockferry_dataplane::{
 use blockferry_doubles::hostile::{Command, Request, merged};
 use blockferry_doubles::process::Child;
 use blockferry_doubles::{Fault as Wrong, Hostile, HostileServer, Occasion, QemuNbd, Trigger};
-use lanes::{MIB, Way, assert_same, copied, copy, dense, every_way, folder, hasty, nbd};
+use lanes::{MIB, Way, assert_same, copied, copy, dense, every_way, folder, hasty, nbd, patient};
 
 const SIZE: usize = 4 << 20;
 
@@ -34,7 +34,7 @@ fn journalled(way: Way, journal: &Path) -> LaneSettings {
         journal: Some(journal.to_owned()),
         flush_interval: Duration::ZERO,
         requests: 4,
-        ..hasty(way)
+        ..patient(way)
     }
 }
 

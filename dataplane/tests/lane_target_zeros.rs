@@ -10,7 +10,7 @@ use std::time::Duration;
 use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::hostile::Replies;
 use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Trigger};
-use lanes::{DEADLINE, SLACK, assert_same, copied, copy, dense, every_way, fails, hasty};
+use lanes::{DEADLINE, SLACK, assert_same, copied, copy, dense, every_way, fails, hasty, patient};
 
 const SIZE: usize = 4 << 20;
 
@@ -55,7 +55,7 @@ fn answers_of_any_form_leave_no_stale_byte() {
                     .fault_on(Occasion::BlockStatus, fault.clone(), Trigger::Always)
                     .start()
                     .unwrap();
-                copied(way, &source().uri(), &target.uri(), hasty(way));
+                copied(way, &source().uri(), &target.uri(), patient(way));
                 assert_same(&content(), &target.content());
             }
         }
@@ -100,10 +100,10 @@ fn zeros_that_the_target_had_not_made_safe_are_made_again_when_it_dies() {
             Side::Target,
             &source().uri(),
             &target.uri(),
-            hasty(way),
+            patient(way),
             DEADLINE + SLACK,
         );
-        let report = copied(way, &source().uri(), &target.uri(), hasty(way));
+        let report = copied(way, &source().uri(), &target.uri(), patient(way));
         assert!(report.reconnects > 0);
         assert_same(&content(), &target.content());
     });
@@ -119,7 +119,7 @@ fn zeros_stay_allocated_where_that_is_asked_whatever_the_target_says() {
             &target.uri(),
             LaneSettings {
                 allocated: true,
-                ..hasty(way)
+                ..patient(way)
             },
         );
         assert_same(&content(), &target.content());

@@ -21,7 +21,7 @@ pub(crate) const HANG: Duration = Duration::from_secs(20);
 /// The deadline of lanes whose servers fail.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(500);
 /// What a loaded machine may add to a deadline.
-pub(crate) const SLACK: Duration = Duration::from_millis(900);
+pub(crate) const SLACK: Duration = Duration::from_millis(1500);
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -72,6 +72,14 @@ pub(crate) fn hasty(way: Way) -> LaneSettings {
         request_bytes: Some(64 << 10),
         requests: 8,
         ..settings(way)
+    }
+}
+
+/// The same for servers that come back: a loaded machine takes its time to start them.
+pub(crate) fn patient(way: Way) -> LaneSettings {
+    LaneSettings {
+        deadline: DEADLINE * 4,
+        ..hasty(way)
     }
 }
 
