@@ -55,7 +55,15 @@ fn answers_of_any_form_leave_no_stale_byte() {
                     .fault_on(Occasion::BlockStatus, fault.clone(), Trigger::Always)
                     .start()
                     .unwrap();
-                copied(way, &source().uri(), &target.uri(), patient(way));
+                copied(
+                    way,
+                    &source().uri(),
+                    &target.uri(),
+                    LaneSettings {
+                        deadline: DEADLINE * 2,
+                        ..hasty(way)
+                    },
+                );
                 assert_same(&content(), &target.content());
             }
         }
