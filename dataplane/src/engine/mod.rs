@@ -106,6 +106,38 @@ pub(crate) enum Op {
     Sync { file: Rc<Descriptor> },
 }
 
+impl Op {
+    /// Bytes after which the operation is complete, and the end that they are waited for at.
+    fn goal(&self) -> (usize, End) {
+        match self {
+            Self::Receive { least, .. } => (*least, End::From),
+            Self::Read { length, .. } => (*length, End::From),
+            Self::Send {
+                head_len, payload, ..
+            } => {
+                let length = payload.as_ref().map_or(0, |(_, _, length)| *length);
+                (head_len + length, End::To)
+            }
+            Self::Write { length, .. } => (*length, End::To),
+            Self::Connect { .. } | Self::Convey { .. } | Self::Zero { .. } | Self::Sync { .. } => {
+                (0, End::To)
+            }
+        }
+    }
+
+    /// Counts bytes that passed through the operation's descriptor.
+    fn count(&self, bytes: usize) {
+        match self {
+            Self::Receive { socket, .. } => socket.count_received(bytes),
+            Self::Read { file, .. } => file.count_received(bytes),
+            Self::Send { socket, .. } => socket.count_sent(bytes),
+            Self::Write { file, .. } => file.count_sent(bytes),
+            // A conveyor counts for itself; the others move nothing.
+            Self::Connect { .. } | Self::Convey { .. } | Self::Zero { .. } | Self::Sync { .. } => {}
+        }
+    }
+}
+
 /// How a range of a file is zeroed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ZeroHow {

@@ -204,92 +204,27 @@ fn event_token(fd: RawFd) -> usize {
 
 /// Does what can be done now.
 fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
+    match op {
+        Op::Connect { socket } => return connect(socket),
+        Op::Convey {
+            from,
+            conveyor,
+            to,
+            length,
+        } => {
+            return match conveyor.step(from, to, *length) {
+                Ok(Step::Done) => Attempt::Done(Ok(*length)),
+                Ok(Step::Wait(end)) => Attempt::Wait(end),
+                Err(e) => Attempt::Done(Err(e)),
+            };
+        }
+        _ => {}
+    }
+    let (goal, end) = op.goal();
     loop {
-        let step = match op {
-            Op::Connect { socket } => return connect(socket),
-            Op::Convey {
-                from,
-                conveyor,
-                to,
-                length,
-            } => {
-                return match conveyor.step(from, to, *length) {
-                    Ok(Step::Done) => Attempt::Done(Ok(*length)),
-                    Ok(Step::Wait(end)) => Attempt::Wait(end),
-                    Err(e) => Attempt::Done(Err(e)),
-                };
-            }
-            Op::Receive {
-                socket,
-                buf,
-                at,
-                most,
-                ..
-            } => receive(socket, &mut buf.bytes_mut()[*at + *done..*at + *most]),
-            Op::Send {
-                socket,
-                head,
-                head_len,
-                payload,
-            } => send(socket, &head[..*head_len], payload.as_ref(), *done),
-            Op::Read {
-                file,
-                buf,
-                at,
-                length,
-                offset,
-            } => {
-                let result = rustix::io::pread(
-                    &**file,
-                    &mut buf.bytes_mut()[*at + *done..*at + *length],
-                    *offset + *done as u64,
-                );
-                result.inspect(|n| file.count_received(*n))
-            }
-            Op::Write {
-                file,
-                buf,
-                at,
-                length,
-                offset,
-            } => {
-                let result = rustix::io::pwrite(
-                    &**file,
-                    &buf[*at + *done..*at + *length],
-                    *offset + *done as u64,
-                );
-                result.inspect(|n| file.count_sent(*n))
-            }
-            Op::Zero {
-                file,
-                how,
-                offset,
-                length,
-            } => {
-                let flags = match how {
-                    ZeroHow::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-                    ZeroHow::ZeroRange => FallocateFlags::ZERO_RANGE,
-                };
-                rustix::fs::fallocate(&**file, flags, *offset, *length).map(|()| 0)
-            }
-            Op::Sync { file } => rustix::fs::fdatasync(&**file).map(|()| 0),
-        };
-        let (goal, end) = match op {
-            Op::Receive { least, .. } => (*least, End::From),
-            Op::Read { length, .. } => (*length, End::From),
-            Op::Send {
-                head_len, payload, ..
-            } => (
-                *head_len + payload.as_ref().map_or(0, |(_, _, length)| *length),
-                End::To,
-            ),
-            Op::Write { length, .. } => (*length, End::To),
-            Op::Connect { .. } | Op::Convey { .. } | Op::Zero { .. } | Op::Sync { .. } => {
-                (0, End::To)
-            }
-        };
-        match step {
+        match transfer(op, *done) {
             Ok(count) => {
+                op.count(count);
                 *done += count;
                 if *done >= goal || (count == 0 && end == End::From) {
                     return Attempt::Done(Ok(*done));
@@ -302,6 +237,60 @@ fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
             Err(Errno::INTR) => {}
             Err(e) => return Attempt::Done(Err(e.into())),
         }
+    }
+}
+
+/// One system call for what is left of `op` after `done` bytes.
+fn transfer(op: &mut Op, done: usize) -> Result<usize, Errno> {
+    match op {
+        Op::Receive {
+            socket,
+            buf,
+            at,
+            most,
+            ..
+        } => receive(socket, &mut buf.bytes_mut()[*at + done..*at + *most]),
+        Op::Send {
+            socket,
+            head,
+            head_len,
+            payload,
+        } => send(socket, &head[..*head_len], payload.as_ref(), done),
+        Op::Read {
+            file,
+            buf,
+            at,
+            length,
+            offset,
+        } => {
+            let into = &mut buf.bytes_mut()[*at + done..*at + *length];
+            rustix::io::pread(&**file, into, *offset + done as u64)
+        }
+        Op::Write {
+            file,
+            buf,
+            at,
+            length,
+            offset,
+        } => {
+            let from = &buf[*at + done..*at + *length];
+            rustix::io::pwrite(&**file, from, *offset + done as u64)
+        }
+        Op::Zero {
+            file,
+            how,
+            offset,
+            length,
+        } => {
+            let flags = match how {
+                ZeroHow::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                ZeroHow::ZeroRange => FallocateFlags::ZERO_RANGE,
+            };
+            rustix::fs::fallocate(&**file, flags, *offset, *length).map(|()| 0)
+        }
+        Op::Sync { file } => rustix::fs::fdatasync(&**file).map(|()| 0),
+        // `attempt` does these itself.
+        Op::Connect { .. } | Op::Convey { .. } => Ok(0),
     }
 }
 
@@ -325,7 +314,6 @@ fn receive(socket: &Descriptor, into: &mut [u8]) -> Result<usize, Errno> {
             when_ready(socket, PollFlags::IN).and_then(|()| rustix::io::read(socket, into))
         }
     }
-    .inspect(|count| socket.count_received(*count))
 }
 
 fn send(
@@ -359,7 +347,6 @@ fn send(
             rustix::io::write(socket, &part[..part.len().min(PIPE_READY_BYTES)])
         }),
     }
-    .inspect(|count| socket.count_sent(*count))
 }
 
 /// EAGAIN unless a descriptor in blocking mode is ready.

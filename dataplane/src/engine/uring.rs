@@ -18,7 +18,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
 use super::conveyor::{End, Step};
-use super::descriptor::Kind;
+use super::descriptor::{Descriptor, Kind};
 use super::{Completion, Engine, Op, Token, Waker, ZeroHow};
 
 /// Submissions that fit before the kernel must be told of them.
@@ -178,44 +178,24 @@ impl Uring {
         };
         let entry = &mut *self.entries[index];
         let Some((_, op)) = &entry.work else { return };
-        let goal = match op {
+        match op {
             Op::Convey { .. } => return self.start(index),
             Op::Connect { socket } => {
                 let connected = socket.take_connect_error().map(|()| 0);
                 return self.complete(index, connected);
             }
-            Op::Zero { .. } | Op::Sync { .. } => return self.complete(index, Ok(0)),
-            Op::Receive { socket, least, .. } => {
-                socket.count_received(count);
-                *least
-            }
-            Op::Read { file, length, .. } => {
-                file.count_received(count);
-                *length
-            }
-            Op::Send {
-                socket,
-                head_len,
-                payload,
-                ..
-            } => {
-                socket.count_sent(count);
-                head_len + payload.as_ref().map_or(0, |(_, _, length)| *length)
-            }
-            Op::Write { file, length, .. } => {
-                file.count_sent(count);
-                *length
-            }
-        };
+            _ => op.count(count),
+        }
+        let (goal, end) = op.goal();
         entry.done += count;
         let done = entry.done;
         if done >= goal {
             return self.complete(index, Ok(done));
         }
-        match op {
+        match (count, end) {
             // The peer closed, or the file ends: the lane is told how far it came.
-            Op::Receive { .. } | Op::Read { .. } if count == 0 => self.complete(index, Ok(done)),
-            _ if count == 0 => self.complete(index, Err(io::ErrorKind::WriteZero.into())),
+            (0, End::From) => self.complete(index, Ok(done)),
+            (0, End::To) => self.complete(index, Err(io::ErrorKind::WriteZero.into())),
             _ => self.start(index),
         }
     }
@@ -369,32 +349,11 @@ fn submission(
             head_len,
             payload,
         } => {
-            let fd = Fd(socket.raw());
             let head = &head[done.min(*head_len)..*head_len];
             let rest = payload.as_ref().map_or(&[][..], |(buf, start, length)| {
                 &buf[*start + done.saturating_sub(*head_len)..*start + *length]
             });
-            if socket.kind() != Kind::Socket {
-                let part = if head.is_empty() { rest } else { head };
-                return opcode::Write::new(fd, part.as_ptr(), ring_len(part.len()))
-                    .offset(u64::MAX)
-                    .build();
-            }
-            if rest.is_empty() || head.is_empty() {
-                let part = if head.is_empty() { rest } else { head };
-                return opcode::Send::new(fd, part.as_ptr(), ring_len(part.len()))
-                    .flags(libc::MSG_NOSIGNAL)
-                    .build();
-            }
-            for (vector, part) in vectors.iter_mut().zip([head, rest]) {
-                vector.iov_base = part.as_ptr().cast_mut().cast();
-                vector.iov_len = part.len();
-            }
-            message.msg_iov = vectors.as_mut_ptr();
-            message.msg_iovlen = 2;
-            opcode::SendMsg::new(fd, message)
-                .flags(libc::MSG_NOSIGNAL.unsigned_abs())
-                .build()
+            send(socket, head, rest, message, vectors)
         }
         Op::Read {
             file,
@@ -443,4 +402,35 @@ fn submission(
             opcode::PollAdd::new(Fd(from.raw()), poll_mask(libc::POLLIN)).build()
         }
     }
+}
+
+/// The submission that sends a head and what follows it, either of which may be empty.
+fn send(
+    socket: &Descriptor,
+    head: &[u8],
+    rest: &[u8],
+    message: &mut libc::msghdr,
+    vectors: &mut [libc::iovec; 2],
+) -> Sqe {
+    let fd = Fd(socket.raw());
+    let one = if head.is_empty() { rest } else { head };
+    if socket.kind() != Kind::Socket {
+        return opcode::Write::new(fd, one.as_ptr(), ring_len(one.len()))
+            .offset(u64::MAX)
+            .build();
+    }
+    if rest.is_empty() || head.is_empty() {
+        return opcode::Send::new(fd, one.as_ptr(), ring_len(one.len()))
+            .flags(libc::MSG_NOSIGNAL)
+            .build();
+    }
+    for (vector, part) in vectors.iter_mut().zip([head, rest]) {
+        vector.iov_base = part.as_ptr().cast_mut().cast();
+        vector.iov_len = part.len();
+    }
+    message.msg_iov = vectors.as_mut_ptr();
+    message.msg_iovlen = 2;
+    opcode::SendMsg::new(fd, message)
+        .flags(libc::MSG_NOSIGNAL.unsigned_abs())
+        .build()
 }

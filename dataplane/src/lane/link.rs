@@ -14,19 +14,20 @@
 use std::collections::VecDeque;
 use std::net::ToSocketAddrs;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::endpoint::NbdEndpoint;
 use crate::engine::{Address, Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Side};
 use crate::nbd::{
-    self, ClientWishes, Handshake, HandshakeStatus, MAX_REQUEST_LEN, ReplyLimits, ReplyReader,
-    Request, Session, Tls,
+    self, ClientWishes, MAX_REQUEST_LEN, ReplyLimits, ReplyReader, Request, Session, Tls,
 };
 use crate::pool::Buf;
 use crate::tls;
 
 use super::context::Context;
+use super::liveness::Liveness;
+use super::negotiate::Negotiation;
 use super::role::Role;
 
 /// One connection.
@@ -34,13 +35,13 @@ pub(super) struct Link {
     pub(super) side: Side,
     lane: u32,
     strand: u16,
-    endpoint: NbdEndpoint,
-    wishes: ClientWishes,
-    limits: ReplyLimits,
+    pub(super) endpoint: NbdEndpoint,
+    pub(super) wishes: ClientWishes,
+    pub(super) limits: ReplyLimits,
     addresses: Vec<Address>,
     next_address: usize,
     pub(super) epoch: u32,
-    state: State,
+    pub(super) state: State,
     pub(super) socket: Option<Rc<Descriptor>>,
     /// What the last handshake agreed on; kept over a loss, to be compared with the next.
     pub(super) session: Option<Session>,
@@ -54,39 +55,21 @@ pub(super) struct Link {
     /// Bytes to take out of the stream and throw away before the next head.
     pub(super) discard: usize,
     pub(super) liveness: Liveness,
-    tls: Option<tls::Upgrade>,
+    pub(super) tls: Option<tls::Upgrade>,
 }
 
-enum State {
+/// Where a connection is.
+pub(super) enum State {
     Down,
     Connecting,
     Handshaking(Box<Negotiation>),
     Ready,
 }
 
-struct Negotiation {
-    machine: Handshake,
-    output: Vec<u8>,
-    sent: usize,
-}
-
 /// A request on its way out, with its payload (buffer, start, length).
 pub(super) struct Outgoing {
     pub(super) request: Request,
     pub(super) payload: Option<(Buf, usize, usize)>,
-}
-
-/// When a side last did something, and how often it was tried again since.
-pub(super) struct Liveness {
-    /// The last completed I/O of data, or when the side got something to do.
-    pub(super) progress_at: Instant,
-    /// When the present connection was ready, or begun.
-    pub(super) since: Instant,
-    moved: u64,
-    /// The last progress before the first loss that no answer has followed.
-    pub(super) lost_at: Option<Instant>,
-    pub(super) attempts: u32,
-    pub(super) retry_at: Option<Instant>,
 }
 
 /// What a completion made of a link.
@@ -167,7 +150,7 @@ impl Link {
         matches!(self.state, State::Down)
     }
 
-    fn token(&self, role: Role) -> Token {
+    pub(super) fn token(&self, role: Role) -> Token {
         Token {
             lane: self.lane,
             strand: self.strand,
@@ -408,131 +391,6 @@ impl Link {
         }
     }
 
-    fn begin_handshake(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
-        let machine = Handshake::open(self.wishes.clone());
-        self.state = State::Handshaking(Box::new(Negotiation {
-            machine,
-            output: Vec::new(),
-            sent: 0,
-        }));
-        self.receive_options(context)
-    }
-
-    fn receive_options(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
-        let Some(socket) = self.socket.clone() else {
-            return Ok(());
-        };
-        let buf = context
-            .heads
-            .claim()
-            .ok_or_else(|| Cause::Unfit("no buffer is left for its handshake".into()))?;
-        let most = buf.len();
-        self.receiving = true;
-        context.engine.submit(
-            self.token(Role::Receive),
-            Op::Receive {
-                socket,
-                buf,
-                at: 0,
-                least: 1,
-                most,
-            },
-        );
-        Ok(())
-    }
-
-    fn negotiate(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<Happened, Cause> {
-        let State::Handshaking(negotiation) = &mut self.state else {
-            return Ok(Happened::Nothing);
-        };
-        if input.is_empty() {
-            return Err(Cause::Handshake(negotiation.machine.disconnected()));
-        }
-        let advance = negotiation
-            .machine
-            .advance(input, &mut negotiation.output)
-            .map_err(Cause::Handshake)?;
-        let early = advance.consumed < input.len();
-        match advance.status {
-            HandshakeStatus::NeedInput => {}
-            _ if early => {
-                return Err(Cause::Protocol(
-                    "bytes came before they were asked for, at the end of the handshake".into(),
-                ));
-            }
-            HandshakeStatus::StartTls => {
-                self.start_tls()?;
-                let State::Handshaking(negotiation) = &mut self.state else {
-                    return Ok(Happened::Nothing);
-                };
-                // The handshake goes on inside the tunnel.
-                negotiation
-                    .machine
-                    .advance(&[], &mut negotiation.output)
-                    .map_err(Cause::Handshake)?;
-            }
-            HandshakeStatus::Ready(session) => {
-                self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
-                self.session = Some(session);
-                self.state = State::Ready;
-                self.liveness.since = context.now;
-                // A handshake is no progress of the lane.
-                self.liveness.moved = self.moved();
-                return Ok(Happened::Ready);
-            }
-            HandshakeStatus::Listed(_) => {
-                return Err(Cause::Protocol(
-                    "a list came where an export was opened".into(),
-                ));
-            }
-        }
-        self.continue_sending(context);
-        self.receive_options(context)?;
-        Ok(Happened::Nothing)
-    }
-
-    fn continue_sending(&mut self, context: &mut Context<'_>) {
-        let State::Handshaking(negotiation) = &mut self.state else {
-            return;
-        };
-        if self.sending || negotiation.sent == negotiation.output.len() {
-            return;
-        }
-        let (Some(socket), Some(mut head)) = (self.socket.clone(), context.heads.claim()) else {
-            return;
-        };
-        let part = &negotiation.output[negotiation.sent..];
-        let head_len = part.len().min(head.len());
-        head.bytes_mut()[..head_len].copy_from_slice(&part[..head_len]);
-        negotiation.sent += head_len;
-        if negotiation.sent == negotiation.output.len() {
-            negotiation.output.clear();
-            negotiation.sent = 0;
-        }
-        self.sending = true;
-        context.engine.submit(
-            self.token(Role::Send),
-            Op::Send {
-                socket,
-                head,
-                head_len,
-                payload: None,
-            },
-        );
-    }
-
-    /// From here on the bytes of the socket pass through a TLS session on a thread of its own,
-    /// and the link works on the near end of a socket pair.
-    fn start_tls(&mut self) -> Result<(), Cause> {
-        let Some(socket) = self.socket.take() else {
-            return Ok(());
-        };
-        let (upgrade, near) = tls::upgrade(&socket, &self.endpoint.uri).map_err(Cause::Tls)?;
-        self.tls = Some(upgrade);
-        self.socket = Some(Rc::new(near));
-        Ok(())
-    }
-
     /// What is outstanding, for messages about a wait.
     pub(super) fn waiting_for(&self) -> String {
         match &self.state {
@@ -578,7 +436,7 @@ impl Link {
 
     /// A number that changes whenever bytes pass: what has come and waits to be taken counts, and
     /// what was sent counts when it is delivered.
-    fn moved(&self) -> u64 {
+    pub(super) fn moved(&self) -> u64 {
         self.socket.as_ref().map_or(0, |socket| {
             let received = socket.received() + socket.unread();
             (received + socket.sent()).wrapping_sub(socket.undelivered())
@@ -603,21 +461,6 @@ impl Link {
         });
         self.pump_out(context);
     }
-}
-
-/// Waits between attempts: doubled with each, by at most this factor.
-const BACKOFF_DOUBLINGS: u32 = 6;
-
-/// The wait before attempt `attempt` (from 1): exponential, with jitter of up to a half more, so
-/// that many lanes do not come back all at once.
-pub(super) fn backoff(first: Duration, attempt: u32, salt: u64) -> Duration {
-    let base = first * (1 << (attempt - 1).min(BACKOFF_DOUBLINGS));
-    // A multiplicative hash of lane and attempt is random enough to spread them.
-    let spread = (salt
-        .wrapping_add(u64::from(attempt))
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        >> 56) as u32;
-    base + base * spread / 512
 }
 
 fn resolve(address: &nbd::Address) -> Result<Vec<Address>, Cause> {

@@ -12,22 +12,29 @@
 //! docs/architecture.md for who owns what when.
 
 mod adapt;
+mod choose;
 mod context;
+mod conveying;
 mod coverage;
 mod durable;
 mod inspect;
 mod issue;
 mod link;
+mod liveness;
+mod negotiate;
 mod open;
 mod probe;
+mod reading;
 mod recover;
 mod replies;
 mod role;
 mod slots;
+mod status;
 mod strand;
 mod target_zeros;
 mod task;
 mod work;
+mod writing;
 
 pub(crate) use context::{Context, HEAD_BYTES};
 pub(crate) use task::{Observer, Task};

@@ -13,13 +13,9 @@ use rustix::fs::{FileType, SeekFrom};
 use crate::endpoint::Endpoint;
 use crate::engine::Descriptor;
 use crate::fault::{Cause, Fault, Side};
-use crate::journal::{Identity, Journal, Side as JournalSide};
-use crate::manifest::ManifestWriter;
-use crate::nbd::Session;
-use crate::plan::extents::{HOLE, ZERO};
-use crate::plan::{Area, AreaSet, Run};
+use crate::plan::AreaSet;
 use crate::report::{Event, LiveCounts, PayloadKind};
-use crate::settings::{Extent, LaneSettings, PayloadChoice};
+use crate::settings::{Extent, LaneSettings};
 
 use super::adapt::Adapt;
 use super::context::Context;
@@ -27,29 +23,18 @@ use super::durable::Unflushed;
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
-use super::slots::{Slot, SlotState, Slots};
+use super::slots::Slots;
+use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
 use super::target_zeros::TargetZeros;
-use super::task::{Observer, Phase, StatusAnswer, Task};
+use super::task::{Observer, Phase, Task};
 use super::work::Work;
 
 /// Bytes of a payload in one request that every server takes (NBD specification, "block size
 /// constraints").
-const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
+pub(super) const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
 /// The same, for the bound on what a server may send.
 const PAYLOAD_LIMIT: u32 = 32 << 20;
-/// Bytes that one WRITE_ZEROES makes zero at most: a server that has to write them all takes its
-/// time, and the deadline counts.
-const ZERO_PIECE: u64 = 256 << 20;
-/// Bytes of an area on average from which block status is worth a question: below, an answer
-/// costs as much as the read that it might save.
-const STATUS_WORTH: u64 = 1 << 20;
-/// Runs of one file that are found at a time.
-const FILE_RUNS: usize = 1024;
-/// Runs of zeros that are found where the payload is looked at anyway, in bytes.
-const DEFAULT_SPARSE: u32 = 4096;
-/// The alignment of a file's holes, in bytes.
-const FILE_ALIGNMENT: u64 = 4096;
 
 impl Task {
     /// Opens the source and begins to connect. Whatever fails ends the lane with its fault.
@@ -178,7 +163,12 @@ impl Task {
         Ok(Strand::new(source, target))
     }
 
-    fn link(&self, side: Side, strand: u16, now: std::time::Instant) -> Result<Link, Cause> {
+    pub(super) fn link(
+        &self,
+        side: Side,
+        strand: u16,
+        now: std::time::Instant,
+    ) -> Result<Link, Cause> {
         let endpoint = match (side, &self.source, &self.target) {
             (Side::Source, Endpoint::Nbd(nbd), _) | (Side::Target, _, Endpoint::Nbd(nbd)) => {
                 nbd.clone()
@@ -236,17 +226,6 @@ impl Task {
         }
         if side == Side::Target {
             self.write_loaded(strand, context);
-        }
-    }
-
-    /// Writes what was read while the target was away.
-    fn write_loaded(&mut self, strand: usize, context: &mut Context<'_>) {
-        loop {
-            let waits =
-                |slot: &Slot| usize::from(slot.strand) == strand && slot.state == SlotState::Loaded;
-            let found = self.slots.used().find(|(_, slot)| waits(slot));
-            let Some((slot, _)) = found else { return };
-            self.write_slot(slot, context);
         }
     }
 
@@ -372,315 +351,10 @@ impl Task {
             _ => false,
         }
     }
-
-    fn check_fit(&self, source: Option<&Session>, target: Option<&Session>) -> Result<(), Refusal> {
-        if target.is_some_and(|session| session.flags.read_only()) {
-            return Err(Refusal::Side(
-                Side::Target,
-                Cause::Unfit("the export is read-only".into()),
-            ));
-        }
-        if let (Some(size), Some(room)) = (self.size, self.target_size)
-            && room < size
-        {
-            let what = format!("it is too small: {room} bytes, and the source has {size}");
-            return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
-        }
-        let minimum = target.map_or(1, |session| u64::from(session.block_size.minimum));
-        if let Some(size) = self.size.filter(|size| size % minimum != 0) {
-            let what = format!(
-                "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
-            );
-            return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
-        }
-        if let Some(name) = &self.dirty_context
-            && source.is_none_or(|session| session.context(name).is_none())
-        {
-            let what = format!(
-                "it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)"
-            );
-            return Err(Refusal::Side(Side::Source, Cause::Unfit(what)));
-        }
-        let whole = matches!(self.settings.extent, Extent::Whole);
-        if matches!(self.strands[0].target, TargetSide::Stream { .. })
-            && (self.settings.journal.is_some() || !whole)
-        {
-            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap or a resume journal";
-            return Err(Refusal::Fault(Fault::Request(what.into())));
-        }
-        if self.size.is_none()
-            && (self.settings.journal.is_some()
-                || self.settings.manifest.is_some()
-                || !matches!(self.settings.extent, Extent::Whole))
-        {
-            let what = "a source that is a stream has no size: it cannot have changed areas, a manifest or a resume journal";
-            return Err(Refusal::Fault(Fault::Request(what.into())));
-        }
-        Ok(())
-    }
-
-    fn choose_payload(&mut self, conveyor_bytes: usize) -> Result<(), Refusal> {
-        let looked_at_for = match (self.settings.digest, self.settings.sparse_bytes) {
-            (Some(_), _) => Some("digests are made of it"),
-            (None, Some(bytes)) if bytes > 0 => Some("zeros are looked for in it"),
-            _ => None,
-        };
-        let strand = &self.strands[0];
-        let cannot = match (&strand.source, &strand.target) {
-            (SourceSide::File(_), _) => Some("the source is a file"),
-            (SourceSide::Stream { .. }, _) => Some("the source is a stream"),
-            (_, TargetSide::File(_)) => Some("the target is a file"),
-            (_, TargetSide::Stream { .. }) => Some("the target is a stream"),
-            (SourceSide::Nbd(_), TargetSide::Nbd(_) | TargetSide::Null(_)) => looked_at_for,
-        };
-        let cannot = cannot.map(ToOwned::to_owned).or_else(|| {
-            self.take_conveyor(0, conveyor_bytes)
-                .map(|conveyor| self.strands[0].conveyor = Some(conveyor))
-                .err()
-                .map(|fault| fault.to_string())
-        });
-        (self.payload, self.reason) = match (self.settings.payload, cannot) {
-            (PayloadChoice::Splice, Some(why)) => {
-                return Err(Refusal::Fault(Fault::Request(format!(
-                    "the payload cannot be spliced: {why}; use --payload auto or pooled"
-                ))));
-            }
-            (PayloadChoice::Splice, None) => (PayloadKind::Splice, "asked for".into()),
-            (PayloadChoice::Pooled, _) => (PayloadKind::Pooled, "asked for".into()),
-            (PayloadChoice::Auto, Some(why)) => (PayloadKind::Pooled, why),
-            (PayloadChoice::Auto, None) => (
-                PayloadKind::Splice,
-                "nothing of it has to be looked at, and both sides are sockets".into(),
-            ),
-        };
-        self.inspector.digest = self.settings.digest;
-        let default = if matches!(
-            self.strands[0].target,
-            TargetSide::Null(_) | TargetSide::Stream { .. }
-        ) {
-            0
-        } else {
-            DEFAULT_SPARSE
-        };
-        let sparse = self
-            .settings
-            .sparse_bytes
-            .unwrap_or(if self.payload == PayloadKind::Pooled {
-                default
-            } else {
-                0
-            });
-        self.inspector.sparse_bytes = (sparse > 0).then_some(sparse as usize);
-        Ok(())
-    }
-
-    fn choose_lengths(
-        &mut self,
-        source: Option<&Session>,
-        target: Option<&Session>,
-        context: &Context<'_>,
-    ) -> Result<(), Refusal> {
-        let of = |session: Option<&Session>| {
-            session.map_or(PAYLOAD_MAX, |session| u64::from(session.block_size.maximum))
-        };
-        let block = context.blocks.slot_bytes() as u64;
-        self.block_bytes = 1 << block.ilog2();
-        let pooled = if self.payload == PayloadKind::Pooled {
-            block
-        } else {
-            PAYLOAD_MAX
-        };
-        let max = of(source).min(of(target)).min(PAYLOAD_MAX).min(pooled);
-        self.data_max = 1 << max.ilog2();
-        let least = self.shortest_request(source, target);
-        if least > self.data_max {
-            let side = if of(source) < of(target) {
-                Side::Source
-            } else {
-                Side::Target
-            };
-            let what = format!(
-                "it takes requests of at most {} bytes, and at least {least} are needed here (for digests, or by the other side)",
-                self.data_max
-            );
-            return Err(Refusal::Side(side, Cause::Unfit(what)));
-        }
-        self.can_zero = match &self.strands[0].target {
-            TargetSide::Nbd(_) => target.is_some_and(|session| session.flags.can_write_zeroes()),
-            TargetSide::File(_) | TargetSide::Null(_) => true,
-            TargetSide::Stream { .. } => false,
-        };
-        self.write_max = 1 << block.min(of(target)).ilog2();
-        self.zero_max = if self.can_zero {
-            ZERO_PIECE
-        } else {
-            self.write_max
-        };
-        // Runs of zeros are written apart: each has to be one that the target takes, and they
-        // are counted in 16 bits.
-        let least_run = usize_of(minimum(target).max(block.div_ceil(u64::from(u16::MAX))));
-        self.inspector.sparse_bytes = self
-            .inspector
-            .sparse_bytes
-            .map(|bytes| bytes.max(least_run).next_power_of_two());
-        let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
-        let least = u32::try_from(least).unwrap_or(u32::MAX);
-        let fixed = self
-            .settings
-            .request_bytes
-            .map(|bytes| (1 << bytes.max(1).ilog2()).max(least).min(limit));
-        self.adapt = Adapt::new(fixed, &self.settings.adapt_bytes, limit, context.now);
-        Ok(())
-    }
-
-    /// Bytes of the shortest request but the disk's last one: a block of both sides, and whole
-    /// digests.
-    fn shortest_request(&self, source: Option<&Session>, target: Option<&Session>) -> u64 {
-        let digest = match self.settings.digest {
-            Some(_) => crate::digest::DIGEST_BLOCK as u64,
-            None => 1,
-        };
-        minimum(source).max(minimum(target)).max(digest)
-    }
-
-    fn alignment(&self, source: Option<&Session>, target: Option<&Session>) -> u64 {
-        let wish = match (&self.strands[0].target, self.settings.manifest.is_some()) {
-            (TargetSide::Nbd(_), _) => u64::from(self.settings.cluster_bytes),
-            (_, true) => crate::digest::DIGEST_BLOCK as u64,
-            _ => FILE_ALIGNMENT,
-        };
-        let digest = if self.settings.manifest.is_some() {
-            crate::digest::DIGEST_BLOCK as u64
-        } else {
-            1
-        };
-        wish.max(digest)
-            .max(minimum(source))
-            .max(minimum(target))
-            .next_power_of_two()
-    }
-
-    fn areas(&self, alignment: u64) -> Result<AreaSet, Refusal> {
-        let Some(size) = self.size else {
-            return Ok(AreaSet::whole(u64::MAX >> 1));
-        };
-        let Extent::Areas(areas) = &self.settings.extent else {
-            return Ok(AreaSet::whole(size));
-        };
-        if let Some(area) = areas.as_slice().last().filter(|area| area.end() > size) {
-            let what = format!(
-                "a changed area of {} bytes at {} lies outside of the source, which has {size} bytes",
-                area.length, area.start
-            );
-            return Err(Refusal::Fault(Fault::Request(what)));
-        }
-        Ok(areas.rounded_out(alignment, size))
-    }
-
-    /// Takes out what the journal knows to be safe.
-    fn resume(&mut self, areas: AreaSet) -> Result<AreaSet, Refusal> {
-        let (Some(path), Some(size)) = (self.settings.journal.clone(), self.size) else {
-            return Ok(areas);
-        };
-        let plan = plan_of(&areas, self.dirty_context.as_deref());
-        let identity = Identity {
-            source: JournalSide {
-                name: self.source.to_string(),
-                size,
-            },
-            target: JournalSide {
-                name: self.target.to_string(),
-                size: self.target_size.unwrap_or(size),
-            },
-            plan,
-            base: None,
-        };
-        let resumed = Journal::resume_or_create(&path, &identity)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
-        let safe = resumed.safe.intersect(&areas);
-        if !safe.is_empty() && self.settings.manifest.is_some() {
-            let what = "the journal resumes a copy whose first digests are gone; leave --manifest out, or remove the journal to start anew";
-            return Err(Refusal::Fault(Fault::Request(what.into())));
-        }
-        self.live.skipped.add(safe.total());
-        if !self.target_can_flush() {
-            self.note("the target offers no FLUSH: nothing of it is known to be safe, and an interrupted copy starts anew");
-        }
-        self.journal = Some(resumed.journal);
-        self.witnesses = resumed.witnesses;
-        Ok(areas.subtract(&safe))
-    }
-
-    fn open_manifest(&mut self) -> Result<(), Refusal> {
-        let (Some(path), Some(size)) = (&self.settings.manifest, self.size) else {
-            return Ok(());
-        };
-        let Some(algorithm) = self.settings.digest else {
-            return Err(Refusal::Fault(Fault::Request(
-                "a manifest needs a digest: choose one with --digest".into(),
-            )));
-        };
-        let manifest = ManifestWriter::create(path, algorithm, size)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
-        self.inspector.manifest = Some(manifest);
-        Ok(())
-    }
-
-    fn is_worth_asking(&self, source: Option<&Session>, areas: &AreaSet) -> bool {
-        if self.dirty_context.is_some() {
-            return true;
-        }
-        let can = match &self.strands[0].source {
-            SourceSide::Nbd(_) => {
-                source.is_some_and(|session| session.context(ALLOCATION).is_some())
-            }
-            SourceSide::File(_) => true,
-            SourceSide::Stream { .. } => false,
-        };
-        let worth = !areas.is_empty() && areas.total() / areas.len() as u64 >= STATUS_WORTH;
-        self.settings.extents && can && worth
-    }
-
-    /// More connections, where both sides let several of them see the same disk.
-    fn add_strands(
-        &mut self,
-        source: Option<&Session>,
-        target: Option<&Session>,
-        now: std::time::Instant,
-    ) -> Result<(), Refusal> {
-        let several =
-            |session: Option<&Session>| session.is_none_or(|session| session.flags.multi_conn());
-        let both_are_nbd = source.is_some() && target.is_some();
-        if !both_are_nbd || !several(source) || !several(target) || self.settings.synchronous {
-            return Ok(());
-        }
-        for strand in 1..self.settings.connections {
-            let source = self
-                .link(Side::Source, strand, now)
-                .map_err(|e| Refusal::Side(Side::Source, e))?;
-            let target = self
-                .link(Side::Target, strand, now)
-                .map_err(|e| Refusal::Side(Side::Target, e))?;
-            self.strands.push(Strand::new(
-                SourceSide::Nbd(Box::new(source)),
-                TargetSide::Nbd(Box::new(target)),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Bytes of the shortest request that a side takes; 1 for what is no server.
-fn minimum(session: Option<&Session>) -> u64 {
-    session.map_or(1, |session| u64::from(session.block_size.minimum))
-}
-
-fn usize_of(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Why a lane does not begin.
-enum Refusal {
+pub(super) enum Refusal {
     Fault(Fault),
     Side(Side, Cause),
 }
@@ -719,40 +393,4 @@ fn size_of(file: &impl AsFd) -> io::Result<Option<u64>> {
         FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
         _ => Ok(None),
     }
-}
-
-/// Finds the data and holes of a file, from the start of a range on, up to [`FILE_RUNS`] of them.
-pub(super) fn holes_of(file: &Descriptor, range: Area, runs: &mut Vec<Run>) {
-    runs.clear();
-    let mut at = range.start;
-    while at < range.end() && runs.len() < FILE_RUNS {
-        let (end, flags) = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(data) if data > at => (data, HOLE | ZERO),
-            Ok(_) => (
-                rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(range.end()),
-                0,
-            ),
-            Err(rustix::io::Errno::NXIO) => (range.end(), HOLE | ZERO),
-            // It cannot tell: all of it is read.
-            Err(_) => (range.end(), 0),
-        };
-        let end = end.clamp(at + 1, range.end());
-        runs.push(Run {
-            length: end - at,
-            flags,
-        });
-        at = end;
-    }
-}
-
-/// Names the plan of a copy, so that a journal is not used for another.
-fn plan_of(areas: &AreaSet, bitmap: Option<&str>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(bitmap.unwrap_or_default().as_bytes());
-    hasher.update(&[0]);
-    for area in areas.iter() {
-        hasher.update(&area.start.to_le_bytes());
-        hasher.update(&area.length.to_le_bytes());
-    }
-    hasher.finalize().to_hex()[..32].to_owned()
 }

@@ -13,7 +13,7 @@ use crate::plan::SegmentKind;
 use crate::report::Event;
 
 use super::context::Context;
-use super::link::backoff;
+use super::liveness::backoff;
 use super::slots::{Cookie, Slot, SlotState};
 use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::{Phase, Task};

@@ -68,7 +68,7 @@ impl Task {
         let Some(session) = link.session.as_ref() else {
             return;
         };
-        let longest = super::issue::longest_question(session.mode);
+        let longest = super::status::longest_question(session.mode);
         let minimum = u64::from(session.block_size.minimum);
         let length = size.min(longest / minimum * minimum);
         if session.context(super::replies::ALLOCATION).is_none() || length == 0 {

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::Endpoint;
-use crate::engine::{Completion, Conveyor, Token};
+use crate::engine::{Completion, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::journal::{Journal, Witness};
 use crate::nbd::NbdError;
-use crate::plan::{Run, Segment};
+use crate::plan::Segment;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -30,6 +30,7 @@ use super::link::Happened;
 use super::probe::Probe;
 use super::role::Role;
 use super::slots::Slots;
+use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
 use super::target_zeros::TargetZeros;
 use super::work::Work;
@@ -119,14 +120,6 @@ pub(super) enum Phase {
     /// Connections are told that this is the end.
     Closing,
     Over,
-}
-
-/// A block status reply on its way.
-#[derive(Default)]
-pub(super) struct StatusAnswer {
-    pub(super) allocation: Vec<Run>,
-    pub(super) dirty: Vec<Run>,
-    pub(super) failed: Option<String>,
 }
 
 impl Task {
@@ -327,21 +320,6 @@ impl Task {
             lane: self.index,
             text,
         });
-    }
-
-    /// The conveyor of a strand, made when it is first needed.
-    pub(super) fn take_conveyor(
-        &mut self,
-        strand: usize,
-        bytes: usize,
-    ) -> Result<Box<Conveyor>, Fault> {
-        match self.strands[strand].conveyor.take() {
-            Some(conveyor) => Ok(conveyor),
-            None => Conveyor::new(bytes).map(Box::new).map_err(|error| Fault::Local {
-                what: "cannot make a pipe for the payload (raise ulimit -n, or use --payload pooled)".into(),
-                error,
-            }),
-        }
     }
 
     /// The report, once the lane is over. The manifest is completed here, for it is valid only
