@@ -1,5 +1,8 @@
 //! The data plane of blockferry.
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 pub mod digest;
 mod endpoint;
 mod engine;
