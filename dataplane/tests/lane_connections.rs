@@ -252,3 +252,31 @@ fn no_reply_to_one_request_while_others_are_answered_is_noticed() {
         }
     });
 }
+
+#[test]
+fn a_full_queue_of_connections_is_waited_for_until_the_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nbd");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // One connection waits to be accepted: the queue is full.
+    let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let target = target().start().unwrap();
+    every_way(|way| {
+        let started = std::time::Instant::now();
+        let report = copy(way, &uri, &target.uri(), hasty(way));
+        let fault = report.outcome.unwrap_err();
+        assert_eq!(fault.side(), Some(Side::Source), "{fault}");
+        assert!(
+            started.elapsed() >= DEADLINE,
+            "after {:?}",
+            started.elapsed()
+        );
+        assert!(
+            started.elapsed() < DEADLINE + SLACK,
+            "after {:?}",
+            started.elapsed()
+        );
+    });
+}

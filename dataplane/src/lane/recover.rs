@@ -103,6 +103,11 @@ impl Task {
             link.liveness.retry_at = Some(context.now);
             return;
         }
+        let waited = context.now.duration_since(self.started);
+        if is_crowded(&cause) && waited < self.settings.deadline {
+            link.liveness.retry_at = Some(context.now + self.settings.backoff);
+            return;
+        }
         if strand == 0 {
             return self.fail_side(side, cause, context.now);
         }
@@ -345,6 +350,12 @@ fn is_passing(cause: &Cause) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether a server's queue of connections is full: on a Unix socket that is an error at once,
+/// where TCP tries again by itself.
+fn is_crowded(cause: &Cause) -> bool {
+    matches!(cause, Cause::Connect(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// The error of a connection that failed for want of a descriptor: no fault of the side.
