@@ -80,9 +80,7 @@ impl Exit {
 
     /// How a command ended that gave up with `error`.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
-        error
-            .downcast_ref::<Refusal>()
-            .map_or(Self::Failed, |refusal| refusal.exit)
+        error.downcast_ref::<Refusal>().map_or(Self::Failed, |refusal| refusal.exit)
     }
 }
 
@@ -130,13 +128,7 @@ mod tests {
 
     #[test]
     fn one_lane_decides_alone() {
-        for exit in [
-            Exit::Done,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::Source,
-            Exit::Interrupted,
-        ] {
+        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Source, Exit::Interrupted] {
             assert_eq!(of(&[exit]), exit);
         }
         assert_eq!(of(&[]), Exit::Done);
@@ -156,9 +148,6 @@ mod tests {
 
     #[test]
     fn an_interruption_goes_before_all() {
-        assert_eq!(
-            of(&[Exit::Done, Exit::Target, Exit::Interrupted]),
-            Exit::Interrupted
-        );
+        assert_eq!(of(&[Exit::Done, Exit::Target, Exit::Interrupted]), Exit::Interrupted);
     }
 }

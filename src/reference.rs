@@ -30,12 +30,7 @@ pub(crate) struct ManOptions {
 /// Prints a completion script.
 pub(crate) fn completions(options: &CompletionsOptions) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(
-        options.shell,
-        &mut Cli::command(),
-        "blockferry",
-        &mut script,
-    );
+    clap_complete::generate(options.shell, &mut Cli::command(), "blockferry", &mut script);
     print(&script)
 }
 
@@ -64,9 +59,7 @@ pub(crate) fn man(options: &ManOptions) -> anyhow::Result<Exit> {
 /// Prints the options of `copy`, one a line, as nbdcopy does for completion scripts.
 pub(crate) fn option_names(names: OptionNames) -> anyhow::Result<Exit> {
     let command = Cli::command();
-    let copy = command
-        .find_subcommand("copy")
-        .context("copy is a subcommand")?;
+    let copy = command.find_subcommand("copy").context("copy is a subcommand")?;
     let mut lines: Vec<String> = match names {
         OptionNames::Long => copy
             .get_arguments()
@@ -89,8 +82,6 @@ fn print(text: &[u8]) -> anyhow::Result<Exit> {
     match io::stdout().write_all(text) {
         // A pager that has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
-        other => other
-            .map(|()| Exit::Done)
-            .context("writing to standard output"),
+        other => other.map(|()| Exit::Done).context("writing to standard output"),
     }
 }

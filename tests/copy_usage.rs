@@ -89,11 +89,7 @@ fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
     ] {
         let output = copy(folder.path(), line);
         assert_eq!(code(&output), 2, "{line}: {}", stderr(&output));
-        assert!(
-            stderr(&output).contains(says),
-            "{line}: {}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains(says), "{line}: {}", stderr(&output));
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
@@ -105,26 +101,11 @@ fn the_lanes_file_is_checked_as_a_whole_before_any_lane_starts() {
     let good = "{\"source\":\"a\",\"target\":\"b\"}\n\n";
     for (line, says) in [
         ("{\"source\":\"a\"}", "line 3: missing field `target`"),
-        (
-            "{\"source\":\"a\",\"target\":\"b\"}",
-            "line 3: b is the target of line 1 already",
-        ),
-        (
-            "{\"source\":\"a\",\"target\":\"-\"}",
-            "line 3: a lane of many",
-        ),
-        (
-            "{\"source\":\"a\",\"target\":\"a\"}",
-            "line 3: a and a are the same file",
-        ),
-        (
-            "{\"source\":\"a\",\"target\":\"c\",\"size\":1}",
-            "line 3: unknown field `size`",
-        ),
-        (
-            "{\"source\":\"a\",\"target\":\"c\",\"changed\":\"x\"}",
-            "line 3: cannot read",
-        ),
+        ("{\"source\":\"a\",\"target\":\"b\"}", "line 3: b is the target of line 1 already"),
+        ("{\"source\":\"a\",\"target\":\"-\"}", "line 3: a lane of many"),
+        ("{\"source\":\"a\",\"target\":\"a\"}", "line 3: a and a are the same file"),
+        ("{\"source\":\"a\",\"target\":\"c\",\"size\":1}", "line 3: unknown field `size`"),
+        ("{\"source\":\"a\",\"target\":\"c\",\"changed\":\"x\"}", "line 3: cannot read"),
         (
             "{\"source\":\"a\",\"target\":\"c\",\"changed\":\"bad-areas\"}",
             "line 3: bad-areas: line 1, column",
@@ -133,11 +114,7 @@ fn the_lanes_file_is_checked_as_a_whole_before_any_lane_starts() {
         fs::write(folder.path().join("lanes"), format!("{good}{line}\n")).unwrap();
         let output = copy(folder.path(), "--lanes lanes");
         assert_eq!(code(&output), 2, "{line}");
-        assert!(
-            stderr(&output).contains(says),
-            "{line}: {}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains(says), "{line}: {}", stderr(&output));
     }
     assert!(!folder.path().join("b").exists());
 }
@@ -155,10 +132,7 @@ fn a_usage_error_is_reported_as_json_too() {
 #[test]
 fn a_command_that_is_not_there_is_one_line_and_the_code_of_its_side() {
     let folder = folder();
-    for (line, side) in [
-        ("-- [ no-such-server ] b", 4),
-        ("-- a [ no-such-server ]", 5),
-    ] {
+    for (line, side) in [("-- [ no-such-server ] b", 4), ("-- a [ no-such-server ]", 5)] {
         let output = copy(folder.path(), line);
         assert_eq!(code(&output), side);
         assert!(stderr(&output).contains("no such command"));
@@ -178,12 +152,7 @@ fn a_progress_bar_leaves_no_control_characters_in_a_file() {
     let output = copy(folder().path(), "-p a b");
     let text = stderr(&output);
     assert!(text.starts_with("blockferry: 100 %"), "{text}");
-    assert!(
-        !text
-            .chars()
-            .any(|letter| letter.is_control() && letter != '\n'),
-        "{text}"
-    );
+    assert!(!text.chars().any(|letter| letter.is_control() && letter != '\n'), "{text}");
 }
 
 #[test]
@@ -197,12 +166,7 @@ fn a_failed_lane_of_many_is_partly_done() {
     assert_eq!(report["outcome"], "partly_done");
     assert_eq!(report["lanes"][0]["outcome"], "done");
     assert_eq!(report["lanes"][1]["outcome"], "source_fault");
-    assert!(
-        report["lanes"][1]["error"]
-            .as_str()
-            .unwrap()
-            .contains("source nosuch: ")
-    );
+    assert!(report["lanes"][1]["error"].as_str().unwrap().contains("source nosuch: "));
     let failures = stderr(&output).matches("lane 1: source nosuch").count();
     assert_eq!(failures, 1, "{}", stderr(&output));
     assert_eq!(
@@ -235,25 +199,17 @@ fn a_reader_of_standard_output_that_goes_away_is_a_fault_of_the_target() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 5, "{}", stderr(&output));
-    assert!(
-        stderr(&output).contains("target -: "),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("target -: "), "{}", stderr(&output));
 }
 
 #[test]
 fn lanes_can_come_from_standard_input() {
     use std::io::Write;
     let folder = folder();
-    let mut child = command(folder.path(), &["copy", "--lanes", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(folder.path(), &["copy", "--lanes", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    stdin
-        .write_all(b"{\"source\":\"a\",\"target\":\"b\"}")
-        .unwrap();
+    stdin.write_all(b"{\"source\":\"a\",\"target\":\"b\"}").unwrap();
     drop(stdin);
     assert!(child.wait().unwrap().success());
     assert!(folder.path().join("b").exists());
@@ -262,35 +218,24 @@ fn lanes_can_come_from_standard_input() {
 #[test]
 fn too_few_open_files_for_all_lanes_is_said_and_the_lanes_take_turns() {
     let folder = folder();
-    let lanes: String = (0..40)
-        .map(|n| format!("{{\"source\":\"a\",\"target\":\"t{n}\"}}\n"))
-        .collect();
+    let lanes: String =
+        (0..40).map(|n| format!("{{\"source\":\"a\",\"target\":\"t{n}\"}}\n")).collect();
     fs::write(folder.path().join("lanes"), lanes).unwrap();
     let limited = |limit: &str| {
         let script = format!("ulimit -n {limit}; exec \"$@\"");
         let mut command = Command::new("sh");
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_blockferry")]);
-        command
-            .args(["copy", "-T", "1", "--lanes", "lanes"])
-            .current_dir(folder.path());
+        command.args(["copy", "-T", "1", "--lanes", "lanes"]).current_dir(folder.path());
         command.output().unwrap()
     };
     let output = limited("100");
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    assert!(
-        stderr(&output).contains("ulimit -n is"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("ulimit -n is"), "{}", stderr(&output));
     assert!(folder.path().join("t39").exists());
 
     let output = limited("20");
     assert_eq!(code(&output), 1);
-    assert!(
-        stderr(&output).contains("raise ulimit -n"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("raise ulimit -n"), "{}", stderr(&output));
 }
 
 #[test]
@@ -303,10 +248,7 @@ fn help_version_completions_and_manual_pages_are_there() {
     };
     assert!(printed(&["copy", "--help"]).contains("Exit codes:"));
     assert!(printed(&["copy", "-h"]).contains("Examples:"));
-    assert_eq!(
-        printed(&["copy", "-V"]),
-        printed(&["-V"]).replace("blockferry", "blockferry-copy")
-    );
+    assert_eq!(printed(&["copy", "-V"]), printed(&["-V"]).replace("blockferry", "blockferry-copy"));
     assert!(printed(&["completions", "bash"]).contains("--request-size"));
     assert!(printed(&["man", "copy"]).contains("request\\-size"));
     printed(&["man", "--dir", "pages"]);
@@ -315,10 +257,7 @@ fn help_version_completions_and_manual_pages_are_there() {
     for option in ["--allocated", "--target-is-zero", "--version", "--lanes"] {
         assert!(long.lines().any(|line| line == option), "{option}");
     }
-    assert_eq!(
-        printed(&["copy", "--short-options"]),
-        "-C\n-R\n-S\n-T\n-V\n-h\n-p\n-v\n"
-    );
+    assert_eq!(printed(&["copy", "--short-options"]), "-C\n-R\n-S\n-T\n-V\n-h\n-p\n-v\n");
 }
 
 #[test]
@@ -359,10 +298,7 @@ fn every_option_of_nbdcopy_is_accepted_in_each_of_its_spellings() {
         assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         let content = fs::read(&b).unwrap();
-        assert!(
-            content == fs::read(a).unwrap() || line.contains("is-zero"),
-            "{line}"
-        );
+        assert!(content == fs::read(a).unwrap() || line.contains("is-zero"), "{line}");
         fs::remove_file(b).unwrap();
     }
 }
@@ -395,10 +331,7 @@ fn a_signal_ends_the_copy_in_order_with_code_7() {
         let output = child.wait_with_output().unwrap();
         let text = stderr(&output);
         assert_eq!(code(&output), 7, "{text}");
-        assert!(
-            text.starts_with("blockferry: interrupted: finishing"),
-            "{text}"
-        );
+        assert!(text.starts_with("blockferry: interrupted: finishing"), "{text}");
     }
 }
 

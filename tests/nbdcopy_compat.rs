@@ -47,10 +47,7 @@ const fn case(line: &'static str) -> Case {
 }
 
 const fn piped(shell: &'static str, line: &'static str) -> Case {
-    Case {
-        shell: Some(shell),
-        ..case(line)
-    }
+    Case { shell: Some(shell), ..case(line) }
 }
 
 /// The folder that a run gets, made anew: the same for both.
@@ -75,30 +72,13 @@ impl Place {
         disk("large", 10 * MIB, 1.0, 5);
         disk("served", 4 * MIB, 0.7, 6);
         fs::write(path.join("zeros"), vec![0; 1 << 20]).unwrap();
-        fs::File::create(path.join("hole"))
-            .unwrap()
-            .set_len(3 * MIB)
-            .unwrap();
+        fs::File::create(path.join("hole")).unwrap().set_len(3 * MIB).unwrap();
         fs::File::create(path.join("empty")).unwrap();
-        fs::File::create(path.join("image"))
-            .unwrap()
-            .set_len(4 * MIB)
-            .unwrap();
+        fs::File::create(path.join("image")).unwrap().set_len(4 * MIB).unwrap();
         qemu_img_create(&path.join("image.qcow2"), "qcow2", 4 * MIB, None).unwrap();
-        let source = Nbdkit::file(path.join("served"))
-            .read_only()
-            .start()
-            .unwrap();
-        let target = QemuNbd::new(path.join("image"))
-            .format("raw")
-            .shared(8)
-            .start()
-            .unwrap();
-        Self {
-            folder,
-            source,
-            target,
-        }
+        let source = Nbdkit::file(path.join("served")).read_only().start().unwrap();
+        let target = QemuNbd::new(path.join("image")).format("raw").shared(8).start().unwrap();
+        Self { folder, source, target }
     }
 
     fn path(&self) -> &Path {
@@ -107,14 +87,9 @@ impl Place {
 
     fn line(&self, case: &Case) -> Vec<String> {
         let fill = |word: &str| {
-            word.replace("{source}", &self.source.uri())
-                .replace("{target}", &self.target.uri())
+            word.replace("{source}", &self.source.uri()).replace("{target}", &self.target.uri())
         };
-        case.line
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .map(fill)
-            .collect()
+        case.line.split(' ').filter(|word| !word.is_empty()).map(fill).collect()
     }
 
     /// Runs `program`; returns whether it succeeded and what it wrote to stderr.
@@ -128,14 +103,8 @@ impl Place {
                 command
             }
         };
-        command
-            .args(&program[1..])
-            .args(self.line(case))
-            .current_dir(self.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(&program[1..]).args(self.line(case)).current_dir(self.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = Child::spawn(command).unwrap().output(DEADLINE).unwrap();
         (output.status.success(), output.stderr)
     }
@@ -159,10 +128,7 @@ impl Place {
             }
             #[allow(clippy::cast_precision_loss)]
             let share = (data.blocks() * 512) as f64 / data.len().max(1) as f64;
-            files.insert(
-                name.into_string().unwrap(),
-                (fs::read(path).unwrap(), share),
-            );
+            files.insert(name.into_string().unwrap(), (fs::read(path).unwrap(), share));
         }
         files
     }
@@ -195,10 +161,7 @@ fn difference(case: &Case) -> Option<String> {
     }
     if they_did != we_did {
         let how = |did| if did { "succeeds" } else { "fails" };
-        return Some(format!(
-            "{name}: nbdcopy {}, we differ\n    {words}",
-            how(they_did)
-        ));
+        return Some(format!("{name}: nbdcopy {}, we differ\n    {words}", how(they_did)));
     }
     if !they_did || case.any_content {
         return None;
@@ -207,26 +170,18 @@ fn difference(case: &Case) -> Option<String> {
     if !their_files.keys().eq(our_files.keys()) {
         return Some(format!("{name}: other files\n    {words}"));
     }
-    their_files
-        .iter()
-        .zip(our_files.values())
-        .find_map(|((file, theirs), ours)| {
-            let (their_size, our_size) = (theirs.0.len(), ours.0.len());
-            if their_size != our_size {
-                Some(format!(
-                    "{name}: {file} has {our_size} bytes, not {their_size}"
-                ))
-            } else if theirs.0 != ours.0 {
-                Some(format!("{name}: {file} has other content"))
-            } else if !case.any_holes && (theirs.1 - ours.1).abs() > 0.2 {
-                Some(format!(
-                    "{name}: {file} is allocated to {:.2}, not {:.2}",
-                    ours.1, theirs.1
-                ))
-            } else {
-                None
-            }
-        })
+    their_files.iter().zip(our_files.values()).find_map(|((file, theirs), ours)| {
+        let (their_size, our_size) = (theirs.0.len(), ours.0.len());
+        if their_size != our_size {
+            Some(format!("{name}: {file} has {our_size} bytes, not {their_size}"))
+        } else if theirs.0 != ours.0 {
+            Some(format!("{name}: {file} has other content"))
+        } else if !case.any_holes && (theirs.1 - ours.1).abs() > 0.2 {
+            Some(format!("{name}: {file} is allocated to {:.2}, not {:.2}", ours.1, theirs.1))
+        } else {
+            None
+        }
+    })
 }
 
 #[test]
@@ -254,14 +209,8 @@ fn zeros_and_holes_follow_the_options() {
     check(&[
         // nbdcopy leaves holes of the source as holes of a new file in spite of --allocated, and
         // fills some of them for -S 0; we take both options by their word.
-        Case {
-            any_holes: true,
-            ..case("--allocated hole out")
-        },
-        Case {
-            any_holes: true,
-            ..case("-S 0 mixed out")
-        },
+        Case { any_holes: true, ..case("--allocated hole out") },
+        Case { any_holes: true, ..case("-S 0 mixed out") },
         case("--allocated mixed out"),
         case("--allocated --no-extents hole out"),
         case("--no-extents hole out"),
@@ -343,14 +292,8 @@ fn streams_go_in_and_out() {
         piped("{} > /dev/full", "data -"),
         piped("{} | head -c 10 > /dev/null", "large -"),
         piped("cat data | {} | cat > out", "- -"),
-        piped(
-            "mkfifo f; cat f > out & {}; did=$?; wait; exit $did",
-            "data f",
-        ),
-        Case {
-            only_we_can: true,
-            ..piped("cat data | {}", "- out")
-        },
+        piped("mkfifo f; cat f > out & {}; did=$?; wait; exit $did", "data f"),
+        Case { only_we_can: true, ..piped("cat data | {}", "- out") },
     ]);
 }
 
@@ -435,23 +378,12 @@ fn where_nbdcopy_loses_data_we_refuse() {
 #[test]
 fn progress_has_the_format_of_nbdcopy() {
     let ours = env!("CARGO_BIN_EXE_blockferry");
-    for line in [
-        "{source} null:",
-        "data out",
-        "empty out",
-        "nosuch out",
-        "large nbd://127.0.0.1:1",
-    ] {
+    for line in ["{source} null:", "data out", "empty out", "nosuch out", "large nbd://127.0.0.1:1"]
+    {
         let shell = Some("{} 3>progress --progress=3");
         for program in [&["nbdcopy"][..], &[ours, "copy"]] {
             let place = Place::new();
-            let (done, words) = place.run(
-                program,
-                &Case {
-                    shell,
-                    ..case(line)
-                },
-            );
+            let (done, words) = place.run(program, &Case { shell, ..case(line) });
             let text = fs::read_to_string(place.path().join("progress")).unwrap();
             let shares: Vec<u32> = text
                 .lines()
@@ -462,11 +394,7 @@ fn progress_has_the_format_of_nbdcopy() {
             if done {
                 assert_eq!(shares.first(), Some(&0), "{program:?} {line}");
             }
-            assert_eq!(
-                shares.last() == Some(&100),
-                done,
-                "{program:?} {line}: {shares:?} {words}"
-            );
+            assert_eq!(shares.last() == Some(&100), done, "{program:?} {line}: {shares:?} {words}");
         }
     }
 }

@@ -14,9 +14,7 @@ pub(crate) fn find(name: &OsStr) -> Option<PathBuf> {
         return Some(PathBuf::from(name)).filter(|path| runs(path));
     }
     let folders = env::var_os("PATH")?;
-    env::split_paths(&folders)
-        .map(|folder| folder.join(name))
-        .find(|path| runs(path))
+    env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| runs(path))
 }
 
 #[cfg(test)]
@@ -31,13 +29,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_not_found() {
-        for name in [
-            "",
-            "no-such-command-here",
-            "/etc/passwd",
-            "/tmp",
-            "./no-such",
-        ] {
+        for name in ["", "no-such-command-here", "/etc/passwd", "/tmp", "./no-such"] {
             assert_eq!(find(OsStr::new(name)), None, "{name}");
         }
     }

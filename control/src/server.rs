@@ -93,10 +93,7 @@ impl ServerCommand {
     /// The command and its arguments, as they stand between the brackets.
     #[must_use]
     pub fn new(words: Vec<OsString>) -> Self {
-        Self {
-            words,
-            transport: ServerTransport::default(),
-        }
+        Self { words, transport: ServerTransport::default() }
     }
 
     /// Sets how the server gets its connection.
@@ -120,11 +117,7 @@ impl ServerCommand {
         };
         let failed = |what| {
             let program = shown.clone();
-            move |error| ServerError::System {
-                program,
-                what,
-                error,
-            }
+            move |error| ServerError::System { program, what, error }
         };
 
         let mut words: Vec<OsString> = Vec::with_capacity(self.words.len() + 8);
@@ -154,9 +147,7 @@ impl ServerCommand {
                 let mut command = Command::new(&words[0]);
                 command.args(&words[1..]);
                 command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID");
-                command
-                    .stdin(OwnedFd::from(theirs))
-                    .stdout(OwnedFd::from(copy));
+                command.stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(copy));
                 (command, connection)
             }
         };
@@ -182,10 +173,7 @@ impl ServerCommand {
             shared: Arc::new(Shared {
                 program: shown,
                 connection: Mutex::new(Some(connection.into())),
-                process: Mutex::new(Process {
-                    child,
-                    status: None,
-                }),
+                process: Mutex::new(Process { child, status: None }),
                 lines,
                 last_words: Mutex::new(last_words),
             }),
@@ -332,10 +320,7 @@ fn hand_on(stderr: ChildStderr, kept: &Mutex<VecDeque<String>>, on_line: impl Fn
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut stderr)
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line)
-        {
+        match (&mut stderr).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -426,28 +411,15 @@ mod tests {
     #[test]
     fn a_command_that_is_not_there_is_named() {
         let error = command(&["no-such-server", "x"]).spawn(|_| {}).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("cannot run no-such-server: no such command")
-        );
-        assert!(matches!(
-            command(&[]).spawn(|_| {}),
-            Err(ServerError::NoCommand)
-        ));
+        assert!(error.to_string().starts_with("cannot run no-such-server: no such command"));
+        assert!(matches!(command(&[]).spawn(|_| {}), Err(ServerError::NoCommand)));
     }
 
     #[test]
     fn a_server_that_ignores_sigterm_is_killed_with_its_children() {
-        let server = command(&[
-            "sh",
-            "-c",
-            "trap '' TERM; echo up >&2; while :; do sleep 1; done",
-        ]);
+        let server = command(&["sh", "-c", "trap '' TERM; echo up >&2; while :; do sleep 1; done"]);
         let (sender, lines) = std::sync::mpsc::channel();
-        let server = server
-            .spawn(move |_| sender.send(()).unwrap_or(()))
-            .unwrap();
+        let server = server.spawn(move |_| sender.send(()).unwrap_or(())).unwrap();
         lines.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(!server.end(Duration::from_millis(50)));
         // Its stderr is closed only when no process of the group is left.

@@ -26,9 +26,7 @@ fn main() -> ExitCode {
 fn copy(source: &str, target: &str) -> Result<String, Box<dyn std::error::Error>> {
     let endpoint = |text: &str| text.parse::<NbdUri>().map(Endpoint::nbd);
     let lane = Lane::new(endpoint(source)?, endpoint(target)?);
-    let report = Mover::new(MoverSettings::default())
-        .start(vec![lane])?
-        .wait();
+    let report = Mover::new(MoverSettings::default()).start(vec![lane])?.wait();
     let totals = report.totals();
     for lane in report.lanes {
         lane.outcome?;

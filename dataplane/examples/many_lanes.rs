@@ -34,16 +34,12 @@ fn run() -> Result<usize, Box<dyn std::error::Error>> {
         if line.trim().is_empty() {
             continue;
         }
-        let (source, target) = line
-            .trim()
-            .split_once(' ')
-            .ok_or("a line is SOURCE-URI TARGET-URI")?;
+        let (source, target) =
+            line.trim().split_once(' ').ok_or("a line is SOURCE-URI TARGET-URI")?;
         let endpoint = |text: &str| text.trim().parse::<NbdUri>().map(Endpoint::nbd);
         // An embedder sets what its users would: here, to notice a dead server sooner.
-        let settings = LaneSettings {
-            deadline: Duration::from_secs(10),
-            ..LaneSettings::default()
-        };
+        let settings =
+            LaneSettings { deadline: Duration::from_secs(10), ..LaneSettings::default() };
         lanes.push(Lane::new(endpoint(source)?, endpoint(target)?).with_settings(settings));
     }
     let count = lanes.len();
@@ -51,12 +47,7 @@ fn run() -> Result<usize, Box<dyn std::error::Error>> {
     // Events come on the mover's threads; a channel brings them here.
     let (sender, events) = mpsc::channel();
     let mover = Mover::new(MoverSettings::default()).on_event(move |event| {
-        if let Event::Finished {
-            lane,
-            fault,
-            counts,
-        } = event
-        {
+        if let Event::Finished { lane, fault, counts } = event {
             let outcome = fault.map(ToString::to_string);
             // The display may have ended already; the report at the end tells the same.
             let _display_is_gone = sender.send((*lane, outcome, *counts));
@@ -81,9 +72,5 @@ fn run() -> Result<usize, Box<dyn std::error::Error>> {
         "\r{count} lanes: {} bytes read, {} zero, {} sent",
         totals.read, totals.zero, totals.sent
     );
-    Ok(report
-        .lanes
-        .iter()
-        .filter(|lane| lane.outcome.is_err())
-        .count())
+    Ok(report.lanes.iter().filter(|lane| lane.outcome.is_err()).count())
 }

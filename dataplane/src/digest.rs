@@ -54,11 +54,7 @@ impl DigestAlgorithm {
     /// # Errors
     /// [`UnknownDigest`] for every other text.
     pub fn parse_choice(text: &str) -> Result<Option<Self>, UnknownDigest> {
-        if text == "none" {
-            Ok(None)
-        } else {
-            text.parse().map(Some)
-        }
+        if text == "none" { Ok(None) } else { text.parse().map(Some) }
     }
 
     /// The digest of `block`.
@@ -119,12 +115,8 @@ impl FromStr for DigestAlgorithm {
     type Err = UnknownDigest;
 
     fn from_str(name: &str) -> Result<Self, UnknownDigest> {
-        let known = Self::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name);
-        known.ok_or_else(|| UnknownDigest {
-            name: name.to_owned(),
-        })
+        let known = Self::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        known.ok_or_else(|| UnknownDigest { name: name.to_owned() })
     }
 }
 
@@ -142,10 +134,7 @@ impl Digest {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut held = [0; MAX_DIGEST_BYTES];
         held.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(Self {
-            bytes: held,
-            length: u8::try_from(bytes.len()).ok()?,
-        })
+        Some(Self { bytes: held, length: u8::try_from(bytes.len()).ok()? })
     }
 
     /// The bytes, as many as the algorithm makes.
@@ -162,9 +151,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes()
-            .iter()
-            .try_for_each(|byte| write!(out, "{byte:02x}"))
+        self.as_bytes().iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 

@@ -58,10 +58,7 @@ impl Endpoint {
     /// An export reached through connections that `dialer` opens.
     #[must_use]
     pub fn nbd_over(uri: NbdUri, dialer: Arc<dyn Dial>) -> Self {
-        Self::Nbd(NbdEndpoint {
-            uri,
-            dialer: Some(dialer),
-        })
+        Self::Nbd(NbdEndpoint { uri, dialer: Some(dialer) })
     }
 }
 

@@ -134,11 +134,7 @@ pub enum Cause {
 }
 
 fn said(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!("; the server says: {message}")
-    }
+    if message.is_empty() { String::new() } else { format!("; the server says: {message}") }
 }
 
 /// A duration as people write it.

@@ -71,10 +71,7 @@ impl Pool {
     pub(crate) fn claim(&self) -> Option<Buf> {
         let slot = self.0.free.borrow_mut().pop()?;
         self.0.claims[slot as usize].set(1);
-        Some(Buf {
-            region: Rc::clone(&self.0),
-            slot,
-        })
+        Some(Buf { region: Rc::clone(&self.0), slot })
     }
 
     /// Bytes of one slot.
@@ -94,11 +91,7 @@ impl Buf {
     /// # Panics
     /// When the slot is shared: a clone may be in the kernel's hands.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        assert_eq!(
-            self.region.claims[self.slot as usize].get(),
-            1,
-            "a shared buffer is read only"
-        );
+        assert_eq!(self.region.claims[self.slot as usize].get(), 1, "a shared buffer is read only");
         // SAFETY: the slot lies inside the mapping, which lives as long as `region`; this is its
         // only claim, borrowed mutably, so no other reference to these bytes exists.
         unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.region.slot_bytes) }
@@ -106,11 +99,7 @@ impl Buf {
 
     fn start(&self) -> NonNull<u8> {
         // SAFETY: `slot < slots`, so the offset stays inside the mapping.
-        unsafe {
-            self.region
-                .base
-                .add(self.slot as usize * self.region.slot_bytes)
-        }
+        unsafe { self.region.base.add(self.slot as usize * self.region.slot_bytes) }
     }
 }
 
@@ -128,10 +117,7 @@ impl Clone for Buf {
     fn clone(&self) -> Self {
         let claims = &self.region.claims[self.slot as usize];
         claims.set(claims.get() + 1);
-        Self {
-            region: Rc::clone(&self.region),
-            slot: self.slot,
-        }
+        Self { region: Rc::clone(&self.region), slot: self.slot }
     }
 }
 
@@ -147,11 +133,7 @@ impl Drop for Buf {
 
 impl std::fmt::Debug for Buf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Buf(slot {} of {} bytes)",
-            self.slot, self.region.slot_bytes
-        )
+        write!(f, "Buf(slot {} of {} bytes)", self.slot, self.region.slot_bytes)
     }
 }
 

@@ -27,10 +27,7 @@ impl RateLimit {
     /// A limit of `bytes_per_second`, with a full bucket.
     #[must_use]
     pub const fn new(bytes_per_second: NonZeroU64) -> Self {
-        Self {
-            bytes_per_second,
-            paid_at: None,
-        }
+        Self { bytes_per_second, paid_at: None }
     }
 
     /// The limit in bytes per second.
@@ -48,11 +45,7 @@ impl RateLimit {
         if paid_at > now {
             return Some(paid_at);
         }
-        self.paid_at = Some(
-            paid_at
-                .checked_add(self.cost(bytes))
-                .unwrap_or(now + MAX_WAIT),
-        );
+        self.paid_at = Some(paid_at.checked_add(self.cost(bytes)).unwrap_or(now + MAX_WAIT));
         None
     }
 
@@ -60,9 +53,7 @@ impl RateLimit {
     fn cost(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000;
         let nanos = nanos.div_ceil(u128::from(self.bytes_per_second.get()));
-        u64::try_from(nanos)
-            .map_or(MAX_WAIT, Duration::from_nanos)
-            .min(MAX_WAIT)
+        u64::try_from(nanos).map_or(MAX_WAIT, Duration::from_nanos).min(MAX_WAIT)
     }
 }
 
@@ -95,10 +86,7 @@ mod tests {
     fn the_wait_is_the_time_that_the_bytes_take_less_the_burst() {
         let (mut bucket, now) = (limit(MIB), Instant::now());
         bucket.take(now, 2 * MIB);
-        assert_eq!(
-            bucket.take(now, 1),
-            Some(now + Duration::from_secs(2) - BURST)
-        );
+        assert_eq!(bucket.take(now, 1), Some(now + Duration::from_secs(2) - BURST));
     }
 
     #[test]
@@ -107,10 +95,7 @@ mod tests {
         bucket.take(start, MIB);
         let now = start + Duration::from_secs(3600);
         assert_eq!(bucket.take(now, MIB), None);
-        assert_eq!(
-            bucket.take(now, 1),
-            Some(now + Duration::from_secs(1) - BURST)
-        );
+        assert_eq!(bucket.take(now, 1), Some(now + Duration::from_secs(1) - BURST));
     }
 
     #[test]

@@ -57,15 +57,11 @@ pub(crate) struct LiveCount(AtomicU64);
 impl LiveCount {
     pub(crate) fn add(&self, bytes: u64) {
         // One writer: a plain load and store are enough, and cheaper than a locked add.
-        self.0
-            .store(self.0.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.0.store(self.0.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn take_back(&self, bytes: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).saturating_sub(bytes),
-            Ordering::Relaxed,
-        );
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -186,9 +182,7 @@ impl Report {
     /// The counts of all lanes together.
     #[must_use]
     pub fn totals(&self) -> Counts {
-        self.lanes
-            .iter()
-            .fold(Counts::default(), |sum, lane| sum.plus(&lane.counts))
+        self.lanes.iter().fold(Counts::default(), |sum, lane| sum.plus(&lane.counts))
     }
 }
 

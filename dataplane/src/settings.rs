@@ -29,9 +29,7 @@ impl FromStr for PayloadChoice {
             "auto" => Ok(Self::Auto),
             "splice" => Ok(Self::Splice),
             "pooled" => Ok(Self::Pooled),
-            _ => Err(format!(
-                "no payload path is called '{text}': use auto, splice or pooled"
-            )),
+            _ => Err(format!("no payload path is called '{text}': use auto, splice or pooled")),
         }
     }
 }

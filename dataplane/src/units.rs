@@ -67,9 +67,7 @@ const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let (number, suffix) = split_number(text);
     let suffix = suffix.to_ascii_lowercase();
-    let wrong = || UnitError::Size {
-        text: text.to_owned(),
-    };
+    let wrong = || UnitError::Size { text: text.to_owned() };
     let (letter, tail) = match suffix.char_indices().nth(1) {
         Some((second, _)) => suffix.split_at(second),
         None => (suffix.as_str(), ""),
@@ -81,10 +79,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         (_, Some(power), "" | "ib") => 1024_u64.pow(u32::try_from(power + 1).map_err(|_| wrong())?),
         (_, Some(_), "b") if !number.is_empty() => {
             let suggestion = format!("{number}{}", letter.to_ascii_uppercase());
-            return Err(UnitError::DecimalSuffix {
-                text: text.to_owned(),
-                suggestion,
-            });
+            return Err(UnitError::DecimalSuffix { text: text.to_owned(), suggestion });
         }
         _ => return Err(wrong()),
     };
@@ -94,9 +89,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let count: Option<u64> = number.parse().ok();
     count
         .and_then(|count| count.checked_mul(unit))
-        .ok_or_else(|| UnitError::SizeTooLarge {
-            text: text.to_owned(),
-        })
+        .ok_or_else(|| UnitError::SizeTooLarge { text: text.to_owned() })
 }
 
 /// Reads a duration: a whole number with `ms`, `s`, `m`, `h` or `d`. `0` needs no unit.
@@ -105,9 +98,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// [`UnitError`] for every other text; also for a number without a unit.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let (number, unit) = split_number(text);
-    let too_long = || UnitError::DurationTooLong {
-        text: text.to_owned(),
-    };
+    let too_long = || UnitError::DurationTooLong { text: text.to_owned() };
     let milliseconds: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
@@ -116,33 +107,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         "d" => 86_400_000,
         "" if text == "0" => 1,
         "" if !number.is_empty() => {
-            return Err(UnitError::NoUnit {
-                text: text.to_owned(),
-            });
+            return Err(UnitError::NoUnit { text: text.to_owned() });
         }
         _ => {
-            return Err(UnitError::Duration {
-                text: text.to_owned(),
-            });
+            return Err(UnitError::Duration { text: text.to_owned() });
         }
     };
     if number.is_empty() {
-        return Err(UnitError::Duration {
-            text: text.to_owned(),
-        });
+        return Err(UnitError::Duration { text: text.to_owned() });
     }
     let count: u64 = number.parse().map_err(|_| too_long())?;
     let duration = count.checked_mul(milliseconds).map(Duration::from_millis);
-    duration
-        .filter(|duration| *duration <= MAX_DURATION)
-        .ok_or_else(too_long)
+    duration.filter(|duration| *duration <= MAX_DURATION).ok_or_else(too_long)
 }
 
 /// The digits at the start, and what follows them.
 fn split_number(text: &str) -> (&str, &str) {
-    let behind = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
+    let behind = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(behind)
 }
 
@@ -173,16 +154,11 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_the_text() {
-        for text in [
-            "", "k", "MiB", "-1", "1.5G", "1 M", "1X", "1MiBs", "1Mi", "0x10", "1é", "é", "B",
-        ] {
+        for text in
+            ["", "k", "MiB", "-1", "1.5G", "1 M", "1X", "1MiBs", "1Mi", "0x10", "1é", "é", "B"]
+        {
             let error = parse_size(text).unwrap_err();
-            assert_eq!(
-                error,
-                UnitError::Size {
-                    text: text.to_owned()
-                }
-            );
+            assert_eq!(error, UnitError::Size { text: text.to_owned() });
         }
     }
 
@@ -190,12 +166,7 @@ mod tests {
     fn a_size_of_two_to_the_64_is_too_large() {
         for text in ["16E", "18446744073709551616", "99999999999999999999k"] {
             let error = parse_size(text).unwrap_err();
-            assert_eq!(
-                error,
-                UnitError::SizeTooLarge {
-                    text: text.to_owned()
-                }
-            );
+            assert_eq!(error, UnitError::SizeTooLarge { text: text.to_owned() });
         }
         assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
     }
@@ -208,18 +179,10 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit() {
-        for (text, milliseconds) in [
-            ("3s", 3_000),
-            ("500ms", 500),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+        for (text, milliseconds) in
+            [("3s", 3_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
     }
@@ -234,12 +197,7 @@ mod tests {
     fn what_is_no_duration_is_refused_with_the_text() {
         for text in ["", "s", "-1s", "1.5s", "1 s", "1S", "1min", "é"] {
             let error = parse_duration(text).unwrap_err();
-            assert_eq!(
-                error,
-                UnitError::Duration {
-                    text: text.to_owned()
-                }
-            );
+            assert_eq!(error, UnitError::Duration { text: text.to_owned() });
         }
     }
 
@@ -247,12 +205,7 @@ mod tests {
     fn a_duration_that_no_clock_holds_is_too_long() {
         for text in ["36501d", "99999999999999999999s", "18446744073709551615h"] {
             let error = parse_duration(text).unwrap_err();
-            assert_eq!(
-                error,
-                UnitError::DurationTooLong {
-                    text: text.to_owned()
-                }
-            );
+            assert_eq!(error, UnitError::DurationTooLong { text: text.to_owned() });
         }
     }
 }

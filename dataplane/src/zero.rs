@@ -16,10 +16,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<SCAN_BLOCK_BYTES>();
     blocks.iter().all(|block| {
         let (words, _) = block.as_chunks::<8>();
-        words
-            .iter()
-            .fold(0, |seen, word| seen | u64::from_ne_bytes(*word))
-            == 0
+        words.iter().fold(0, |seen, word| seen | u64::from_ne_bytes(*word)) == 0
     }) && rest.iter().fold(0, |seen, byte| seen | byte) == 0
 }
 
@@ -37,12 +34,7 @@ pub struct ZeroRun {
 /// runs are the buffer.
 #[must_use]
 pub fn zero_runs(buffer: &[u8], granularity: usize) -> ZeroRuns<'_> {
-    let mut runs = ZeroRuns {
-        rest: buffer,
-        granularity: granularity.max(1),
-        at: 0,
-        next: None,
-    };
+    let mut runs = ZeroRuns { rest: buffer, granularity: granularity.max(1), at: 0, next: None };
     runs.next = runs.take_unit();
     runs
 }

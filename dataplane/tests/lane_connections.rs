@@ -35,11 +35,7 @@ fn target() -> Hostile {
 }
 
 fn several(way: Way) -> LaneSettings {
-    LaneSettings {
-        connections: 3,
-        retries: 20,
-        ..patient(way)
-    }
+    LaneSettings { connections: 3, retries: 20, ..patient(way) }
 }
 
 fn arrives(way: Way, source: &HostileServer, target: &HostileServer, settings: LaneSettings) {
@@ -52,18 +48,10 @@ fn arrives(way: Way, source: &HostileServer, target: &HostileServer, settings: L
 #[test]
 fn one_connection_of_the_source_that_breaks_is_made_again() {
     every_way(|way| {
-        for fault in [
-            Fault::CloseMidPayload,
-            Fault::CloseBeforeReply,
-            Fault::Error(108),
-        ] {
+        for fault in [Fault::CloseMidPayload, Fault::CloseBeforeReply, Fault::Error(108)] {
             for connection in [1, 2, 3] {
                 let source = source()
-                    .fault_on(
-                        Occasion::Read,
-                        fault.clone(),
-                        Trigger::Connection(connection),
-                    )
+                    .fault_on(Occasion::Read, fault.clone(), Trigger::Connection(connection))
                     .start()
                     .unwrap();
                 arrives(way, &source, &target().start().unwrap(), several(way));
@@ -78,11 +66,7 @@ fn one_connection_of_the_target_that_breaks_undoes_what_all_wrote() {
         for fault in [Fault::CloseBeforeReply, Fault::CloseInRequest, Fault::Crash] {
             for connection in [1, 2, 3] {
                 let target = target()
-                    .fault_on(
-                        Occasion::Write,
-                        fault.clone(),
-                        Trigger::Connection(connection),
-                    )
+                    .fault_on(Occasion::Write, fault.clone(), Trigger::Connection(connection))
                     .start()
                     .unwrap();
                 arrives(way, &source().start().unwrap(), &target, several(way));
@@ -109,12 +93,7 @@ fn one_connection_that_falls_silent_is_made_again() {
                     ),
                 ),
             };
-            arrives(
-                way,
-                &source.start().unwrap(),
-                &target.start().unwrap(),
-                several(way),
-            );
+            arrives(way, &source.start().unwrap(), &target.start().unwrap(), several(way));
         }
     });
 }
@@ -124,11 +103,7 @@ fn answers_about_zeros_are_never_taken_for_those_to_another_question() {
     every_way(|way| {
         // Many short answers on the first connection, and losses on the others.
         let source = source()
-            .fault_on(
-                Occasion::BlockStatus,
-                Fault::ManyExtents(9),
-                Trigger::Every(2),
-            )
+            .fault_on(Occasion::BlockStatus, Fault::ManyExtents(9), Trigger::Every(2))
             .fault_on(Occasion::BlockStatus, Fault::OneExtent, Trigger::Always)
             .fault_on(Occasion::Read, Fault::CloseMidPayload, Trigger::Every(5))
             .start()
@@ -137,15 +112,7 @@ fn answers_about_zeros_are_never_taken_for_those_to_another_question() {
             .fault_on(Occasion::Write, Fault::CloseBeforeReply, Trigger::Nth(17))
             .start()
             .unwrap();
-        arrives(
-            way,
-            &source,
-            &target,
-            LaneSettings {
-                cluster_bytes: 4096,
-                ..several(way)
-            },
-        );
+        arrives(way, &source, &target, LaneSettings { cluster_bytes: 4096, ..several(way) });
     });
 }
 
@@ -164,10 +131,8 @@ fn everything_at_once_still_arrives() {
                 .fault_on(Occasion::Request, Fault::Crash, Trigger::Every(67))
                 .start()
                 .unwrap();
-            let settings = LaneSettings {
-                flush_interval: Duration::from_millis(1),
-                ..several(way)
-            };
+            let settings =
+                LaneSettings { flush_interval: Duration::from_millis(1), ..several(way) };
             arrives(way, &source, &target, settings);
         }
     });
@@ -186,12 +151,7 @@ fn an_extra_connection_to_another_disk_is_refused() {
             DEADLINE + SLACK,
         );
         assert!(words.contains("another export"), "{words}");
-        assert!(
-            target
-                .log()
-                .iter()
-                .all(|r| r.connection == 1 || r.command == Command::Disc)
-        );
+        assert!(target.log().iter().all(|r| r.connection == 1 || r.command == Command::Disc));
     });
 }
 
@@ -199,10 +159,7 @@ fn an_extra_connection_to_another_disk_is_refused() {
 fn a_line_with_all_connections_that_is_cut_is_made_again() {
     every_way(|way| {
         let target = target().tcp().start().unwrap();
-        let line = Proxy::to(target.address())
-            .bytes_per_second(16 * MIB)
-            .start()
-            .unwrap();
+        let line = Proxy::to(target.address()).bytes_per_second(16 * MIB).start().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for part in 1..4 {
@@ -210,12 +167,7 @@ fn a_line_with_all_connections_that_is_cut_is_made_again() {
                     line.cut();
                 }
             });
-            copied(
-                way,
-                &source().start().unwrap().uri(),
-                &line.uri(""),
-                several(way),
-            );
+            copied(way, &source().start().unwrap().uri(), &line.uri(""), several(way));
         });
         assert_same(&content(), &target.content());
     });
@@ -226,13 +178,11 @@ fn no_reply_to_one_request_while_others_are_answered_is_noticed() {
     every_way(|way| {
         for side in [Side::Source, Side::Target] {
             let slow = |builder: Hostile, occasion| {
-                builder
-                    .fault_on(occasion, Fault::NoReply, Trigger::Nth(3))
-                    .fault_on(
-                        occasion,
-                        Fault::SlowReply(Duration::from_millis(4)),
-                        Trigger::Always,
-                    )
+                builder.fault_on(occasion, Fault::NoReply, Trigger::Nth(3)).fault_on(
+                    occasion,
+                    Fault::SlowReply(Duration::from_millis(4)),
+                    Trigger::Always,
+                )
             };
             let (source, target) = match side {
                 Side::Source => (slow(source(), Occasion::Read), target()),
@@ -268,15 +218,7 @@ fn a_full_queue_of_connections_is_waited_for_until_the_deadline() {
         let report = copy(way, &uri, &target.uri(), hasty(way));
         let fault = report.outcome.unwrap_err();
         assert_eq!(fault.side(), Some(Side::Source), "{fault}");
-        assert!(
-            started.elapsed() >= DEADLINE,
-            "after {:?}",
-            started.elapsed()
-        );
-        assert!(
-            started.elapsed() < DEADLINE + SLACK,
-            "after {:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() >= DEADLINE, "after {:?}", started.elapsed());
+        assert!(started.elapsed() < DEADLINE + SLACK, "after {:?}", started.elapsed());
     });
 }

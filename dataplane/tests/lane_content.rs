@@ -36,11 +36,7 @@ fn a_qcow2_image_arrives_in_a_file_of_nbdkit() {
     let layer = dir.path().join("layer.qcow2");
     qemu_img_create(&layer, "qcow2", disk.size, Some((&disk.path, "raw"))).unwrap();
     every_way(|way| {
-        let source = QemuNbd::new(&layer)
-            .format("qcow2")
-            .read_only()
-            .start()
-            .unwrap();
+        let source = QemuNbd::new(&layer).format("qcow2").read_only().start().unwrap();
         let copy = TestDisk::sized(dir.path(), disk.size).unwrap();
         let target = Nbdkit::file(&copy.path).start().unwrap();
         copied(way, &source.uri(), &target.uri(), settings(way));
@@ -53,9 +49,7 @@ fn pseudo_random_data_pass_their_own_check() {
     every_way(|way| {
         let server = || {
             let parameters = ["size=48M", "seed=5", "percent=40", "runlength=100000"];
-            Nbdkit::plugin("sparse-random", &parameters)
-                .start()
-                .unwrap()
+            Nbdkit::plugin("sparse-random", &parameters).start().unwrap()
         };
         let (source, target) = (server(), server());
         let report = copied(way, &source.uri(), &target.uri(), settings(way));
@@ -108,10 +102,7 @@ fn a_sparse_disk_past_two_tebibytes_is_quick() {
         let source = Nbdkit::plugin("data", &plugin).start().unwrap();
         let (image, mut target) = qcow2(&dir, &format!("{way:?}.qcow2"), SIZE);
         // A new image reads as zeros; without knowing that it would be told so 32 Mi times.
-        let new = LaneSettings {
-            target_is_zero: true,
-            ..settings(way)
-        };
+        let new = LaneSettings { target_is_zero: true, ..settings(way) };
         let report = copied(way, &source.uri(), &target.uri(), new);
         assert_eq!(report.counts.planned, SIZE);
         assert!(report.counts.read < 16 * MIB, "{:?}", report.counts);
@@ -135,22 +126,12 @@ fn several_connections_share_the_work() {
         // Slow enough that the first connection does not do it all before the others are there.
         let source = Hostile::builder()
             .content(&content)
-            .fault_on(
-                Occasion::Read,
-                Fault::SlowReply(Duration::from_millis(2)),
-                Trigger::Always,
-            )
+            .fault_on(Occasion::Read, Fault::SlowReply(Duration::from_millis(2)), Trigger::Always)
             .start()
             .unwrap();
-        let target = Hostile::builder()
-            .size(content.len() as u64)
-            .start()
-            .unwrap();
-        let settings = LaneSettings {
-            connections: 4,
-            request_bytes: Some(128 << 10),
-            ..settings(way)
-        };
+        let target = Hostile::builder().size(content.len() as u64).start().unwrap();
+        let settings =
+            LaneSettings { connections: 4, request_bytes: Some(128 << 10), ..settings(way) };
         let report = copied(way, &source.uri(), &target.uri(), settings);
         assert_eq!(report.connections, 4);
         assert_same(&content, &target.content());
@@ -163,15 +144,8 @@ fn several_connections_share_the_work() {
         assert!(used.len() > 1, "{used:?}");
         // One FLUSH, after all writes of all connections.
         let log = target.log();
-        let last_write = log
-            .iter()
-            .rposition(|r| r.command == Command::Write)
-            .unwrap();
-        assert!(
-            log[last_write..]
-                .iter()
-                .any(|r| r.command == Command::Flush)
-        );
+        let last_write = log.iter().rposition(|r| r.command == Command::Write).unwrap();
+        assert!(log[last_write..].iter().any(|r| r.command == Command::Flush));
     });
 }
 
@@ -187,10 +161,7 @@ fn without_multi_conn_there_is_one_connection() {
                 Side::Target => (source, target.no_multi_conn()),
             };
             let (source, target) = (source.start().unwrap(), target.start().unwrap());
-            let settings = LaneSettings {
-                connections: 4,
-                ..settings(way)
-            };
+            let settings = LaneSettings { connections: 4, ..settings(way) };
             let report = copied(way, &source.uri(), &target.uri(), settings);
             assert_eq!(report.connections, 1);
             assert_eq!((source.accepted(), target.accepted()), (1, 1));
@@ -208,18 +179,11 @@ fn request_sizes_from_512_bytes_to_32_mebibytes_are_kept() {
             let content = &content[..size];
             let source = Hostile::builder().content(content).start().unwrap();
             let target = Hostile::builder().size(size as u64).start().unwrap();
-            let settings = LaneSettings {
-                request_bytes: Some(bytes),
-                ..settings(way)
-            };
+            let settings = LaneSettings { request_bytes: Some(bytes), ..settings(way) };
             copied(way, &source.uri(), &target.uri(), settings);
             assert_same(content, &target.content());
-            let longest = source
-                .log()
-                .iter()
-                .filter(|r| r.command == Command::Read)
-                .map(|r| r.length)
-                .max();
+            let longest =
+                source.log().iter().filter(|r| r.command == Command::Read).map(|r| r.length).max();
             assert_eq!(longest, Some(u64::from(bytes).min(size as u64)));
         }
     });
@@ -233,10 +197,7 @@ fn one_request_at_a_time_and_none_at_all_both_end() {
             [(16, true, 16 << 20), (0, false, 16 << 20), (16, false, 0)]
         {
             let source = Hostile::builder().content(&content).start().unwrap();
-            let target = Hostile::builder()
-                .size(content.len() as u64)
-                .start()
-                .unwrap();
+            let target = Hostile::builder().size(content.len() as u64).start().unwrap();
             let settings = LaneSettings {
                 requests,
                 synchronous,
@@ -257,11 +218,8 @@ fn all_forms_of_replies_give_the_same_content() {
     every_way(|way| {
         for source_form in [Replies::Simple, Replies::Structured, Replies::Extended] {
             for target_form in [Replies::Simple, Replies::Structured, Replies::Extended] {
-                let source = Hostile::builder()
-                    .content(&content)
-                    .replies(source_form)
-                    .start()
-                    .unwrap();
+                let source =
+                    Hostile::builder().content(&content).replies(source_form).start().unwrap();
                 let target = Hostile::builder()
                     .content(&vec![7; content.len()])
                     .replies(target_form)
@@ -295,10 +253,7 @@ fn filters_that_take_features_away_change_nothing() {
             let Ok(source) = source else { continue };
             let copy = TestDisk::sized(dir.path(), disk.size).unwrap();
             copy.overwrite(0..copy.size, 99).unwrap();
-            let target = Nbdkit::file(&copy.path)
-                .filter(filter, parameters)
-                .start()
-                .unwrap();
+            let target = Nbdkit::file(&copy.path).filter(filter, parameters).start().unwrap();
             copied(way, &source.uri(), &target.uri(), settings(way));
             assert_same(&content, &copy.content().unwrap());
         }
@@ -329,11 +284,8 @@ fn block_sizes_of_servers_are_kept_to() {
                     .filter("blocksize-policy", &parameters)
                     .start()
                     .unwrap();
-                let settings = LaneSettings {
-                    request_bytes: request,
-                    cluster_bytes: 1,
-                    ..settings(way)
-                };
+                let settings =
+                    LaneSettings { request_bytes: request, cluster_bytes: 1, ..settings(way) };
                 if minimum == 512 && request.is_some() {
                     continue; // 6,000 requests
                 }
@@ -348,11 +300,8 @@ fn block_sizes_of_servers_are_kept_to() {
 fn a_size_that_the_targets_blocks_cannot_hold_is_refused() {
     every_way(|way| {
         let source = Hostile::builder().size(MIB + 512).start().unwrap();
-        let target = Hostile::builder()
-            .size(2 * MIB)
-            .block_size(4096, 4096, 1 << 20)
-            .start()
-            .unwrap();
+        let target =
+            Hostile::builder().size(2 * MIB).block_size(4096, 4096, 1 << 20).start().unwrap();
         let words = lanes::fails(
             way,
             Side::Target,

@@ -87,9 +87,7 @@ fn a_lane_whose_source_is_silent_saves_what_it_has_when_it_is_cancelled() {
             .start()
             .unwrap();
         let target = Hostile::builder().size(2 * MIB).start().unwrap();
-        cancelled(way, &source, &target, || {
-            source.accepted() > 1 && !target.written().is_empty()
-        });
+        cancelled(way, &source, &target, || source.accepted() > 1 && !target.written().is_empty());
         lanes::assert_no_stale_byte(&content(), &target.content());
     });
 }
@@ -98,11 +96,7 @@ fn a_lane_whose_source_is_silent_saves_what_it_has_when_it_is_cancelled() {
 fn a_name_with_several_addresses_is_tried_at_each() {
     every_way(|way| {
         // `localhost` is ::1 first on many machines, where nobody listens.
-        let source = Hostile::builder()
-            .content(&content())
-            .tcp()
-            .start()
-            .unwrap();
+        let source = Hostile::builder().content(&content()).tcp().start().unwrap();
         let target = Hostile::builder().size(2 * MIB).tcp().start().unwrap();
         let named = |server: &HostileServer| server.uri().replace("127.0.0.1", "localhost");
         copied(way, &named(&source), &named(&target), settings(way));
@@ -130,9 +124,7 @@ impl SmallFileSystem {
     fn mount() -> Option<Self> {
         let dir = folder();
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(dir.path());
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(dir.path());
         run_ok(mount, HANG).ok().map(|_| Self(dir))
     }
 }
@@ -156,33 +148,21 @@ fn a_full_file_system_fails_the_lanes_on_it_and_no_other() {
         let full_disk = TestDisk::sized(small.0.path(), 2 * MIB).unwrap();
         let full = Nbdkit::file(&full_disk.path).start().unwrap();
         let target = Hostile::builder().size(2 * MIB).start().unwrap();
-        let pooled = LaneSettings {
-            payload: blockferry_dataplane::PayloadChoice::Pooled,
-            ..settings(way)
-        };
+        let pooled =
+            LaneSettings { payload: blockferry_dataplane::PayloadChoice::Pooled, ..settings(way) };
         let lanes_of = vec![
             Lane::new(nbd(&first.uri()), nbd(&full.uri())).with_settings(settings(way)),
             Lane::new(nbd(&second.uri()), nbd(&target.uri())).with_settings(settings(way)),
-            Lane::new(
-                nbd(&third.uri()),
-                Endpoint::File(small.0.path().join("copy")),
-            )
-            .with_settings(pooled),
+            Lane::new(nbd(&third.uri()), Endpoint::File(small.0.path().join("copy")))
+                .with_settings(pooled),
         ];
         let (report, _) = lanes::run_all(lanes::mover(way), lanes_of);
         for lane in [0, 2] {
             let fault = report.lanes[lane].outcome.as_ref().unwrap_err();
             assert_eq!(fault.side(), Some(Side::Target), "{fault}");
-            assert!(
-                fault.to_string().to_lowercase().contains("space"),
-                "{fault}"
-            );
+            assert!(fault.to_string().to_lowercase().contains("space"), "{fault}");
         }
-        assert!(
-            report.lanes[1].outcome.is_ok(),
-            "{:?}",
-            report.lanes[1].outcome
-        );
+        assert!(report.lanes[1].outcome.is_ok(), "{:?}", report.lanes[1].outcome);
         assert_same(&content(), &target.content());
     });
 }

@@ -27,16 +27,10 @@ fn changed_areas_in_any_order_are_all_that_is_written() {
     ];
     every_way(|way| {
         let source = Hostile::builder().content(&content).start().unwrap();
-        let target = Hostile::builder()
-            .content(&vec![7; content.len()])
-            .start()
-            .unwrap();
+        let target = Hostile::builder().content(&vec![7; content.len()]).start().unwrap();
         let set = AreaSet::from_unsorted(areas, 4 * MIB).unwrap();
         let rounded = set.rounded_out(64 * KIB, 4 * MIB);
-        let settings = LaneSettings {
-            extent: Extent::Areas(set),
-            ..settings(way)
-        };
+        let settings = LaneSettings { extent: Extent::Areas(set), ..settings(way) };
         let report = copied(way, &source.uri(), &target.uri(), settings);
         assert_eq!(report.counts.planned, rounded.total());
         let mut expected = vec![7; content.len()];
@@ -51,15 +45,9 @@ fn changed_areas_in_any_order_are_all_that_is_written() {
 #[test]
 fn no_changed_area_is_no_work_and_a_success() {
     every_way(|way| {
-        let source = Hostile::builder()
-            .content(&dense(1 << 20, 1))
-            .start()
-            .unwrap();
+        let source = Hostile::builder().content(&dense(1 << 20, 1)).start().unwrap();
         let target = Hostile::builder().size(MIB).start().unwrap();
-        let settings = LaneSettings {
-            extent: Extent::Areas(AreaSet::new()),
-            ..settings(way)
-        };
+        let settings = LaneSettings { extent: Extent::Areas(AreaSet::new()), ..settings(way) };
         copied(way, &source.uri(), &target.uri(), settings);
         assert!(target.written().is_empty() && target.zeroed().is_empty());
     });
@@ -71,15 +59,9 @@ fn an_area_outside_of_the_source_is_a_wrong_request() {
         let source = Hostile::builder().size(MIB).start().unwrap();
         let target = Hostile::builder().size(2 * MIB).start().unwrap();
         let set = AreaSet::from_unsorted([Area::new(MIB - 512, 1024)], 2 * MIB).unwrap();
-        let settings = LaneSettings {
-            extent: Extent::Areas(set),
-            ..settings(way)
-        };
+        let settings = LaneSettings { extent: Extent::Areas(set), ..settings(way) };
         let fault = lanes::fault_of(copy(way, &source.uri(), &target.uri(), settings));
-        assert!(
-            matches!(fault, blockferry_dataplane::Fault::Request(_)),
-            "{fault}"
-        );
+        assert!(matches!(fault, blockferry_dataplane::Fault::Request(_)), "{fault}");
         assert!(target.written().is_empty());
     });
 }
@@ -90,18 +72,12 @@ fn a_million_areas_are_no_burden() {
     every_way(|way| {
         let areas = (0..1_000_000).map(|index| Area::new(index * 8192, 1));
         let set = AreaSet::from_unsorted(areas, size).unwrap();
-        let source = Hostile::builder()
-            .size(size)
-            .content_at(77 * 8192, &[5; 4096])
-            .start()
-            .unwrap();
+        let source =
+            Hostile::builder().size(size).content_at(77 * 8192, &[5; 4096]).start().unwrap();
         let target = Hostile::builder().size(size).start().unwrap();
         // With a cluster as large as two areas all of it is one area.
-        let settings = LaneSettings {
-            extent: Extent::Areas(set),
-            cluster_bytes: 8192,
-            ..settings(way)
-        };
+        let settings =
+            LaneSettings { extent: Extent::Areas(set), cluster_bytes: 8192, ..settings(way) };
         let report = copied(way, &source.uri(), &target.uri(), settings);
         assert_eq!(report.counts.planned, size);
         assert_eq!(target.content_at(77 * 8192, 4096), [5; 4096]);
@@ -121,36 +97,14 @@ fn what_the_dirty_bitmap_marks_is_all_that_is_written() {
         qemu_img_create(&image, "qcow2", 4 * MIB, None).unwrap();
         qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 1 0 4M"]);
         let mut bitmap = std::process::Command::new("qemu-img");
-        bitmap
-            .args(["bitmap", "--add", "-f", "qcow2"])
-            .arg(&image)
-            .arg("since");
+        bitmap.args(["bitmap", "--add", "-f", "qcow2"]).arg(&image).arg("since");
         blockferry_doubles::process::run_ok(bitmap, lanes::HANG).unwrap();
-        qemu(
-            "qemu-io",
-            &[
-                "-f",
-                "qcow2",
-                "-c",
-                "write -P 2 1M 128k",
-                "-c",
-                "write -z 2M 64k",
-            ],
-        );
-        let source = QemuNbd::new(&image)
-            .format("qcow2")
-            .read_only()
-            .bitmap("since")
-            .start()
-            .unwrap();
-        let target = Hostile::builder()
-            .content(&vec![9; 4 << 20])
-            .start()
-            .unwrap();
-        let with = |name: &str| LaneSettings {
-            extent: Extent::Bitmap(name.into()),
-            ..settings(way)
-        };
+        qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 2 1M 128k", "-c", "write -z 2M 64k"]);
+        let source =
+            QemuNbd::new(&image).format("qcow2").read_only().bitmap("since").start().unwrap();
+        let target = Hostile::builder().content(&vec![9; 4 << 20]).start().unwrap();
+        let with =
+            |name: &str| LaneSettings { extent: Extent::Bitmap(name.into()), ..settings(way) };
         let report = copied(way, &source.uri(), &target.uri(), with("since"));
         assert_eq!(report.counts.skipped, 4 * MIB - 192 * KIB);
         let mut expected = vec![9; 4 << 20];
@@ -201,37 +155,22 @@ fn zeros_are_skipped_where_the_target_is_zero_and_kept_allocated_where_asked() {
             way,
             &source.uri(),
             &target.uri(),
-            LaneSettings {
-                target_is_zero: true,
-                ..settings(way)
-            },
+            LaneSettings { target_is_zero: true, ..settings(way) },
         );
         assert_eq!(report.counts.skipped, 512 * KIB);
         assert!(target.zeroed().is_empty());
         assert_same(&content, &target.content());
 
-        let target = Hostile::builder()
-            .content(&vec![7; 2 << 20])
-            .start()
-            .unwrap();
+        let target = Hostile::builder().content(&vec![7; 2 << 20]).start().unwrap();
         copied(
             way,
             &source.uri(),
             &target.uri(),
-            LaneSettings {
-                allocated: true,
-                ..settings(way)
-            },
+            LaneSettings { allocated: true, ..settings(way) },
         );
         let log = target.log();
-        let zeroes: Vec<_> = log
-            .iter()
-            .filter(|r| r.command == Command::WriteZeroes)
-            .collect();
-        assert!(
-            !zeroes.is_empty() && zeroes.iter().all(|r| r.flags & 2 != 0),
-            "NO_HOLE"
-        );
+        let zeroes: Vec<_> = log.iter().filter(|r| r.command == Command::WriteZeroes).collect();
+        assert!(!zeroes.is_empty() && zeroes.iter().all(|r| r.flags & 2 != 0), "NO_HOLE");
         assert_same(&content, &target.content());
     });
 }
@@ -246,15 +185,8 @@ fn zeros_that_are_stored_are_found_by_reading_them_in_full() {
     lanes::every_engine(|way| {
         for sparse in [Some(512), Some(4096), Some(65_536), Some(1), Some(3000)] {
             let source = Hostile::builder().content(&content).start().unwrap();
-            let target = Hostile::builder()
-                .content(&vec![7; 2 << 20])
-                .start()
-                .unwrap();
-            let settings = LaneSettings {
-                extents: false,
-                sparse_bytes: sparse,
-                ..settings(way)
-            };
+            let target = Hostile::builder().content(&vec![7; 2 << 20]).start().unwrap();
+            let settings = LaneSettings { extents: false, sparse_bytes: sparse, ..settings(way) };
             let report = copied(way, &source.uri(), &target.uri(), settings);
             assert!(report.counts.zero >= MIB, "{:?}", report.counts);
             assert_same(&content, &target.content());
@@ -269,11 +201,8 @@ fn short_runs_of_zeros_in_a_large_request_are_no_panic() {
     lanes::every_engine(|way| {
         let source = Hostile::builder().content(&content).start().unwrap();
         let target = Hostile::builder().size(2 * MIB).start().unwrap();
-        let settings = LaneSettings {
-            request_bytes: Some(1 << 20),
-            sparse_bytes: Some(1),
-            ..settings(way)
-        };
+        let settings =
+            LaneSettings { request_bytes: Some(1 << 20), sparse_bytes: Some(1), ..settings(way) };
         copied(way, &source.uri(), &target.uri(), settings);
         assert_same(&content, &target.content());
     });
@@ -285,21 +214,10 @@ fn the_manifest_holds_the_digests_of_the_content() {
     let (_, content) = disk(&dir, 3 * MIB + 70_000, 16);
     let path = dir.path().join("manifest");
     lanes::every_engine(|way| {
-        for algorithm in [
-            DigestAlgorithm::Crc32c,
-            DigestAlgorithm::Xxh3,
-            DigestAlgorithm::Blake3,
-        ] {
+        for algorithm in [DigestAlgorithm::Crc32c, DigestAlgorithm::Xxh3, DigestAlgorithm::Blake3] {
             for request in [None, Some(4096), Some(256 << 10)] {
-                let source = Hostile::builder()
-                    .content(&content)
-                    .interleaved(3)
-                    .start()
-                    .unwrap();
-                let target = Hostile::builder()
-                    .size(content.len() as u64)
-                    .start()
-                    .unwrap();
+                let source = Hostile::builder().content(&content).interleaved(3).start().unwrap();
+                let target = Hostile::builder().size(content.len() as u64).start().unwrap();
                 let settings = LaneSettings {
                     digest: Some(algorithm),
                     manifest: Some(path.clone()),
@@ -333,11 +251,7 @@ fn the_same_endpoint_twice_and_a_null_source_are_refused_in_words() {
         let server = Hostile::builder().start().unwrap();
         let lane = Lane::new(Endpoint::Null, nbd(&server.uri())).with_settings(settings(way));
         let (report, _) = lanes::run(way, lane);
-        assert!(
-            lanes::fault_of(report)
-                .to_string()
-                .contains("null: can only be a target")
-        );
+        assert!(lanes::fault_of(report).to_string().contains("null: can only be a target"));
     });
 }
 

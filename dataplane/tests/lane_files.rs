@@ -53,19 +53,11 @@ fn holes_stay_holes_on_every_way_through_files() {
         let from_nbd = dir.path().join(format!("from-nbd-{way:?}"));
         succeeds(way, nbd(&server.uri()), Endpoint::File(from_nbd.clone()));
         let from_file = dir.path().join(format!("from-file-{way:?}"));
-        succeeds(
-            way,
-            Endpoint::File(disk.path.clone()),
-            Endpoint::File(from_file.clone()),
-        );
+        succeeds(way, Endpoint::File(disk.path.clone()), Endpoint::File(from_file.clone()));
         for path in [from_nbd, from_file] {
             assert_same(&content, &fs::read(&path).unwrap());
             let blocks = fs::metadata(&path).unwrap().blocks();
-            assert!(
-                blocks * 512 < size * 8 / 10,
-                "{} of {size} bytes are allocated",
-                blocks * 512
-            );
+            assert!(blocks * 512 < size * 8 / 10, "{} of {size} bytes are allocated", blocks * 512);
         }
     });
 }
@@ -80,11 +72,7 @@ fn odd_sizes_of_files_arrive_to_the_last_byte() {
             fs::write(&source, &content).unwrap();
             let target = dir.path().join("target");
             fs::write(&target, [7; 100_000]).unwrap();
-            succeeds(
-                way,
-                Endpoint::File(source.clone()),
-                Endpoint::File(target.clone()),
-            );
+            succeeds(way, Endpoint::File(source.clone()), Endpoint::File(target.clone()));
             assert_same(&content, &fs::read(&target).unwrap());
 
             let (pipe, collector) = collected();
@@ -108,10 +96,7 @@ fn changed_areas_leave_the_rest_of_a_file_alone() {
             way,
             nbd(&source.uri()),
             Endpoint::File(target.clone()),
-            LaneSettings {
-                extent,
-                ..settings(way)
-            },
+            LaneSettings { extent, ..settings(way) },
         );
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
         let mut expected = vec![7; 2 << 20];
@@ -128,29 +113,17 @@ fn a_file_that_shrinks_under_the_lane_is_the_sources_fault() {
         fs::write(&path, dense(4 << 20, 1)).unwrap();
         let target = Hostile::builder()
             .size(4 * MIB)
-            .fault_on(
-                Occasion::Write,
-                Wrong::SlowReply(Duration::from_millis(50)),
-                Trigger::Nth(1),
-            )
+            .fault_on(Occasion::Write, Wrong::SlowReply(Duration::from_millis(50)), Trigger::Nth(1))
             .start()
             .unwrap();
         let shrink = |log: &[blockferry_doubles::hostile::Request]| !log.is_empty();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert!(target.wait_for_log(lanes::HANG, shrink));
-                File::options()
-                    .write(true)
-                    .open(&path)
-                    .unwrap()
-                    .set_len(2 << 20)
-                    .unwrap();
+                File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
             });
-            let settings = LaneSettings {
-                synchronous: true,
-                request_bytes: Some(64 << 10),
-                ..settings(way)
-            };
+            let settings =
+                LaneSettings { synchronous: true, request_bytes: Some(64 << 10), ..settings(way) };
             let fault = lanes::fault_of(ran(
                 way,
                 Endpoint::File(path.clone()),
@@ -173,10 +146,7 @@ fn a_file_copied_onto_itself_is_refused_and_stays_as_it_is() {
         fs::hard_link(&path, &link).unwrap();
         for target in [
             path.clone(),
-            dir.path()
-                .join("../")
-                .join(dir.path().file_name().unwrap())
-                .join("same"),
+            dir.path().join("../").join(dir.path().file_name().unwrap()).join("same"),
             link,
         ] {
             let fault = lanes::fault_of(ran(
@@ -226,28 +196,18 @@ fn files_that_cannot_be_opened_name_side_and_path() {
 fn allocated_files_have_no_holes() {
     let dir = folder();
     every_engine(|way| {
-        let source = Hostile::builder()
-            .size(2 * MIB)
-            .content_at(MIB, &[1; 4096])
-            .start()
-            .unwrap();
+        let source = Hostile::builder().size(2 * MIB).content_at(MIB, &[1; 4096]).start().unwrap();
         let path = dir.path().join(format!("allocated-{way:?}"));
         let report = ran(
             way,
             nbd(&source.uri()),
             Endpoint::File(path.clone()),
-            LaneSettings {
-                allocated: true,
-                ..settings(way)
-            },
+            LaneSettings { allocated: true, ..settings(way) },
         );
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
         assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 2 * MIB);
         let mut byte = [0];
-        File::open(&path)
-            .unwrap()
-            .read_exact_at(&mut byte, MIB)
-            .unwrap();
+        File::open(&path).unwrap().read_exact_at(&mut byte, MIB).unwrap();
         assert_eq!(byte, [1]);
     });
 }

@@ -20,12 +20,7 @@ use lanes::{HANG, Way, assert_same, dense, nbd};
 const SIZE: usize = 3 << 20;
 
 fn servers(count: usize) -> Vec<(HostileServer, HostileServer)> {
-    let source = || {
-        Hostile::builder()
-            .content(&dense(SIZE, 71))
-            .start()
-            .unwrap()
-    };
+    let source = || Hostile::builder().content(&dense(SIZE, 71)).start().unwrap();
     let target = || Hostile::builder().size(SIZE as u64).start().unwrap();
     (0..count).map(|_| (source(), target())).collect()
 }
@@ -49,26 +44,16 @@ fn limited(
         .iter()
         .map(|(source, target)| format!("{} {}", source.uri(), target.uri()))
         .collect();
-    command
-        .env("MOVE_LANES", uris.join("\n"))
-        .env("MOVE_ENGINE", engine);
+    command.env("MOVE_LANES", uris.join("\n")).env("MOVE_ENGINE", engine);
     // SAFETY: the limits are set by system calls alone, which are async-signal-safe.
     unsafe { command.pre_exec(limit) };
     let output = run(command, HANG).unwrap();
-    eprintln!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        output.stderr
-    );
+    eprintln!("{}{}", String::from_utf8_lossy(&output.stdout), output.stderr);
     output
 }
 
 fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        output.stderr
-    )
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), output.stderr)
 }
 
 /// Not a test: the process that is limited. It prints what the engine is and how each lane ended.
@@ -81,20 +66,13 @@ fn moves_in_a_process_of_its_own() {
     let engine: EngineChoice = std::env::var("MOVE_ENGINE").unwrap().parse().unwrap();
     let settings = LaneSettings {
         deadline: lanes::DEADLINE * 4,
-        ..lanes::settings(Way {
-            engine,
-            payload: PayloadChoice::Auto,
-        })
+        ..lanes::settings(Way { engine, payload: PayloadChoice::Auto })
     };
     let lanes = uris.lines().map(|line| {
         let (source, target) = line.split_once(' ').unwrap();
         Lane::new(nbd(source), nbd(target)).with_settings(settings.clone())
     });
-    let mover = MoverSettings {
-        engine,
-        threads: Some(2),
-        ..MoverSettings::default()
-    };
+    let mover = MoverSettings { engine, threads: Some(2), ..MoverSettings::default() };
     let running = match Mover::new(mover).start(lanes.collect()) {
         Ok(running) => running,
         Err(fault) => return println!("not started: {fault}"),
@@ -115,55 +93,26 @@ fn moves_in_a_process_of_its_own() {
 
 /// Answers EPERM to io_uring_setup, as a container's seccomp profile does.
 fn forbid_io_uring() -> std::io::Result<()> {
-    let load = |offset: u32| libc::sock_filter {
-        code: 0x20,
-        jt: 0,
-        jf: 0,
-        k: offset,
-    };
-    let give = |value: u32| libc::sock_filter {
-        code: 0x06,
-        jt: 0,
-        jf: 0,
-        k: value,
-    };
+    let load = |offset: u32| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: offset };
+    let give = |value: u32| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: value };
     let number = u32::try_from(libc::SYS_io_uring_setup).unwrap_or(425);
     let mut program = [
         load(0),
-        libc::sock_filter {
-            code: 0x15,
-            jt: 0,
-            jf: 1,
-            k: number,
-        },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: number },
         give(libc::SECCOMP_RET_ERRNO | 1),
         give(libc::SECCOMP_RET_ALLOW),
     ];
-    let filter = libc::sock_fprog {
-        len: 4,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
     // SAFETY: both calls read their arguments only while they run, and `filter` outlives them.
     let refused = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::prctl(
-                libc::PR_SET_SECCOMP,
-                libc::SECCOMP_MODE_FILTER,
-                &raw const filter,
-            ) != 0
+            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) != 0
     };
-    if refused {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if refused { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn set_limit(resource: libc::__rlimit_resource_t, value: u64) -> std::io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: value,
-        rlim_max: value,
-    };
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: the call reads `limit` only while it runs.
     if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 {
         Ok(())
@@ -180,11 +129,7 @@ fn become_nobody() -> std::io::Result<()> {
             || libc::setgid(65_534) != 0
             || libc::setuid(65_534) != 0
     };
-    if refused {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if refused { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn is_root() -> bool {
@@ -202,10 +147,7 @@ fn without_io_uring_auto_takes_readiness_and_says_why() {
     let servers = servers(2);
     let words = said(&limited(&servers, "auto", forbid_io_uring));
     assert!(
-        words.contains(&format!(
-            "engine {} because io_uring is forbidden here",
-            EngineKind::Poll
-        )),
+        words.contains(&format!("engine {} because io_uring is forbidden here", EngineKind::Poll)),
         "{words}"
     );
     assert_all_arrived(&servers);
@@ -246,18 +188,12 @@ fn little_locked_memory_is_enough_or_its_lack_is_told() {
 fn too_few_descriptors_fail_some_lanes_with_advice_and_no_other() {
     for engine in ["uring", "poll"] {
         let servers = servers(12);
-        let words = said(&limited(&servers, engine, || {
-            set_limit(libc::RLIMIT_NOFILE, 40)
-        }));
-        let done: Vec<usize> = (0..12)
-            .filter(|lane| words.contains(&format!("lane {lane} done")))
-            .collect();
+        let words = said(&limited(&servers, engine, || set_limit(libc::RLIMIT_NOFILE, 40)));
+        let done: Vec<usize> =
+            (0..12).filter(|lane| words.contains(&format!("lane {lane} done"))).collect();
         assert!(!done.is_empty(), "{words}");
         for lane in words.lines().filter(|line| line.contains(" failed: ")) {
-            assert!(
-                lane.contains("ulimit -n") && lane.contains("local true"),
-                "{lane}"
-            );
+            assert!(lane.contains("ulimit -n") && lane.contains("local true"), "{lane}");
         }
         for lane in done {
             assert_same(&dense(SIZE, 71), &servers[lane].1.content());
@@ -270,17 +206,10 @@ fn hardly_any_descriptor_is_an_error_and_no_hang() {
     for engine in ["auto", "uring", "poll"] {
         for limit in [4, 6, 8, 10, 12] {
             let servers = servers(3);
-            let words = said(&limited(&servers, engine, move || {
-                set_limit(libc::RLIMIT_NOFILE, limit)
-            }));
-            let ends = words
-                .lines()
-                .filter(|line| line.starts_with("lane "))
-                .count();
-            assert!(
-                ends == 3 || words.contains("not started"),
-                "{limit}: {words}"
-            );
+            let words =
+                said(&limited(&servers, engine, move || set_limit(libc::RLIMIT_NOFILE, limit)));
+            let ends = words.lines().filter(|line| line.starts_with("lane ")).count();
+            assert!(ends == 3 || words.contains("not started"), "{limit}: {words}");
         }
     }
 }

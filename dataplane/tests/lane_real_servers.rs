@@ -18,10 +18,7 @@ use lanes::{
 
 /// A line to a server that is slow enough for something to happen in the middle.
 fn line(server: &Server) -> Proxy {
-    Proxy::to(server.address())
-        .bytes_per_second(16 * MIB)
-        .start()
-        .unwrap()
+    Proxy::to(server.address()).bytes_per_second(16 * MIB).start().unwrap()
 }
 
 fn source(disk: &TestDisk) -> Server {
@@ -87,11 +84,7 @@ fn ended_by(way: Way, side: Side, act: fn(&mut Server)) {
     let (disk, _) = disk(&dir, 6 * MIB, 43);
     let mut source = source(&disk);
     let (_, mut target) = qcow2(&dir, "target.qcow2", disk.size);
-    let server = if side == Side::Source {
-        &source
-    } else {
-        &target
-    };
+    let server = if side == Side::Source { &source } else { &target };
     let line = line(server);
     let (from, to) = match side {
         Side::Source => (line.uri(""), target.uri()),
@@ -157,10 +150,7 @@ fn a_server_that_is_stopped_for_a_while_only_delays_the_lane() {
                 way,
                 &source.uri(),
                 &line.uri(""),
-                LaneSettings {
-                    deadline: DEADLINE * 4,
-                    ..hasty(way)
-                },
+                LaneSettings { deadline: DEADLINE * 4, ..hasty(way) },
             );
         });
         target.child.term_and_wait(HANG).unwrap();
@@ -178,18 +168,9 @@ fn a_second_client_that_is_never_greeted_is_told_within_the_deadline() {
         // Somebody else has the only slot.
         let first = target.address().connect().unwrap();
         target_greets(&first);
-        let words = fails(
-            way,
-            Side::Target,
-            &source.uri(),
-            &target.uri(),
-            hasty(way),
-            DEADLINE + SLACK,
-        );
-        assert!(
-            words.contains("greeting") && words.contains("--shared"),
-            "{words}"
-        );
+        let words =
+            fails(way, Side::Target, &source.uri(), &target.uri(), hasty(way), DEADLINE + SLACK);
+        assert!(words.contains("greeting") && words.contains("--shared"), "{words}");
         drop(first);
     });
 }
@@ -217,19 +198,11 @@ fn extra_connections_that_cannot_be_had_are_given_up_with_a_note() {
         let target = Hostile::builder()
             .size(2 * MIB)
             .at_once(1)
-            .fault_on(
-                Occasion::Write,
-                Fault::SlowReply(Duration::from_millis(20)),
-                Trigger::Always,
-            )
+            .fault_on(Occasion::Write, Fault::SlowReply(Duration::from_millis(20)), Trigger::Always)
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            connections: 3,
-            deadline: DEADLINE,
-            requests: 2,
-            ..hasty(way)
-        };
+        let settings =
+            LaneSettings { connections: 3, deadline: DEADLINE, requests: 2, ..hasty(way) };
         let lane =
             Lane::new(lanes::nbd(&source.uri()), lanes::nbd(&target.uri())).with_settings(settings);
         let (report, events) = lanes::run(way, lane);
@@ -246,22 +219,15 @@ fn a_slow_server_at_a_tenth_of_its_rate_is_no_dead_one() {
     let (disk, _) = disk(&dir, MIB, 47);
     every_way(|way| {
         // 8 Mbit/s, in bursts.
-        let source = Nbdkit::file(&disk.path)
-            .filter("rate", &["rate=8M"])
-            .threads(1)
-            .tcp()
-            .start()
-            .unwrap();
+        let source =
+            Nbdkit::file(&disk.path).filter("rate", &["rate=8M"]).threads(1).tcp().start().unwrap();
         let copy = TestDisk::sized(dir.path(), disk.size).unwrap();
         let target = Nbdkit::file(&copy.path).start().unwrap();
         copied(
             way,
             &source.uri(),
             &target.uri(),
-            LaneSettings {
-                deadline: DEADLINE * 2,
-                ..hasty(way)
-            },
+            LaneSettings { deadline: DEADLINE * 2, ..hasty(way) },
         );
         compare(&disk.path, &copy.path, "raw").unwrap();
     });
@@ -272,15 +238,11 @@ fn delays_shorter_than_the_deadline_are_waited_out() {
     let dir = folder();
     let (disk, _) = disk(&dir, 512 * KIB, 48);
     every_way(|way| {
-        let source = Nbdkit::file(&disk.path)
-            .filter("delay", &["delay-read=100ms"])
-            .start()
-            .unwrap();
+        let source =
+            Nbdkit::file(&disk.path).filter("delay", &["delay-read=100ms"]).start().unwrap();
         let copy = TestDisk::sized(dir.path(), disk.size).unwrap();
-        let target = Nbdkit::file(&copy.path)
-            .filter("delay", &["delay-write=100ms"])
-            .start()
-            .unwrap();
+        let target =
+            Nbdkit::file(&copy.path).filter("delay", &["delay-write=100ms"]).start().unwrap();
         let began = Instant::now();
         copied(way, &source.uri(), &target.uri(), patient(way));
         assert!(began.elapsed() > Duration::from_millis(200));
@@ -298,18 +260,9 @@ fn real_write_errors_name_the_target() {
             .filter("error", &["error-pwrite=ENOSPC", "error-pwrite-rate=100%"])
             .start()
             .unwrap();
-        let words = fails(
-            way,
-            Side::Target,
-            &source.uri(),
-            &target.uri(),
-            hasty(way),
-            DEADLINE + SLACK,
-        );
-        assert!(
-            words.contains("WRITE of") && words.contains("space"),
-            "{words}"
-        );
+        let words =
+            fails(way, Side::Target, &source.uri(), &target.uri(), hasty(way), DEADLINE + SLACK);
+        assert!(words.contains("WRITE of") && words.contains("space"), "{words}");
     });
 }
 

@@ -40,9 +40,7 @@ fn journalled(way: Way, journal: &Path) -> LaneSettings {
 
 /// Ranges whose write was acknowledged before the last FLUSH that succeeded began.
 fn flushed(log: &[Request]) -> Vec<(u64, u64)> {
-    let last = log
-        .iter()
-        .rposition(|r| r.command == Command::Flush && r.error == 0);
+    let last = log.iter().rposition(|r| r.command == Command::Flush && r.error == 0);
     let before = &log[..last.unwrap_or(0)];
     let writes = before
         .iter()
@@ -73,11 +71,7 @@ fn interrupted(
 
 fn slow_target(builder: Hostile) -> HostileServer {
     builder
-        .fault_on(
-            Occasion::Write,
-            Wrong::SlowReply(Duration::from_millis(2)),
-            Trigger::Always,
-        )
+        .fault_on(Occasion::Write, Wrong::SlowReply(Duration::from_millis(2)), Trigger::Always)
         .start()
         .unwrap()
 }
@@ -87,20 +81,12 @@ fn an_interrupted_lane_drains_flushes_and_is_resumed() {
     let dir = folder();
     every_way(|way| {
         let journal = dir.path().join("journal");
-        let (source, target) = (
-            source(),
-            slow_target(Hostile::builder().content(&[0xEE; SIZE]).lose_unflushed()),
-        );
-        let settings = LaneSettings {
-            flush_interval: Duration::from_secs(60),
-            ..journalled(way, &journal)
-        };
+        let (source, target) =
+            (source(), slow_target(Hostile::builder().content(&[0xEE; SIZE]).lose_unflushed()));
+        let settings =
+            LaneSettings { flush_interval: Duration::from_secs(60), ..journalled(way, &journal) };
         let report = interrupted(way, &source, &target, settings.clone());
-        assert!(
-            matches!(report.outcome, Err(Fault::Interrupted)),
-            "{:?}",
-            report.outcome
-        );
+        assert!(matches!(report.outcome, Err(Fault::Interrupted)), "{:?}", report.outcome);
         assert!(report.flushes > 0);
         assert!(journal.exists());
         let log = target.log();
@@ -129,16 +115,9 @@ fn an_interrupted_lane_drains_flushes_and_is_resumed() {
 fn without_a_journal_an_interrupted_lane_is_flushed_too() {
     every_way(|way| {
         let (source, target) = (source(), slow_target(Hostile::builder().size(SIZE as u64)));
-        let settings = LaneSettings {
-            flush_interval: Duration::from_secs(60),
-            ..hasty(way)
-        };
+        let settings = LaneSettings { flush_interval: Duration::from_secs(60), ..hasty(way) };
         let report = interrupted(way, &source, &target, settings);
-        assert!(
-            matches!(report.outcome, Err(Fault::Interrupted)),
-            "{:?}",
-            report.outcome
-        );
+        assert!(matches!(report.outcome, Err(Fault::Interrupted)), "{:?}", report.outcome);
         assert_eq!(target.flushes(), 1);
     });
 }
@@ -152,20 +131,10 @@ fn an_interrupted_lane_whose_target_dies_ends_and_copies_nothing_more() {
             Wrong::Crash,
             Trigger::Always,
         ));
-        let settings = LaneSettings {
-            flush_interval: Duration::from_secs(60),
-            ..hasty(way)
-        };
+        let settings = LaneSettings { flush_interval: Duration::from_secs(60), ..hasty(way) };
         let report = interrupted(way, &source, &target, settings);
         assert!(report.outcome.is_err());
-        assert!(
-            target
-                .written()
-                .iter()
-                .map(|(_, length)| length)
-                .sum::<u64>()
-                < MIB * 3
-        );
+        assert!(target.written().iter().map(|(_, length)| length).sum::<u64>() < MIB * 3);
     });
 }
 
@@ -174,10 +143,8 @@ fn only_what_no_flush_covered_is_done_again_after_a_kill() {
     let dir = folder();
     for round in 0..4_u64 {
         let journal = dir.path().join("journal");
-        let (source, target) = (
-            source(),
-            slow_target(Hostile::builder().content(&[0xEE; SIZE]).lose_unflushed()),
-        );
+        let (source, target) =
+            (source(), slow_target(Hostile::builder().content(&[0xEE; SIZE]).lose_unflushed()));
         let run = |interval: &str| {
             let mut command = lanes::this_test("copies_in_a_process_of_its_own");
             command.env("COPY_SOURCE", source.uri());
@@ -191,11 +158,7 @@ fn only_what_no_flush_covered_is_done_again_after_a_kill() {
         let begun = |log: &[Request]| {
             log.iter().filter(|r| r.command == Command::Flush).count() as u64 > round
         };
-        assert!(
-            target.wait_for_log(lanes::HANG, begun),
-            "{}",
-            child.stderr()
-        );
+        assert!(target.wait_for_log(lanes::HANG, begun), "{}", child.stderr());
         child.kill().unwrap();
         // Only a FLUSH makes anything safe.
         let (before, safe) = (target.log().len(), flushed(&target.log()));
@@ -229,10 +192,7 @@ fn copies_in_a_process_of_its_own() {
         return;
     };
     let of = |name: &str| std::env::var(name).unwrap();
-    let way = Way {
-        engine: EngineChoice::Auto,
-        payload: PayloadChoice::Auto,
-    };
+    let way = Way { engine: EngineChoice::Auto, payload: PayloadChoice::Auto };
     let settings = LaneSettings {
         flush_interval: Duration::from_millis(of("COPY_INTERVAL_MS").parse().unwrap()),
         ..journalled(way, Path::new(&of("COPY_JOURNAL")))
@@ -253,10 +213,8 @@ fn a_journal_of_another_copy_is_refused_and_nothing_is_written() {
 
         let other = Hostile::builder().size(SIZE as u64).start().unwrap();
         let areas = blockferry_dataplane::plan::AreaSet::whole(MIB);
-        let part = LaneSettings {
-            extent: blockferry_dataplane::Extent::Areas(areas),
-            ..settings.clone()
-        };
+        let part =
+            LaneSettings { extent: blockferry_dataplane::Extent::Areas(areas), ..settings.clone() };
         let other_source = Hostile::builder().content(&content()).start().unwrap();
         for (source, target, settings) in [
             (&source, &other, &settings),
@@ -267,11 +225,7 @@ fn a_journal_of_another_copy_is_refused_and_nothing_is_written() {
             let fault = lanes::fault_of(copy(way, &source.uri(), &target.uri(), settings.clone()));
             assert!(matches!(fault, Fault::Request(_)), "{fault}");
             assert!(fault.to_string().contains("another copy"), "{fault}");
-            assert!(
-                target.log()[before..]
-                    .iter()
-                    .all(|r| r.command != Command::Write)
-            );
+            assert!(target.log()[before..].iter().all(|r| r.command != Command::Write));
         }
     });
 }
@@ -285,11 +239,7 @@ fn another_image_at_the_same_address_is_refused_by_the_witness() {
         let journal = path("journal");
         let image = path("image.raw");
         std::fs::write(&image, vec![0; SIZE]).unwrap();
-        let mut target = QemuNbd::new(&image)
-            .format("raw")
-            .shared(4)
-            .start()
-            .unwrap();
+        let mut target = QemuNbd::new(&image).format("raw").shared(4).start().unwrap();
         // The source refuses its last MiB: the lane fails, and its journal stays.
         let source = Hostile::builder()
             .content(&content())
@@ -318,20 +268,11 @@ fn a_target_without_flush_is_never_called_safe() {
         let journal = dir.path().join(format!("journal-{way:?}"));
         let (source, target) = (
             source(),
-            slow_target(
-                Hostile::builder()
-                    .content(&[0xEE; SIZE])
-                    .no_flush()
-                    .lose_unflushed(),
-            ),
+            slow_target(Hostile::builder().content(&[0xEE; SIZE]).no_flush().lose_unflushed()),
         );
         let settings = journalled(way, &journal);
         let report = interrupted(way, &source, &target, settings.clone());
-        assert!(
-            matches!(report.outcome, Err(Fault::Interrupted)),
-            "{:?}",
-            report.outcome
-        );
+        assert!(matches!(report.outcome, Err(Fault::Interrupted)), "{:?}", report.outcome);
         target.crash();
         let report = copied(way, &source.uri(), &target.uri(), settings);
         assert_eq!(report.counts.skipped, 0);
@@ -355,10 +296,7 @@ fn a_journal_survives_breaks_on_both_sides() {
             .fault_on(Occasion::Request, Wrong::Crash, Trigger::Every(29))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            retries: 50,
-            ..journalled(way, &journal)
-        };
+        let settings = LaneSettings { retries: 50, ..journalled(way, &journal) };
         copied(way, &source.uri(), &target.uri(), settings);
         assert_same(&content(), &target.content());
         assert!(!journal.exists());
@@ -378,11 +316,7 @@ fn a_flush_covers_only_what_was_acknowledged_before_it() {
             .fault_on(Occasion::Write, Wrong::Crash, Trigger::Every(23))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            connections: 3,
-            retries: 50,
-            ..journalled(way, &journal)
-        };
+        let settings = LaneSettings { connections: 3, retries: 50, ..journalled(way, &journal) };
         copied(way, &source.uri(), &target.uri(), settings);
         assert_same(&content(), &target.content());
         assert!(target.count(Command::Flush) > 2);

@@ -24,25 +24,14 @@ fn target() -> HostileServer {
 
 /// A source with one fault of its own.
 fn source(fault: Fault, trigger: Trigger) -> HostileServer {
-    Hostile::builder()
-        .content(&content())
-        .fault(fault, trigger)
-        .start()
-        .unwrap()
+    Hostile::builder().content(&content()).fault(fault, trigger).start().unwrap()
 }
 
 /// The lane must fail with the source's name, and nothing of a failed read reach the target.
 fn refused(way: Way, server: &HostileServer, settings: LaneSettings) -> String {
     let target = target();
     let limit = DEADLINE + SLACK;
-    let words = fails(
-        way,
-        Side::Source,
-        &server.uri(),
-        &target.uri(),
-        settings,
-        limit,
-    );
+    let words = fails(way, Side::Source, &server.uri(), &target.uri(), settings, limit);
     assert_no_stale_byte(&content(), &target.content());
     assert_eq!(server.violations(), Vec::<String>::new());
     words
@@ -228,10 +217,7 @@ fn replies_in_pieces_are_put_together() {
                 eprintln!("   {fault:?} {length:?}");
                 let server = source(fault.clone(), Trigger::Always);
                 let target = target();
-                let settings = LaneSettings {
-                    request_bytes: length,
-                    ..hasty(way)
-                };
+                let settings = LaneSettings { request_bytes: length, ..hasty(way) };
                 copied(way, &server.uri(), &target.uri(), settings);
                 assert_same(&content(), &target.content());
             }
@@ -248,10 +234,7 @@ fn replies_in_pieces_of_large_requests_do_not_outgrow_the_pool() {
             .fault(Fault::MixedChunks, Trigger::From(2))
             .start()
             .unwrap();
-        let target = Hostile::builder()
-            .size(content.len() as u64)
-            .start()
-            .unwrap();
+        let target = Hostile::builder().size(content.len() as u64).start().unwrap();
         copied(way, &server.uri(), &target.uri(), lanes::settings(way));
         assert_same(&content, &target.content());
     });
@@ -262,11 +245,9 @@ fn interleaved_pieces_of_several_replies_find_their_places() {
     let mut content = content();
     content[500_000..700_000].fill(0);
     every_way(|way| {
-        for (seed, replies) in [
-            (1, Replies::Structured),
-            (2, Replies::Extended),
-            (3, Replies::Simple),
-        ] {
+        for (seed, replies) in
+            [(1, Replies::Structured), (2, Replies::Extended), (3, Replies::Simple)]
+        {
             let server = Hostile::builder()
                 .content(&content)
                 .replies(replies)
@@ -306,14 +287,8 @@ fn real_read_errors_name_the_source() {
             .start()
             .unwrap();
         let target = target();
-        let words = fails(
-            way,
-            Side::Source,
-            &server.uri(),
-            &target.uri(),
-            hasty(way),
-            DEADLINE + SLACK,
-        );
+        let words =
+            fails(way, Side::Source, &server.uri(), &target.uri(), hasty(way), DEADLINE + SLACK);
         assert!(words.contains("READ of"), "{words}");
         assert!(target.content().iter().all(|byte| *byte == 0));
     });

@@ -27,14 +27,7 @@ fn target() -> HostileServer {
 fn refused(way: Way, server: &HostileServer, settings: LaneSettings) -> String {
     let target = target();
     let limit = DEADLINE + SLACK;
-    let words = fails(
-        way,
-        Side::Source,
-        &server.uri(),
-        &target.uri(),
-        settings,
-        limit,
-    );
+    let words = fails(way, Side::Source, &server.uri(), &target.uri(), settings, limit);
     assert_no_stale_byte(&content(), &target.content());
     assert_eq!(server.violations(), Vec::<String>::new());
     words
@@ -92,10 +85,7 @@ fn a_connection_that_stalls_is_made_again_within_the_deadline() {
                 way,
                 &server.uri(),
                 &target.uri(),
-                LaneSettings {
-                    deadline: DEADLINE * 2,
-                    ..hasty(way)
-                },
+                LaneSettings { deadline: DEADLINE * 2, ..hasty(way) },
             );
             assert_same(&content(), &target.content());
             assert!(began.elapsed() < DEADLINE * 2 + SLACK);
@@ -126,10 +116,7 @@ fn a_source_that_breaks_each_time_fails_the_lane_after_its_retries() {
             .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::From(5))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            retries: 3,
-            ..hasty(way)
-        };
+        let settings = LaneSettings { retries: 3, ..hasty(way) };
         let words = refused(way, &server, settings);
         assert!(words.contains("3 attempts"), "{words}");
         // One more where what came before the first loss could be made safe.
@@ -145,18 +132,8 @@ fn without_retries_the_first_loss_fails_the_lane() {
             .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::Nth(5))
             .start()
             .unwrap();
-        let words = refused(
-            way,
-            &server,
-            LaneSettings {
-                retries: 0,
-                ..hasty(way)
-            },
-        );
-        assert!(
-            words.contains("lost") && words.contains("waiting for"),
-            "{words}"
-        );
+        let words = refused(way, &server, LaneSettings { retries: 0, ..hasty(way) });
+        assert!(words.contains("lost") && words.contains("waiting for"), "{words}");
         assert_eq!(server.accepted(), 1);
     });
 }
@@ -164,11 +141,7 @@ fn without_retries_the_first_loss_fails_the_lane() {
 #[test]
 fn a_handshake_that_fails_on_reconnecting_is_tried_again() {
     every_way(|way| {
-        for fault in [
-            Fault::CloseBeforeGreeting,
-            Fault::NoGreeting,
-            Fault::CloseAtOption,
-        ] {
+        for fault in [Fault::CloseBeforeGreeting, Fault::NoGreeting, Fault::CloseAtOption] {
             eprintln!("   {fault:?}");
             let server = Hostile::builder()
                 .content(&content())
@@ -179,10 +152,7 @@ fn a_handshake_that_fails_on_reconnecting_is_tried_again() {
                 .unwrap();
             let target = target();
             // Half of the deadline for the answer that never comes, and time for one more.
-            let settings = LaneSettings {
-                deadline: DEADLINE * 2,
-                ..hasty(way)
-            };
+            let settings = LaneSettings { deadline: DEADLINE * 2, ..hasty(way) };
             let stalls = fault == Fault::NoGreeting;
             let report = copy(way, &server.uri(), &target.uri(), settings);
             if stalls {
@@ -214,16 +184,9 @@ fn another_size_on_reconnecting_is_refused() {
 #[test]
 fn a_slow_source_is_no_dead_source() {
     every_way(|way| {
-        let server = Hostile::builder()
-            .content(&content())
-            .tcp()
-            .start()
-            .unwrap();
+        let server = Hostile::builder().content(&content()).tcp().start().unwrap();
         // 2 MiB at 1 MiB/s take four deadlines, and 256 KiB are one request.
-        let line = Proxy::to(server.address())
-            .bytes_per_second(MIB)
-            .start()
-            .unwrap();
+        let line = Proxy::to(server.address()).bytes_per_second(MIB).start().unwrap();
         let target = target();
         let settings = LaneSettings {
             request_bytes: Some(512 << 10),
@@ -239,15 +202,8 @@ fn a_slow_source_is_no_dead_source() {
 #[test]
 fn a_line_that_freezes_fails_the_lane_within_the_deadline() {
     every_way(|way| {
-        let server = Hostile::builder()
-            .content(&content())
-            .tcp()
-            .start()
-            .unwrap();
-        let line = Proxy::to(server.address())
-            .bytes_per_second(4 * MIB)
-            .start()
-            .unwrap();
+        let server = Hostile::builder().content(&content()).tcp().start().unwrap();
+        let line = Proxy::to(server.address()).bytes_per_second(4 * MIB).start().unwrap();
         let target = target();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -255,18 +211,8 @@ fn a_line_that_freezes_fails_the_lane_within_the_deadline() {
                 line.freeze();
             });
             let limit = DEADLINE * 2 + SLACK;
-            let words = fails(
-                way,
-                Side::Source,
-                &line.uri(""),
-                &target.uri(),
-                hasty(way),
-                limit,
-            );
-            assert!(
-                words.contains("waiting for") || words.contains("no answer"),
-                "{words}"
-            );
+            let words = fails(way, Side::Source, &line.uri(""), &target.uri(), hasty(way), limit);
+            assert!(words.contains("waiting for") || words.contains("no answer"), "{words}");
         });
         line.thaw();
         assert_no_stale_byte(&content(), &target.content());
@@ -276,11 +222,7 @@ fn a_line_that_freezes_fails_the_lane_within_the_deadline() {
 #[test]
 fn a_line_that_is_cut_now_and_then_only_delays_the_lane() {
     every_way(|way| {
-        let server = Hostile::builder()
-            .content(&content())
-            .tcp()
-            .start()
-            .unwrap();
+        let server = Hostile::builder().content(&content()).tcp().start().unwrap();
         let line = Proxy::to(server.address()).start().unwrap();
         let target = target();
         std::thread::scope(|scope| {

@@ -35,9 +35,7 @@ fn fed(content: Vec<u8>) -> Endpoint {
     let (reader, mut writer) = std::io::pipe().unwrap();
     std::thread::spawn(move || {
         // In odd parts; whoever reads may leave early.
-        let _ = content
-            .chunks(77_777)
-            .try_for_each(|part| writer.write_all(part));
+        let _ = content.chunks(77_777).try_for_each(|part| writer.write_all(part));
     });
     Endpoint::Stream(Arc::new(OwnedFd::from(reader)))
 }
@@ -59,18 +57,11 @@ fn a_stream_arrives_in_servers_and_files() {
     let mut content = dense((3 << 20) + 321, 22);
     content[1 << 20..2 << 20].fill(0);
     every_engine(|way| {
-        let server = Hostile::builder()
-            .content(&vec![7; 4 << 20])
-            .start()
-            .unwrap();
+        let server = Hostile::builder().content(&vec![7; 4 << 20]).start().unwrap();
         let report = succeeds(way, fed(content.clone()), nbd(&server.uri()));
         assert_eq!(report.counts.planned, content.len() as u64);
         assert_same(&content, &server.content()[..content.len()]);
-        assert!(
-            server.content()[content.len()..]
-                .iter()
-                .all(|byte| *byte == 7)
-        );
+        assert!(server.content()[content.len()..].iter().all(|byte| *byte == 7));
 
         let target = dir.path().join("from-stream");
         fs::write(&target, vec![7; 5 << 20]).unwrap();
@@ -83,12 +74,7 @@ fn a_stream_arrives_in_servers_and_files() {
 fn a_stream_longer_than_the_target_is_the_targets_fault() {
     every_engine(|way| {
         let server = Hostile::builder().size(MIB).start().unwrap();
-        let report = ran(
-            way,
-            fed(dense(3 << 20, 1)),
-            nbd(&server.uri()),
-            settings(way),
-        );
+        let report = ran(way, fed(dense(3 << 20, 1)), nbd(&server.uri()), settings(way));
         let fault = lanes::fault_of(report);
         assert_eq!(fault.side(), Some(Side::Target), "{fault}");
         assert!(fault.to_string().contains("too small"), "{fault}");
@@ -98,10 +84,7 @@ fn a_stream_longer_than_the_target_is_the_targets_fault() {
 #[test]
 fn an_empty_stream_is_a_copy_of_nothing() {
     every_engine(|way| {
-        let server = Hostile::builder()
-            .content(&vec![7; 1 << 20])
-            .start()
-            .unwrap();
+        let server = Hostile::builder().content(&vec![7; 1 << 20]).start().unwrap();
         succeeds(way, fed(Vec::new()), nbd(&server.uri()));
         assert_eq!(server.content(), vec![7; 1 << 20]);
     });
@@ -135,11 +118,7 @@ fn zeros_in_a_stream_survive_a_target_that_cannot_make_zeros() {
     let mut content = dense(2 << 20, 24);
     content[300_000..1_500_000].fill(0);
     every_engine(|way| {
-        let server = Hostile::builder()
-            .size(2 * MIB)
-            .no_write_zeroes()
-            .start()
-            .unwrap();
+        let server = Hostile::builder().size(2 * MIB).no_write_zeroes().start().unwrap();
         succeeds(way, fed(content.clone()), nbd(&server.uri()));
         assert_same(&content, &server.content());
     });
@@ -176,10 +155,7 @@ fn a_pipe_that_is_zero_already_still_gets_every_byte() {
             way,
             nbd(&source.uri()),
             pipe,
-            LaneSettings {
-                target_is_zero: true,
-                ..settings(way)
-            },
+            LaneSettings { target_is_zero: true, ..settings(way) },
         );
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
         assert_same(&content, &collector.join().unwrap());
@@ -190,20 +166,11 @@ fn a_pipe_that_is_zero_already_still_gets_every_byte() {
 fn parts_of_a_disk_cannot_leave_through_a_pipe() {
     let dir = folder();
     every_engine(|way| {
-        let source = Hostile::builder()
-            .content(&dense(1 << 20, 1))
-            .start()
-            .unwrap();
+        let source = Hostile::builder().content(&dense(1 << 20, 1)).start().unwrap();
         let areas = AreaSet::from_unsorted([Area::new(512 * KIB, 4096)], MIB).unwrap();
         for wrong in [
-            LaneSettings {
-                extent: Extent::Areas(areas),
-                ..settings(way)
-            },
-            LaneSettings {
-                journal: Some(dir.path().join("journal")),
-                ..settings(way)
-            },
+            LaneSettings { extent: Extent::Areas(areas), ..settings(way) },
+            LaneSettings { journal: Some(dir.path().join("journal")), ..settings(way) },
         ] {
             let (pipe, collector) = collected();
             let fault = lanes::fault_of(ran(way, nbd(&source.uri()), pipe, wrong));
@@ -216,10 +183,7 @@ fn parts_of_a_disk_cannot_leave_through_a_pipe() {
 #[test]
 fn a_pipe_whose_reader_leaves_fails_the_lane_at_once() {
     every_engine(|way| {
-        let source = Hostile::builder()
-            .content(&dense(4 << 20, 1))
-            .start()
-            .unwrap();
+        let source = Hostile::builder().content(&dense(4 << 20, 1)).start().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         std::thread::spawn(move || reader.read_exact(&mut [0; 100_000]).unwrap());
         let began = std::time::Instant::now();
@@ -230,11 +194,7 @@ fn a_pipe_whose_reader_leaves_fails_the_lane_at_once() {
             settings(way),
         ));
         assert_eq!(fault.side(), Some(Side::Target), "{fault}");
-        assert!(
-            began.elapsed() < Duration::from_secs(3),
-            "{:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     });
 }
 
@@ -248,14 +208,8 @@ fn a_silent_pipe_holds_up_neither_other_lanes_nor_the_end() {
         let target = Hostile::builder().size(2 * MIB).start().unwrap();
         let elsewhere = Hostile::builder().size(2 * MIB).start().unwrap();
         let lane = |source, target| Lane::new(source, target).with_settings(settings(way));
-        let waiting = lane(
-            Endpoint::Stream(Arc::new(reader.into())),
-            nbd(&elsewhere.uri()),
-        );
-        let stuffed = lane(
-            nbd(&source.uri()),
-            Endpoint::Stream(Arc::new(writer.into())),
-        );
+        let waiting = lane(Endpoint::Stream(Arc::new(reader.into())), nbd(&elsewhere.uri()));
+        let stuffed = lane(nbd(&source.uri()), Endpoint::Stream(Arc::new(writer.into())));
         let moving = lane(nbd(&source.uri()), nbd(&target.uri()));
         let events = lanes::Events::default();
         let running = Mover::new(lanes::mover(way))
@@ -264,11 +218,7 @@ fn a_silent_pipe_holds_up_neither_other_lanes_nor_the_end() {
             .unwrap();
         let began = std::time::Instant::now();
         while events.count("Finished { lane: 2, fault: None") == 0 {
-            assert!(
-                began.elapsed() < Duration::from_secs(5),
-                "{:?}",
-                events.all()
-            );
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", events.all());
             std::thread::yield_now();
         }
         assert_same(&content, &target.content());
@@ -276,11 +226,7 @@ fn a_silent_pipe_holds_up_neither_other_lanes_nor_the_end() {
         assert!(running.wait_for(Duration::from_secs(3)));
         let report = running.wait();
         for lane in &report.lanes[..2] {
-            assert!(
-                matches!(lane.outcome, Err(Fault::Interrupted)),
-                "{:?}",
-                lane.outcome
-            );
+            assert!(matches!(lane.outcome, Err(Fault::Interrupted)), "{:?}", lane.outcome);
         }
     });
 }

@@ -32,14 +32,7 @@ fn builder() -> Hostile {
 
 fn refused(way: Way, target: &HostileServer, settings: LaneSettings) -> String {
     let limit = DEADLINE + SLACK;
-    fails(
-        way,
-        Side::Target,
-        &source().uri(),
-        &target.uri(),
-        settings,
-        limit,
-    )
+    fails(way, Side::Target, &source().uri(), &target.uri(), settings, limit)
 }
 
 fn survived(way: Way, target: &HostileServer, settings: LaneSettings) {
@@ -95,10 +88,7 @@ fn a_refused_write_fails_the_lane_with_its_range() {
                 .start()
                 .unwrap();
             let words = refused(way, &target, hasty(way));
-            assert!(
-                words.contains("WRITE of ") && words.contains("space"),
-                "{words}"
-            );
+            assert!(words.contains("WRITE of ") && words.contains("space"), "{words}");
         }
     });
 }
@@ -118,10 +108,8 @@ fn a_refused_write_zeroes_fails_the_lane() {
 #[test]
 fn a_refused_flush_is_no_success() {
     every_way(|way| {
-        let target = builder()
-            .fault_on(Occasion::Flush, Fault::Error(5), Trigger::Always)
-            .start()
-            .unwrap();
+        let target =
+            builder().fault_on(Occasion::Flush, Fault::Error(5), Trigger::Always).start().unwrap();
         let words = refused(way, &target, hasty(way));
         assert!(words.contains("FLUSH"), "{words}");
     });
@@ -148,11 +136,7 @@ fn write_zeroes_that_are_not_supported_after_all_are_written() {
 #[test]
 fn a_target_without_write_zeroes_gets_zeros() {
     every_way(|way| {
-        let target = builder()
-            .no_write_zeroes()
-            .block_size(1, 4096, 64 << 10)
-            .start()
-            .unwrap();
+        let target = builder().no_write_zeroes().block_size(1, 4096, 64 << 10).start().unwrap();
         survived(way, &target, patient(way));
         assert_eq!(target.count(Command::WriteZeroes), 0);
     });
@@ -214,15 +198,7 @@ fn a_source_that_leaves_when_all_is_read_is_no_failure() {
                 }));
                 source.crash();
             });
-            copied(
-                way,
-                &source.uri(),
-                &target.uri(),
-                LaneSettings {
-                    retries: 0,
-                    ..patient(way)
-                },
-            );
+            copied(way, &source.uri(), &target.uri(), LaneSettings { retries: 0, ..patient(way) });
         });
         assert_same(&content(), &target.content());
     });

@@ -33,14 +33,7 @@ fn builder() -> Hostile {
 
 fn refused(way: Way, target: &HostileServer, settings: LaneSettings) -> String {
     let limit = DEADLINE + SLACK;
-    fails(
-        way,
-        Side::Target,
-        &source().uri(),
-        &target.uri(),
-        settings,
-        limit,
-    )
+    fails(way, Side::Target, &source().uri(), &target.uri(), settings, limit)
 }
 
 fn survived(way: Way, target: &HostileServer, settings: LaneSettings) {
@@ -98,10 +91,7 @@ fn what_a_target_without_flush_may_have_lost_is_written_again() {
             .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(12))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            flush_interval: Duration::ZERO,
-            ..patient(way)
-        };
+        let settings = LaneSettings { flush_interval: Duration::ZERO, ..patient(way) };
         survived(way, &target, settings);
     });
 }
@@ -114,44 +104,24 @@ fn flushes_at_intervals_save_what_they_covered() {
             .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(12))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            flush_interval: Duration::ZERO,
-            requests: 2,
-            ..patient(way)
-        };
+        let settings = LaneSettings { flush_interval: Duration::ZERO, requests: 2, ..patient(way) };
         survived(way, &target, settings);
         assert!(target.flushes() > 2);
-        assert!(
-            target.count(Command::Write) < 40,
-            "{}",
-            target.count(Command::Write)
-        );
+        assert!(target.count(Command::Write) < 40, "{}", target.count(Command::Write));
     });
 }
 
 #[test]
 fn a_connection_that_stalls_is_made_again_within_the_deadline() {
     every_way(|way| {
-        for fault in [
-            Fault::StallMidPayload,
-            Fault::HalfOpen,
-            Fault::NoReply,
-            Fault::StallInRequest,
-        ] {
+        for fault in
+            [Fault::StallMidPayload, Fault::HalfOpen, Fault::NoReply, Fault::StallInRequest]
+        {
             eprintln!("   {fault:?}");
             let began = Instant::now();
-            let target = builder()
-                .fault_on(Occasion::Write, fault, Trigger::Nth(5))
-                .start()
-                .unwrap();
-            survived(
-                way,
-                &target,
-                LaneSettings {
-                    deadline: DEADLINE * 2,
-                    ..hasty(way)
-                },
-            );
+            let target =
+                builder().fault_on(Occasion::Write, fault, Trigger::Nth(5)).start().unwrap();
+            survived(way, &target, LaneSettings { deadline: DEADLINE * 2, ..hasty(way) });
             assert!(began.elapsed() < DEADLINE * 2 + SLACK);
         }
     });
@@ -160,16 +130,10 @@ fn a_connection_that_stalls_is_made_again_within_the_deadline() {
 #[test]
 fn a_target_that_stalls_each_time_fails_the_lane_within_the_deadline() {
     every_way(|way| {
-        for fault in [
-            Fault::HalfOpen,
-            Fault::StallInRequest,
-            Fault::StallMidPayload,
-        ] {
+        for fault in [Fault::HalfOpen, Fault::StallInRequest, Fault::StallMidPayload] {
             eprintln!("   {fault:?}");
-            let target = builder()
-                .fault_on(Occasion::Write, fault, Trigger::From(5))
-                .start()
-                .unwrap();
+            let target =
+                builder().fault_on(Occasion::Write, fault, Trigger::From(5)).start().unwrap();
             let words = refused(way, &target, hasty(way));
             assert!(words.contains("waiting for"), "{words}");
         }
@@ -179,14 +143,9 @@ fn a_target_that_stalls_each_time_fails_the_lane_within_the_deadline() {
 #[test]
 fn a_flush_that_is_never_answered_does_not_have_the_lane_done_again_for_ever() {
     every_way(|way| {
-        let target = builder()
-            .fault_on(Occasion::Flush, Fault::NoReply, Trigger::Always)
-            .start()
-            .unwrap();
-        let settings = LaneSettings {
-            retries: 2,
-            ..hasty(way)
-        };
+        let target =
+            builder().fault_on(Occasion::Flush, Fault::NoReply, Trigger::Always).start().unwrap();
+        let settings = LaneSettings { retries: 2, ..hasty(way) };
         let words = refused(way, &target, settings);
         assert!(words.contains("2 attempts"), "{words}");
     });
@@ -195,19 +154,14 @@ fn a_flush_that_is_never_answered_does_not_have_the_lane_done_again_for_ever() {
 /// Dies at every 14th write, and forgets what was not flushed: after it has written all of the
 /// disk, it has still to write what it forgot.
 fn mortal() -> Hostile {
-    builder()
-        .lose_unflushed()
-        .fault_on(Occasion::Write, Fault::Crash, Trigger::Every(14))
+    builder().lose_unflushed().fault_on(Occasion::Write, Fault::Crash, Trigger::Every(14))
 }
 
 #[test]
 fn a_target_that_dies_sooner_than_the_flush_interval_gets_everything() {
     every_way(|way| {
         let target = mortal().start().unwrap();
-        let settings = LaneSettings {
-            requests: 4,
-            ..patient(way)
-        };
+        let settings = LaneSettings { requests: 4, ..patient(way) };
         survived(way, &target, settings);
     });
 }
@@ -216,10 +170,7 @@ fn a_target_that_dies_sooner_than_the_flush_interval_gets_everything() {
 fn a_target_that_dies_and_cannot_flush_does_not_have_the_lane_done_again_for_ever() {
     every_way(|way| {
         let target = mortal().no_flush().start().unwrap();
-        let settings = LaneSettings {
-            requests: 4,
-            ..hasty(way)
-        };
+        let settings = LaneSettings { requests: 4, ..hasty(way) };
         let words = refused(way, &target, settings);
         assert!(words.contains("5 attempts"), "{words}");
     });
@@ -231,22 +182,11 @@ fn what_was_read_while_the_target_was_away_is_written_when_it_is_back() {
         // The first new connection fails: the target is away for a while, and reads go on.
         let target = builder()
             .fault_on(Occasion::Write, Fault::Crash, Trigger::Nth(3))
-            .fault_on(
-                Occasion::Greeting,
-                Fault::CloseBeforeGreeting,
-                Trigger::Nth(2),
-            )
-            .fault_on(
-                Occasion::Greeting,
-                Fault::CloseBeforeGreeting,
-                Trigger::Nth(3),
-            )
+            .fault_on(Occasion::Greeting, Fault::CloseBeforeGreeting, Trigger::Nth(2))
+            .fault_on(Occasion::Greeting, Fault::CloseBeforeGreeting, Trigger::Nth(3))
             .start()
             .unwrap();
-        let settings = LaneSettings {
-            backoff: Duration::from_millis(30),
-            ..patient(way)
-        };
+        let settings = LaneSettings { backoff: Duration::from_millis(30), ..patient(way) };
         survived(way, &target, settings);
         assert_eq!(target.accepted(), 4);
     });
@@ -260,11 +200,7 @@ fn without_retries_the_first_loss_fails_the_lane_at_once() {
             .start()
             .unwrap();
         // Nothing that was begun can still end: it is not waited for.
-        let settings = LaneSettings {
-            retries: 0,
-            deadline: Duration::from_secs(10),
-            ..hasty(way)
-        };
+        let settings = LaneSettings { retries: 0, deadline: Duration::from_secs(10), ..hasty(way) };
         refused(way, &target, settings);
         assert_eq!(target.accepted(), 1);
     });
@@ -288,10 +224,7 @@ fn another_size_on_reconnecting_is_refused() {
 fn a_slow_target_is_no_dead_target() {
     every_way(|way| {
         let target = builder().tcp().start().unwrap();
-        let line = Proxy::to(target.address())
-            .bytes_per_second(MIB)
-            .start()
-            .unwrap();
+        let line = Proxy::to(target.address()).bytes_per_second(MIB).start().unwrap();
         let settings = LaneSettings {
             // More would only fill the buffers in between.
             request_bytes: Some(256 << 10),
@@ -309,10 +242,7 @@ fn a_slow_target_is_no_dead_target() {
 fn a_line_that_freezes_and_thaws_only_delays_the_lane() {
     every_way(|way| {
         let target = builder().tcp().start().unwrap();
-        let line = Proxy::to(target.address())
-            .bytes_per_second(8 * MIB)
-            .start()
-            .unwrap();
+        let line = Proxy::to(target.address()).bytes_per_second(8 * MIB).start().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert!(line.wait_for_bytes(300 * KIB, 0, lanes::HANG));
@@ -321,10 +251,7 @@ fn a_line_that_freezes_and_thaws_only_delays_the_lane() {
                 std::thread::sleep(DEADLINE * 2 / 3);
                 line.thaw();
             });
-            let settings = LaneSettings {
-                deadline: DEADLINE * 2,
-                ..patient(way)
-            };
+            let settings = LaneSettings { deadline: DEADLINE * 2, ..patient(way) };
             copied(way, &source().uri(), &line.uri(""), settings);
         });
         assert_same(&content(), &target.content());

@@ -59,10 +59,7 @@ fn answers_of_any_form_leave_no_stale_byte() {
                     way,
                     &source().uri(),
                     &target.uri(),
-                    LaneSettings {
-                        deadline: DEADLINE * 2,
-                        ..hasty(way)
-                    },
+                    LaneSettings { deadline: DEADLINE * 2, ..hasty(way) },
                 );
                 assert_same(&content(), &target.content());
             }
@@ -80,10 +77,8 @@ fn answers_that_no_server_may_give_leave_no_stale_byte_behind_a_success() {
             Fault::StallMidPayload,
         ] {
             eprintln!("   {fault:?}");
-            let target = target()
-                .fault_on(Occasion::BlockStatus, fault, Trigger::Always)
-                .start()
-                .unwrap();
+            let target =
+                target().fault_on(Occasion::BlockStatus, fault, Trigger::Always).start().unwrap();
             let report = copy(way, &source().uri(), &target.uri(), hasty(way));
             match report.outcome {
                 Ok(()) => assert_same(&content(), &target.content()),
@@ -103,14 +98,7 @@ fn zeros_that_the_target_had_not_made_safe_are_made_again_when_it_dies() {
             .fault_on(Occasion::Flush, Fault::Crash, Trigger::Nth(2))
             .start()
             .unwrap();
-        fails(
-            way,
-            Side::Target,
-            &source().uri(),
-            &target.uri(),
-            patient(way),
-            DEADLINE + SLACK,
-        );
+        fails(way, Side::Target, &source().uri(), &target.uri(), patient(way), DEADLINE + SLACK);
         let report = copied(way, &source().uri(), &target.uri(), patient(way));
         assert!(report.reconnects > 0);
         assert_same(&content(), &target.content());
@@ -125,10 +113,7 @@ fn zeros_stay_allocated_where_that_is_asked_whatever_the_target_says() {
             way,
             &source().uri(),
             &target.uri(),
-            LaneSettings {
-                allocated: true,
-                ..patient(way)
-            },
+            LaneSettings { allocated: true, ..patient(way) },
         );
         assert_same(&content(), &target.content());
         let zeroed: u64 = target.zeroed().iter().map(|(_, length)| length).sum();

@@ -32,10 +32,7 @@ fn content(lane: usize) -> Vec<u8> {
 fn servers(count: usize) -> (Vec<HostileServer>, Vec<HostileServer>) {
     let source = |lane| Hostile::builder().content(&content(lane)).start().unwrap();
     let target = |_| Hostile::builder().content(&[0xEE; SIZE]).start().unwrap();
-    (
-        (0..count).map(source).collect(),
-        (0..count).map(target).collect(),
-    )
+    ((0..count).map(source).collect(), (0..count).map(target).collect())
 }
 
 fn lanes_of(
@@ -59,11 +56,7 @@ fn a_hundred_and_one_lanes_into_real_exports_all_arrive() {
     let targets: Vec<_> = (0..101)
         .map(|_| {
             let copy = TestDisk::sized(dir.path(), disk.size.div_ceil(512) * 512).unwrap();
-            let server = QemuNbd::new(&copy.path)
-                .format("raw")
-                .shared(3)
-                .start()
-                .unwrap();
+            let server = QemuNbd::new(&copy.path).format("raw").shared(3).start().unwrap();
             (copy, server)
         })
         .collect();
@@ -73,13 +66,7 @@ fn a_hundred_and_one_lanes_into_real_exports_all_arrive() {
             Lane::new(nbd(&source.uri()), nbd(&server.uri())).with_settings(settings(way))
         };
         let all = targets.iter().map(lane).collect();
-        let (report, _) = run_all(
-            MoverSettings {
-                threads: Some(2),
-                ..mover(way)
-            },
-            all,
-        );
+        let (report, _) = run_all(MoverSettings { threads: Some(2), ..mover(way) }, all);
         for lane in &report.lanes {
             assert!(lane.outcome.is_ok(), "{}: {:?}", lane.target, lane.outcome);
             lanes::assert_counts(&lane.counts);
@@ -100,14 +87,8 @@ fn a_hundred_and_one_lanes_into_real_exports_all_arrive() {
 fn lanes_that_wait_for_their_turn_are_all_moved() {
     every_way(|way| {
         let (sources, targets) = servers(12);
-        let settings = MoverSettings {
-            max_lanes: 2,
-            ..mover(way)
-        };
-        let (report, _) = run_all(
-            settings,
-            lanes_of(&sources, &targets, &lanes::settings(way)),
-        );
+        let settings = MoverSettings { max_lanes: 2, ..mover(way) };
+        let (report, _) = run_all(settings, lanes_of(&sources, &targets, &lanes::settings(way)));
         for (index, lane) in report.lanes.iter().enumerate() {
             assert!(lane.outcome.is_ok(), "{:?}", lane.outcome);
             assert_eq!(lane.source, sources[index].uri().trim_end_matches('/'));
@@ -154,21 +135,12 @@ fn lanes_that_hang_hold_up_no_other_and_end_in_time() {
             .start()
             .unwrap();
         // So few blocks that those of the lane that hangs are missed.
-        let settings = MoverSettings {
-            pool_bytes: 1 << 20,
-            ..mover(way)
-        };
+        let settings = MoverSettings { pool_bytes: 1 << 20, ..mover(way) };
         let began = Instant::now();
         let (report, _) = run_all(settings, lanes_of(&sources, &targets, &patient(way)));
         assert!(began.elapsed() < lanes::DEADLINE * 5 + lanes::SLACK);
-        assert_eq!(
-            report.lanes[0].outcome.as_ref().unwrap_err().side(),
-            Some(Side::Source)
-        );
-        assert_eq!(
-            report.lanes[1].outcome.as_ref().unwrap_err().side(),
-            Some(Side::Target)
-        );
+        assert_eq!(report.lanes[0].outcome.as_ref().unwrap_err().side(), Some(Side::Source));
+        assert_eq!(report.lanes[1].outcome.as_ref().unwrap_err().side(), Some(Side::Target));
         for (index, lane) in report.lanes.iter().enumerate().skip(2) {
             assert!(lane.outcome.is_ok(), "{:?}", lane.outcome);
             assert_same(&content(index), &targets[index].content());
@@ -187,21 +159,9 @@ fn events_of_a_lane_begin_with_its_start_and_end_with_its_end() {
                 .into_iter()
                 .filter(|event| event.contains(&format!("lane: {lane}")))
                 .collect();
-            assert!(
-                of_lane.first().unwrap().starts_with("Started"),
-                "{of_lane:?}"
-            );
-            assert!(
-                of_lane.last().unwrap().starts_with("Finished"),
-                "{of_lane:?}"
-            );
-            assert_eq!(
-                of_lane
-                    .iter()
-                    .filter(|event| event.starts_with("Finished"))
-                    .count(),
-                1
-            );
+            assert!(of_lane.first().unwrap().starts_with("Started"), "{of_lane:?}");
+            assert!(of_lane.last().unwrap().starts_with("Finished"), "{of_lane:?}");
+            assert_eq!(of_lane.iter().filter(|event| event.starts_with("Finished")).count(), 1);
         }
     });
 }
@@ -217,10 +177,7 @@ fn an_observer_that_panics_harms_no_lane() {
                 if let Event::Finished { .. } = event {
                     *counted.lock().unwrap() += 1;
                 }
-                assert!(
-                    !matches!(event, Event::Started { lane: 1, .. }),
-                    "meant to panic"
-                );
+                assert!(!matches!(event, Event::Started { lane: 1, .. }), "meant to panic");
             })
             .start(lanes_of(&sources, &targets, &settings(way)))
             .unwrap();
@@ -241,14 +198,8 @@ fn the_rate_limit_holds_within_a_tenth() {
         let target = || Hostile::builder().size(SIZE as u64).start().unwrap();
         let sources: Vec<_> = (0..4).map(|_| source()).collect();
         let targets: Vec<_> = (0..4).map(|_| target()).collect();
-        let settings = MoverSettings {
-            rate_limit: Some(2 * MIB),
-            ..mover(way)
-        };
-        let lane = LaneSettings {
-            request_bytes: Some(32 << 10),
-            ..lanes::settings(way)
-        };
+        let settings = MoverSettings { rate_limit: Some(2 * MIB), ..mover(way) };
+        let lane = LaneSettings { request_bytes: Some(32 << 10), ..lanes::settings(way) };
         let (report, _) = run_all(settings, lanes_of(&sources, &targets, &lane));
         let seconds = report.elapsed.as_secs_f64();
         // 2 MiB at 2 MiB/s, less the burst.
@@ -265,10 +216,7 @@ fn counts_say_what_happened_and_add_up() {
         let mut content = dense(2 << 20, 5);
         content[100_000..300_000].fill(0);
         let source = Hostile::builder().content(&content).start().unwrap();
-        let target = Hostile::builder()
-            .content(&[0xEE; 2 << 20])
-            .start()
-            .unwrap();
+        let target = Hostile::builder().content(&[0xEE; 2 << 20]).start().unwrap();
         let (report, _) = run_all(mover(way), lanes_of(&[source], &[target], &settings(way)));
         let lane = &report.lanes[0];
         let counts = lane.counts;
@@ -278,15 +226,9 @@ fn counts_say_what_happened_and_add_up() {
         // Whether a zero was told by block status or found by reading.
         assert!(counts.read + counts.zero >= counts.planned);
         assert_eq!(counts.sent + counts.zero, counts.planned);
-        assert!(
-            counts.zero >= 128 * KIB && counts.zero <= 200_000,
-            "{counts:?}"
-        );
+        assert!(counts.zero >= 128 * KIB && counts.zero <= 200_000, "{counts:?}");
         let spliced = matches!(lane.payload, Some((PayloadKind::Splice, _)));
-        assert_eq!(
-            spliced,
-            way.payload == blockferry_dataplane::PayloadChoice::Splice
-        );
+        assert_eq!(spliced, way.payload == blockferry_dataplane::PayloadChoice::Splice);
         assert!(lane.elapsed <= report.elapsed);
     });
 }
@@ -308,28 +250,19 @@ fn cancelling_ends_lanes_at_work_and_those_that_wait() {
         let sources: Vec<_> = (0..5).map(slow).collect();
         let (_, targets) = servers(5);
         let events = lanes::Events::default();
-        let running = Mover::new(MoverSettings {
-            max_lanes: 2,
-            ..mover(way)
-        })
-        .on_event(events.observe())
-        .start(lanes_of(&sources, &targets, &hasty(way)))
-        .unwrap();
+        let running = Mover::new(MoverSettings { max_lanes: 2, ..mover(way) })
+            .on_event(events.observe())
+            .start(lanes_of(&sources, &targets, &hasty(way)))
+            .unwrap();
         assert!(
             targets[0].wait_for_log(HANG, |log| log.iter().any(|r| r.command == Command::Write))
         );
         let canceller = running.canceller();
-        std::thread::spawn(move || canceller.cancel())
-            .join()
-            .unwrap();
+        std::thread::spawn(move || canceller.cancel()).join().unwrap();
         assert!(running.wait_for(Duration::from_secs(2)));
         let report = running.wait();
         for lane in &report.lanes {
-            assert!(
-                matches!(lane.outcome, Err(Fault::Interrupted)),
-                "{:?}",
-                lane.outcome
-            );
+            assert!(matches!(lane.outcome, Err(Fault::Interrupted)), "{:?}", lane.outcome);
         }
         assert_eq!(events.count("Finished"), 5);
         assert_eq!(targets[4].accepted(), 0);

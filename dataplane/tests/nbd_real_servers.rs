@@ -15,17 +15,11 @@ use servers::{Client, Folder, Server, shake_hands, wishes};
 const MIB: u64 = 1 << 20;
 
 fn without_extended_headers() -> ClientWishes {
-    ClientWishes {
-        extended_headers: false,
-        ..wishes("")
-    }
+    ClientWishes { extended_headers: false, ..wishes("") }
 }
 
 fn simple() -> ClientWishes {
-    ClientWishes {
-        structured_replies: false,
-        ..without_extended_headers()
-    }
+    ClientWishes { structured_replies: false, ..without_extended_headers() }
 }
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -47,16 +41,10 @@ fn qemu_nbd_opens_in_every_mode() {
         let client = server.open(wishes).unwrap();
         let session = &client.session;
         assert_eq!((session.mode, session.size), (mode, MIB));
-        assert_eq!(
-            session.context("base:allocation").is_some(),
-            mode != ReplyMode::Simple
-        );
+        assert_eq!(session.context("base:allocation").is_some(), mode != ReplyMode::Simple);
         assert_eq!(session.flags.send_df(), mode != ReplyMode::Simple);
         assert!(session.flags.multi_conn() && session.flags.can_write_zeroes());
-        assert_eq!(
-            (session.block_size.minimum, session.block_size.maximum),
-            (1, 32 << 20)
-        );
+        assert_eq!((session.block_size.minimum, session.block_size.maximum), (1, 32 << 20));
         client.disconnect();
     }
 }
@@ -76,29 +64,18 @@ fn nbdkit_opens_with_the_best_that_it_has() {
 #[test]
 fn block_sizes_of_the_server_are_told() {
     let folder = Folder::new();
-    let sizes = [
-        "blocksize-minimum=4096",
-        "blocksize-preferred=65536",
-        "blocksize-maximum=1048576",
-    ];
+    let sizes =
+        ["blocksize-minimum=4096", "blocksize-preferred=65536", "blocksize-maximum=1048576"];
     let arguments = [&["--filter=blocksize-policy", "memory", "1M"][..], &sizes].concat();
-    let client = Server::nbdkit(&folder, &arguments)
-        .open(wishes(""))
-        .unwrap();
+    let client = Server::nbdkit(&folder, &arguments).open(wishes("")).unwrap();
     let sizes = client.session.block_size;
-    assert_eq!(
-        (sizes.minimum, sizes.preferred, sizes.maximum),
-        (4096, 65536, 1 << 20)
-    );
+    assert_eq!((sizes.minimum, sizes.preferred, sizes.maximum), (4096, 65536, 1 << 20));
 }
 
 fn what_is_written_reads_back(client: &mut Client) {
     let content = pattern(300_000);
     assert_eq!(client.write(CommandFlags::NONE, 5000, &content).error, None);
-    assert_eq!(
-        client.write(CommandFlags::FUA, 500_000, b"durable").error,
-        None
-    );
+    assert_eq!(client.write(CommandFlags::FUA, 500_000, b"durable").error, None);
     let flushed = client.request(Command::Flush, CommandFlags::NONE, 0, 0);
     assert_eq!(flushed.error, None);
     let read = client.read(0, MIB);
@@ -162,18 +139,8 @@ fn zeroes_trims_and_prefetches_are_acknowledged() {
         assert_eq!(zeroed.error, None);
         let zeroed = client.request(Command::WriteZeroes, CommandFlags::NONE, 65536, 65536);
         assert_eq!(zeroed.error, None);
-        assert_eq!(
-            client
-                .request(Command::Trim, CommandFlags::NONE, 131_072, 65536)
-                .error,
-            None
-        );
-        assert_eq!(
-            client
-                .request(Command::Cache, CommandFlags::NONE, 0, MIB)
-                .error,
-            None
-        );
+        assert_eq!(client.request(Command::Trim, CommandFlags::NONE, 131_072, 65536).error, None);
+        assert_eq!(client.request(Command::Cache, CommandFlags::NONE, 0, MIB).error, None);
         let read = client.read(0, MIB).content;
         assert!(read[..131_072].iter().all(|&byte| byte == 0));
         assert!(read[196_608..] == pattern(1 << 20)[196_608..]);
@@ -221,30 +188,17 @@ fn dirty_bitmaps_and_allocation_depth_are_told() {
     let image = folder.path("disk.qcow2");
     let server = Server::qemu_nbd(&folder, &["-f", "qcow2"], &image);
     let mut client = server.open(wishes("")).unwrap();
-    assert_eq!(
-        client
-            .write(CommandFlags::NONE, 2 * MIB, &pattern(65536))
-            .error,
-        None
-    );
+    assert_eq!(client.write(CommandFlags::NONE, 2 * MIB, &pattern(65536)).error, None);
     client.request(Command::Flush, CommandFlags::NONE, 0, 0);
     client.disconnect();
     server.stop();
     fs::remove_file(folder.path("qemu-nbd.sock")).unwrap_or_default();
 
     let server = Server::qemu_nbd(&folder, &["-r", "-f", "qcow2", "-B", "x", "-A"], &image);
-    let names = [
-        "base:allocation",
-        "qemu:dirty-bitmap:x",
-        "qemu:allocation-depth",
-    ];
+    let names = ["base:allocation", "qemu:dirty-bitmap:x", "qemu:allocation-depth"];
     let contexts = names.map(str::to_owned).to_vec();
     for extended_headers in [true, false] {
-        let wishes = ClientWishes {
-            extended_headers,
-            contexts: contexts.clone(),
-            ..wishes("")
-        };
+        let wishes = ClientWishes { extended_headers, contexts: contexts.clone(), ..wishes("") };
         let mut client = server.open(wishes).unwrap();
         assert!(client.session.flags.read_only() && !client.session.flags.can_trim());
         let status = client.request(Command::BlockStatus, CommandFlags::NONE, 0, 8 * MIB);
@@ -263,9 +217,7 @@ fn dirty_bitmaps_and_allocation_depth_are_told() {
 
 fn names(server: &Server) -> Vec<String> {
     let status = shake_hands(&mut server.connect(), Handshake::list(Tls::Never)).unwrap();
-    let HandshakeStatus::Listed(exports) = status else {
-        panic!("{status:?}")
-    };
+    let HandshakeStatus::Listed(exports) = status else { panic!("{status:?}") };
     exports.into_iter().map(|export| export.name).collect()
 }
 
@@ -275,9 +227,7 @@ fn exports_are_listed() {
     let arguments = ["-f", "raw", "-x", "disk of vm 1", "-D", "a description"];
     let server = Server::qemu_nbd(&folder, &arguments, &folder.raw_image(MIB));
     let status = shake_hands(&mut server.connect(), Handshake::list(Tls::Never)).unwrap();
-    let HandshakeStatus::Listed(exports) = status else {
-        panic!("{status:?}")
-    };
+    let HandshakeStatus::Listed(exports) = status else { panic!("{status:?}") };
     assert_eq!(exports.len(), 1);
     assert_eq!(exports[0].name, "disk of vm 1");
     assert_eq!(exports[0].description, "a description");
@@ -289,10 +239,7 @@ fn an_unknown_export_is_told_from_other_refusals() {
     let folder = Folder::new();
     let server = Server::qemu_nbd(&folder, &["-f", "raw", "-x", "a"], &folder.raw_image(MIB));
     let error = server.open(wishes("b")).err().unwrap();
-    assert!(
-        matches!(error, HandshakeError::UnknownExport { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, HandshakeError::UnknownExport { .. }), "{error}");
     server.open(wishes("a")).unwrap().disconnect();
 }
 
@@ -317,13 +264,7 @@ fn errors_are_told_and_the_connection_goes_on() {
 #[test]
 fn errors_of_a_source_are_told() {
     let folder = Folder::new();
-    let arguments = [
-        "--filter=error",
-        "memory",
-        "1M",
-        "error-pread=EIO",
-        "error-pread-rate=100%",
-    ];
+    let arguments = ["--filter=error", "memory", "1M", "error-pread=EIO", "error-pread-rate=100%"];
     let server = Server::nbdkit(&folder, &arguments);
     for wishes in [wishes(""), without_extended_headers(), simple()] {
         let mut client = server.open(wishes).unwrap();
@@ -341,24 +282,12 @@ fn many_acknowledgements_come_with_few_receives() {
         client.reader.set_acks_only(true);
         let mut cookies: Vec<u64> = (0..100)
             .map(|number| {
-                client.send(
-                    Command::Write,
-                    CommandFlags::NONE,
-                    number * 512,
-                    512,
-                    &pattern(512),
-                )
+                client.send(Command::Write, CommandFlags::NONE, number * 512, 512, &pattern(512))
             })
             .collect();
         while !cookies.is_empty() {
             let acknowledged = match client.reader.next().unwrap() {
-                Some(
-                    Reply::Simple {
-                        cookie,
-                        error: None,
-                    }
-                    | Reply::Done { cookie },
-                ) => cookie,
+                Some(Reply::Simple { cookie, error: None } | Reply::Done { cookie }) => cookie,
                 Some(other) => panic!("{other:?}"),
                 None => {
                     use std::io::Read;
@@ -368,10 +297,7 @@ fn many_acknowledgements_come_with_few_receives() {
                     continue;
                 }
             };
-            let place = cookies
-                .iter()
-                .position(|&cookie| cookie == acknowledged)
-                .unwrap();
+            let place = cookies.iter().position(|&cookie| cookie == acknowledged).unwrap();
             cookies.swap_remove(place);
         }
         client.reader.set_acks_only(false);
@@ -386,17 +312,8 @@ fn a_server_without_tls_refuses_it() {
     let qemu = Server::qemu_nbd(&folder, &["-f", "raw"], &folder.raw_image(MIB));
     let nbdkit = Server::nbdkit(&folder, &["memory", "1M"]);
     for server in [qemu, nbdkit] {
-        let error = server
-            .open(ClientWishes {
-                tls: Tls::Require,
-                ..wishes("")
-            })
-            .err()
-            .unwrap();
-        assert!(
-            matches!(error, HandshakeError::TlsRefused { .. }),
-            "{error}"
-        );
+        let error = server.open(ClientWishes { tls: Tls::Require, ..wishes("") }).err().unwrap();
+        assert!(matches!(error, HandshakeError::TlsRefused { .. }), "{error}");
     }
 }
 
@@ -408,26 +325,14 @@ fn a_server_that_insists_on_tls_is_recognised_and_acknowledges_it() {
     let keys = format!("--tls-psk={}", keys.display());
     let server = Server::nbdkit(&folder, &["--tls=require", &keys, "memory", "1M"]);
     let error = server.open(wishes("")).err().unwrap();
-    assert!(
-        matches!(error, HandshakeError::TlsRequired { .. }),
-        "{error}"
-    );
-    let secure = Handshake::open(ClientWishes {
-        tls: Tls::Require,
-        ..wishes("")
-    });
-    assert_eq!(
-        shake_hands(&mut server.connect(), secure),
-        Ok(HandshakeStatus::StartTls)
-    );
+    assert!(matches!(error, HandshakeError::TlsRequired { .. }), "{error}");
+    let secure = Handshake::open(ClientWishes { tls: Tls::Require, ..wishes("") });
+    assert_eq!(shake_hands(&mut server.connect(), secure), Ok(HandshakeStatus::StartTls));
 }
 
 #[test]
 fn an_oldstyle_server_is_recognised() {
     let folder = Folder::new();
     let server = Server::nbdkit(&folder, &["--oldstyle", "memory", "1M"]);
-    assert_eq!(
-        server.open(wishes("")).err(),
-        Some(HandshakeError::OldStyle)
-    );
+    assert_eq!(server.open(wishes("")).err(), Some(HandshakeError::OldStyle));
 }

@@ -9,19 +9,11 @@ use libfuzzer_sys::fuzz_target;
 const MAX_OUTPUT_LEN: usize = 4096;
 
 fn start(choice: u8) -> Handshake {
-    let tls = if choice & 1 == 0 {
-        Tls::Never
-    } else {
-        Tls::Require
-    };
+    let tls = if choice & 1 == 0 { Tls::Never } else { Tls::Require };
     if choice & 2 != 0 {
         return Handshake::list(tls);
     }
-    let contexts = if choice & 16 == 0 {
-        vec![]
-    } else {
-        vec!["base:allocation".to_owned()]
-    };
+    let contexts = if choice & 16 == 0 { vec![] } else { vec!["base:allocation".to_owned()] };
     Handshake::open(ClientWishes {
         export: "disk".to_owned(),
         tls,

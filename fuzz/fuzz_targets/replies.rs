@@ -5,10 +5,7 @@
 use blockferry_dataplane::nbd::{Reply, ReplyError, ReplyLimits, ReplyMode, ReplyReader};
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: ReplyLimits = ReplyLimits {
-    data_len: 1 << 20,
-    status_len: 1 << 16,
-};
+const LIMITS: ReplyLimits = ReplyLimits { data_len: 1 << 20, status_len: 1 << 16 };
 
 type End = (Vec<String>, Result<(), ReplyError>);
 
@@ -48,10 +45,7 @@ fn run(choice: u8, mut stream: &[u8], piece_len: usize) -> End {
             return (events, Ok(()));
         }
         let wanted = reader.wanted();
-        assert!(
-            wanted > 0,
-            "a reader that has nothing to say wants something"
-        );
+        assert!(wanted > 0, "a reader that has nothing to say wants something");
         let (piece, rest) = stream.split_at(wanted.min(piece_len).min(stream.len()));
         assert_eq!(reader.feed(piece), piece.len());
         stream = rest;

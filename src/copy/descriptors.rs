@@ -25,11 +25,7 @@ pub(crate) fn fit(request: &mut CopyRequest) -> anyhow::Result<Option<String>> {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |folder| folder.count() as u64);
     let threads = request.mover.threads.unwrap_or_else(processors) as u64;
     let shared = open + SLACK + PER_THREAD * threads;
-    let connections = request
-        .lanes
-        .iter()
-        .map(|lane| u64::from(lane.settings.connections))
-        .max();
+    let connections = request.lanes.iter().map(|lane| u64::from(lane.settings.connections)).max();
     let per_lane = PER_LANE + PER_CONNECTION * connections.unwrap_or(1);
     let lanes = request.lanes.len().min(request.mover.max_lanes);
     let needed = shared + per_lane * lanes as u64;
@@ -64,10 +60,7 @@ fn raise(needed: u64) -> u64 {
     };
     // No more than is needed: some programs walk through all descriptors that they might have.
     let wanted = maximum.map_or(needed, |hard| hard.min(needed)).max(soft);
-    let raised = Rlimit {
-        current: Some(wanted),
-        maximum,
-    };
+    let raised = Rlimit { current: Some(wanted), maximum };
     setrlimit(Resource::Nofile, raised).map_or(soft, |()| wanted)
 }
 

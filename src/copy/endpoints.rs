@@ -25,10 +25,7 @@ pub(crate) struct Opened {
 
 impl From<Endpoint> for Opened {
     fn from(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            server: None,
-        }
+        Self { endpoint, server: None }
     }
 }
 
@@ -46,9 +43,9 @@ pub(crate) fn open(
     match place {
         Place::Uri(uri) => Ok(Endpoint::nbd((**uri).clone()).into()),
         Place::Null => Ok(Endpoint::Null.into()),
-        Place::Standard => standard(side)
-            .map(Opened::from)
-            .map_err(|error| failed(format!("-: {error}"))),
+        Place::Standard => {
+            standard(side).map(Opened::from).map_err(|error| failed(format!("-: {error}")))
+        }
         Place::Path(path) => file(path, side)
             .map(Opened::from)
             .map_err(|error| failed(format!("{}: {error}", path.display()))),
@@ -70,9 +67,7 @@ pub(crate) fn open(
 fn default_export() -> NbdUri {
     NbdUri {
         tls: false,
-        address: Address::Unix {
-            path: PathBuf::from("server"),
-        },
+        address: Address::Unix { path: PathBuf::from("server") },
         export: String::new(),
         user: None,
         tls_params: TlsParams::default(),
@@ -86,10 +81,7 @@ fn default_export() -> NbdUri {
 fn standard(side: Side) -> io::Result<Endpoint> {
     let (descriptor, path) = match side {
         Side::Source => (io::stdin().as_fd().try_clone_to_owned()?, "/proc/self/fd/0"),
-        Side::Target => (
-            io::stdout().as_fd().try_clone_to_owned()?,
-            "/proc/self/fd/1",
-        ),
+        Side::Target => (io::stdout().as_fd().try_clone_to_owned()?, "/proc/self/fd/1"),
     };
     let whole = fs::metadata(path).is_ok_and(|data| data.is_file())
         && seek(&descriptor, rustix::fs::SeekFrom::Current(0)).is_ok_and(|offset| offset == 0)

@@ -21,9 +21,8 @@ pub(crate) type CancelSlot = Arc<OnceLock<Canceller>>;
 pub(crate) fn listen(console: Arc<Console>) -> anyhow::Result<CancelSlot> {
     let slot = CancelSlot::default();
     let ignored = ignored_signals();
-    let wanted = [SIGINT, SIGTERM, SIGHUP]
-        .into_iter()
-        .filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let wanted =
+        [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
     let mut signals = Signals::new(wanted).context("listening for signals")?;
     let canceller = Arc::clone(&slot);
     thread::Builder::new()
@@ -53,8 +52,7 @@ pub(crate) fn listen(console: Arc<Console>) -> anyhow::Result<CancelSlot> {
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -38,9 +38,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<LaneLine>> {
     let shown = path.display().to_string();
     match File::open(path) {
         Ok(file) => parse(BufReader::new(file), &shown),
-        Err(error) => Err(Refusal::usage(format!(
-            "cannot read the lanes file {shown}: {error}"
-        ))),
+        Err(error) => Err(Refusal::usage(format!("cannot read the lanes file {shown}: {error}"))),
     }
 }
 
@@ -50,9 +48,7 @@ fn parse(mut text: impl BufRead, shown: &str) -> anyhow::Result<Vec<LaneLine>> {
     for number in 1.. {
         let wrong = |what: String| Refusal::usage(format!("{shown}, line {number}: {what}"));
         line.clear();
-        let read = (&mut text)
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line);
+        let read = (&mut text).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
         match read {
             Ok(0) => break,
             Ok(_) if line.ends_with(b"\n") || (line.len() as u64) < MAX_LINE_BYTES => {}
@@ -111,16 +107,10 @@ mod tests {
         let good = "{\"source\":\"a\",\"target\":\"b\"}\n";
         for (bad, what) in [
             ("{\"source\":\"a\"}", "missing field `target`"),
-            (
-                "{\"source\":\"a\",\"target\":\"b\",\"speed\":1}",
-                "unknown field `speed`",
-            ),
+            ("{\"source\":\"a\",\"target\":\"b\",\"speed\":1}", "unknown field `speed`"),
             ("{\"source\":\"a\",\"target\":1}", "invalid type"),
             ("[]", "invalid"),
-            (
-                "{\"source\":\"a\",\"source\":\"a\",\"target\":\"b\"}",
-                "duplicate field",
-            ),
+            ("{\"source\":\"a\",\"source\":\"a\",\"target\":\"b\"}", "duplicate field"),
             ("nbd://a nbd://b", "expected"),
             ("{\"source\":\"a\",\"target\":\"b\"} x", "trailing"),
         ] {

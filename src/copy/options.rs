@@ -256,9 +256,7 @@ fn progress(text: &str) -> Result<ProgressChoice, String> {
 }
 
 fn digest(text: &str) -> Result<DigestChoice, String> {
-    DigestAlgorithm::parse_choice(text)
-        .map(DigestChoice)
-        .map_err(|error| error.to_string())
+    DigestAlgorithm::parse_choice(text).map(DigestChoice).map_err(|error| error.to_string())
 }
 
 /// A number from 1; one that is larger than what could ever be used is as good as the largest, as
@@ -311,11 +309,9 @@ fn request_size(text: &str) -> Result<RequestSize, String> {
     let size = |text| power_of_two(text, 4096, 32 << 20);
     match (size(least), size(most)) {
         (Some(least), Some(most)) if least <= most => Ok(RequestSize { least, most }),
-        _ => Err(
-            "write a power of two from 4096 to 32M, which is the most that NBD servers \
+        _ => Err("write a power of two from 4096 to 32M, which is the most that NBD servers \
                   take, or two of them with a dash between, the smaller first"
-                .into(),
-        ),
+            .into()),
     }
 }
 
@@ -353,10 +349,7 @@ mod tests {
 
     #[test]
     fn sparse_is_a_power_of_two_or_off() {
-        assert_eq!(
-            [sparse("0"), sparse("512"), sparse("1M")],
-            [Ok(0), Ok(512), Ok(1 << 20)]
-        );
+        assert_eq!([sparse("0"), sparse("512"), sparse("1M")], [Ok(0), Ok(512), Ok(1 << 20)]);
         for text in ["1", "256", "4095", "4G", "x", ""] {
             assert!(sparse(text).is_err(), "{text}");
         }

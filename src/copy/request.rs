@@ -88,11 +88,7 @@ impl CopyRequest {
                 }
                 settings.manifest = single_file("--manifest", options.manifest.as_deref())?;
                 settings.journal = single_file("--resume", options.resume.as_deref())?;
-                lanes.push(LaneRequest {
-                    source,
-                    target,
-                    settings,
-                });
+                lanes.push(LaneRequest { source, target, settings });
             }
             (Some(path), None, None) => lanes = lanes_of_file(path, options)?,
             (Some(_), ..) => {
@@ -106,9 +102,7 @@ impl CopyRequest {
                 ));
             }
             (None, Some(_), None) => {
-                return Err(Refusal::usage(
-                    "TARGET is missing; see blockferry copy --help",
-                ));
+                return Err(Refusal::usage("TARGET is missing; see blockferry copy --help"));
             }
         }
         check_lanes(&lanes, options)?;
@@ -161,9 +155,7 @@ fn check_pair(source: &Place, target: &Place) -> anyhow::Result<()> {
 
 fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<()> {
     let uses = |wanted: fn(&Place) -> bool| {
-        lanes
-            .iter()
-            .any(|lane| wanted(&lane.source) || wanted(&lane.target))
+        lanes.iter().any(|lane| wanted(&lane.source) || wanted(&lane.target))
     };
     let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);
     let refusal = if options.json && to_standard_output {
@@ -218,14 +210,8 @@ fn looks_like_uri(text: &str) -> bool {
 }
 
 fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneRequest>> {
-    for (option, folder) in [
-        ("--manifest", &options.manifest),
-        ("--resume", &options.resume),
-    ] {
-        if let Some(folder) = folder
-            .as_deref()
-            .filter(|path| path.exists() && !path.is_dir())
-        {
+    for (option, folder) in [("--manifest", &options.manifest), ("--resume", &options.resume)] {
+        if let Some(folder) = folder.as_deref().filter(|path| path.exists() && !path.is_dir()) {
             return Err(Refusal::usage(format!(
                 "{option} takes a folder with --lanes, and {} is a file",
                 folder.display()
@@ -242,9 +228,7 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
             Refusal::usage(format!("{}, line {}: {what}", path.display(), line.number))
         };
         let end = |word: &str| match word {
-            "-" | "[" => Err(at(
-                "a lane of many is a file, a device, a URI or null:".into()
-            )),
+            "-" | "[" => Err(at("a lane of many is a file, a device, a URI or null:".into())),
             word => named_place(word.as_ref()).map_err(at),
         };
         let (source, target) = (end(&line.source)?, end(&line.target)?);
@@ -253,9 +237,7 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
             && let Some(first) = targets.insert(key, line.number)
         {
             let target = &line.target;
-            return Err(at(format!(
-                "{target} is the target of line {first} already"
-            )));
+            return Err(at(format!("{target} is the target of line {first} already")));
         }
         let mut settings = shared.clone();
         if let Some(changed) = &line.changed {
@@ -266,19 +248,9 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
             settings.extent = Extent::Areas(list);
         }
         let inside = |folder: &PathBuf, kind| folder.join(format!("{index}.{kind}"));
-        settings.manifest = options
-            .manifest
-            .as_ref()
-            .map(|folder| inside(folder, "manifest"));
-        settings.journal = options
-            .resume
-            .as_ref()
-            .map(|folder| inside(folder, "journal"));
-        lanes.push(LaneRequest {
-            source,
-            target,
-            settings,
-        });
+        settings.manifest = options.manifest.as_ref().map(|folder| inside(folder, "manifest"));
+        settings.journal = options.resume.as_ref().map(|folder| inside(folder, "journal"));
+        lanes.push(LaneRequest { source, target, settings });
     }
     Ok(lanes)
 }
@@ -288,18 +260,13 @@ fn target_key(target: &Place) -> Option<String> {
     match target {
         // A terminal or /dev/null.
         Place::Path(path)
-            if path
-                .metadata()
-                .is_ok_and(|data| data.file_type().is_char_device()) =>
+            if path.metadata().is_ok_and(|data| data.file_type().is_char_device()) =>
         {
             None
         }
         Place::Path(path) => Some(match file_id(path) {
             Some((device, inode)) => format!("file {device} {inode}"),
-            None => std::path::absolute(path)
-                .unwrap_or(path.clone())
-                .display()
-                .to_string(),
+            None => std::path::absolute(path).unwrap_or(path.clone()).display().to_string(),
         }),
         Place::Uri(uri) => Some(uri.to_string()),
         Place::Command(_) | Place::Standard | Place::Null => None,
@@ -312,9 +279,7 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
     if data.is_file() {
         Some((data.dev(), data.ino()))
     } else {
-        data.file_type()
-            .is_block_device()
-            .then(|| (u64::MAX, data.rdev()))
+        data.file_type().is_block_device().then(|| (u64::MAX, data.rdev()))
     }
 }
 
@@ -341,10 +306,9 @@ fn single_file(option: &str, path: Option<&Path>) -> anyhow::Result<Option<PathB
 fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
     let ends = lanes.iter().flat_map(|lane| [&lane.source, &lane.target]);
     ends.filter_map(|end| match end {
-        Place::Uri(uri) if !uri.ignored.is_empty() => Some(format!(
-            "{uri}: {} of the URI means nothing here",
-            uri.ignored.join(", ")
-        )),
+        Place::Uri(uri) if !uri.ignored.is_empty() => {
+            Some(format!("{uri}: {} of the URI means nothing here", uri.ignored.join(", ")))
+        }
         _ => None,
     })
     .collect()
@@ -380,9 +344,7 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
 fn mover_settings(options: &CopyOptions) -> MoverSettings {
     MoverSettings {
         engine: options.engine,
-        threads: usize::try_from(options.threads)
-            .ok()
-            .filter(|&threads| threads > 0),
+        threads: usize::try_from(options.threads).ok().filter(|&threads| threads > 0),
         max_lanes: options.max_lanes.into(),
         pool_bytes: options.memory,
         rate_limit: options.rate_limit,
@@ -395,26 +357,12 @@ mod tests {
 
     #[test]
     fn only_nbd_schemes_are_uris() {
-        for uri in [
-            "nbd://h",
-            "nbds://h",
-            "nbd+unix:///?socket=s",
-            "NBD://h",
-            "nbd:h",
-            "nbd+vsock://1",
-        ] {
+        for uri in
+            ["nbd://h", "nbds://h", "nbd+unix:///?socket=s", "NBD://h", "nbd:h", "nbd+vsock://1"]
+        {
             assert!(looks_like_uri(uri), "{uri}");
         }
-        for file in [
-            "http://h",
-            "disk",
-            "./nbd:x",
-            "nbdx:y",
-            "C:\\disk",
-            "nbd",
-            "",
-            "nbd+x/y:z",
-        ] {
+        for file in ["http://h", "disk", "./nbd:x", "nbdx:y", "C:\\disk", "nbd", "", "nbd+x/y:z"] {
             assert!(!looks_like_uri(file), "{file}");
         }
     }

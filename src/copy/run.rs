@@ -50,11 +50,8 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     let slot = interrupt::listen(Arc::clone(&console))?;
-    let transport = if options.server_stdio {
-        ServerTransport::Stdio
-    } else {
-        ServerTransport::Activation
-    };
+    let transport =
+        if options.server_stdio { ServerTransport::Stdio } else { ServerTransport::Activation };
     let telling = Arc::new(Telling::of(&request.lanes, Arc::clone(&console)));
     let (lanes, servers) = open_all(request.lanes, transport, &console)?;
 

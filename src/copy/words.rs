@@ -49,11 +49,8 @@ impl Words {
     /// # Errors
     /// A group that does not end or has no command in it.
     pub(crate) fn of(argv: Vec<OsString>) -> anyhow::Result<Self> {
-        let mut words = Self {
-            plain: Vec::with_capacity(argv.len()),
-            groups: Vec::new(),
-            asked: None,
-        };
+        let mut words =
+            Self { plain: Vec::with_capacity(argv.len()), groups: Vec::new(), asked: None };
         let mut argv = argv.into_iter();
         words.plain.extend(argv.by_ref().take(2));
         if words.plain.get(1).is_none_or(|command| command != "copy") {
@@ -85,14 +82,8 @@ impl Words {
 
     /// The words between the brackets that `word` stands for.
     pub(crate) fn group(&self, word: &OsStr) -> Option<&[OsString]> {
-        let nuls = word
-            .as_encoded_bytes()
-            .iter()
-            .rev()
-            .take_while(|&&byte| byte == 0);
-        self.groups
-            .get(nuls.count().checked_sub(1)?)
-            .map(Vec::as_slice)
+        let nuls = word.as_encoded_bytes().iter().rev().take_while(|&&byte| byte == 0);
+        self.groups.get(nuls.count().checked_sub(1)?).map(Vec::as_slice)
     }
 
     /// Whether only names of options are wanted.
@@ -135,9 +126,7 @@ fn expanded(word: &OsStr) -> Option<OsString> {
         Some((name, value)) => (name, Some(value)),
         None => (word.to_str()?.strip_prefix("--")?, None),
     };
-    let mut fitting = NBDCOPY_OPTIONS
-        .iter()
-        .filter(|option| option.starts_with(name));
+    let mut fitting = NBDCOPY_OPTIONS.iter().filter(|option| option.starts_with(name));
     let option = fitting.next().filter(|_| !name.is_empty())?;
     if fitting.next().is_some() {
         return None;
@@ -158,21 +147,14 @@ mod tests {
 
     fn plain(line: &str) -> Vec<String> {
         let words = words(line).unwrap();
-        words
-            .plain
-            .iter()
-            .map(|word| word.to_string_lossy().replace('\0', "#"))
-            .collect()
+        words.plain.iter().map(|word| word.to_string_lossy().replace('\0', "#")).collect()
     }
 
     #[test]
     fn a_group_becomes_one_word_that_leads_back_to_it() {
         let words = words("blockferry copy -- [ nbdkit -v memory 1M ] [ cat ]").unwrap();
         assert_eq!(words.plain.len(), 5);
-        assert_eq!(
-            words.group(&words.plain[3]).unwrap(),
-            ["nbdkit", "-v", "memory", "1M"]
-        );
+        assert_eq!(words.group(&words.plain[3]).unwrap(), ["nbdkit", "-v", "memory", "1M"]);
         assert_eq!(words.group(&words.plain[4]).unwrap(), ["cat"]);
         assert_eq!(words.group(OsStr::new("[ cat ]")), None);
     }
@@ -182,39 +164,21 @@ mod tests {
         let line = "blockferry copy -p [ nbdkit --conn -- x ] --flush b";
         assert_eq!(
             plain(line),
-            [
-                "blockferry",
-                "copy",
-                "-p",
-                "[ nbdkit --conn -- x ]#",
-                "--flush",
-                "b"
-            ]
+            ["blockferry", "copy", "-p", "[ nbdkit --conn -- x ]#", "--flush", "b"]
         );
     }
 
     #[test]
     fn a_group_without_end_or_command_is_wrong_usage() {
-        for line in [
-            "blockferry copy [ nbdkit memory 1M b",
-            "blockferry copy [ ] b",
-            "x copy [",
-        ] {
+        for line in ["blockferry copy [ nbdkit memory 1M b", "blockferry copy [ ] b", "x copy ["] {
             let error = words(line).unwrap_err();
-            assert_eq!(
-                crate::exit::Exit::of_error(&error),
-                crate::exit::Exit::Usage,
-                "{line}"
-            );
+            assert_eq!(crate::exit::Exit::of_error(&error), crate::exit::Exit::Usage, "{line}");
         }
     }
 
     #[test]
     fn a_closing_bracket_alone_is_a_name() {
-        assert_eq!(
-            plain("blockferry copy a ]"),
-            ["blockferry", "copy", "a", "]"]
-        );
+        assert_eq!(plain("blockferry copy a ]"), ["blockferry", "copy", "a", "]"]);
     }
 
     #[test]
@@ -245,9 +209,7 @@ mod tests {
 
     #[test]
     fn names_of_options_can_be_asked_for() {
-        let asked = words("blockferry copy --long-options")
-            .unwrap()
-            .options_asked_for();
+        let asked = words("blockferry copy --long-options").unwrap().options_asked_for();
         assert_eq!(asked, Some(OptionNames::Long));
     }
 }

@@ -18,10 +18,7 @@ impl Estimate {
     /// The share from 0 to 1; lanes of unknown size count as average ones.
     pub(crate) fn share(&mut self, progress: impl Fn(usize) -> Counts) -> f64 {
         let (mut planned, mut finished, mut known) = (0_u128, 0_u128, 0_u128);
-        for counts in (0..self.lanes)
-            .map(progress)
-            .filter(|counts| counts.planned > 0)
-        {
+        for counts in (0..self.lanes).map(progress).filter(|counts| counts.planned > 0) {
             planned += u128::from(counts.planned);
             finished += u128::from(counts.finished().min(counts.planned));
             known += 1;
@@ -36,11 +33,7 @@ impl Estimate {
 /// Good to 15 digits, which no display shows.
 #[allow(clippy::cast_precision_loss)]
 fn ratio(part: u128, whole: u128) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        (part as f64 / whole as f64).min(1.0)
-    }
+    if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) }
 }
 
 #[cfg(test)]

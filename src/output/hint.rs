@@ -37,10 +37,7 @@ fn of_cause(cause: &Cause) -> Option<&'static str> {
             "tls-certificates=DIR in the URI names the folder of ca-cert.pem, \
              tls-hostname=NAME the name in the server's certificate",
         ),
-        Cause::Refused {
-            error: NbdError::NoSpc,
-            ..
-        } => Some(
+        Cause::Refused { error: NbdError::NoSpc, .. } => Some(
             "the storage behind the target is full; with --resume the copy can go on from there",
         ),
         Cause::GaveUp { last, .. } => of_cause(last),

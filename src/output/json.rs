@@ -86,9 +86,7 @@ impl<'a> Report<'a> {
             mib_per_second: mib_per_second(&totals, report.elapsed),
             bytes: totals.into(),
             cpu_seconds: cpu_seconds(),
-            lanes: lanes
-                .map(|(lane, outcome)| Lane::of(lane, outcome))
-                .collect(),
+            lanes: lanes.map(|(lane, outcome)| Lane::of(lane, outcome)).collect(),
         }
     }
 
@@ -156,11 +154,7 @@ pub(crate) fn print(report: &Report<'_>) {
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn mib_per_second(counts: &Counts, elapsed: Duration) -> f64 {
     let seconds = elapsed.as_secs_f64();
-    if seconds == 0.0 {
-        0.0
-    } else {
-        counts.read as f64 / f64::from(1 << 20) / seconds
-    }
+    if seconds == 0.0 { 0.0 } else { counts.read as f64 / f64::from(1 << 20) / seconds }
 }
 
 /// CPU time of this process so far.

@@ -55,10 +55,7 @@ impl Progress {
             }
             Some(ProgressChoice::Bar) => {
                 let now = Instant::now();
-                Self::Lines {
-                    start: now,
-                    last: now,
-                }
+                Self::Lines { start: now, last: now }
             }
         }
     }
@@ -134,11 +131,7 @@ impl Progress {
 }
 
 /// A share as a whole number of `steps`.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss
-)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 fn parts(share: f64, steps: u64) -> u64 {
     // The share is from 0 to 1 and there are few steps: nothing is cut but the fraction.
     (share * steps as f64) as u64
@@ -147,9 +140,7 @@ fn parts(share: f64, steps: u64) -> u64 {
 /// A reader that has gone away is no reason to stop.
 fn write_share(to: &mut Option<File>, percent: u64) {
     if let Some(file) = to
-        && file
-            .write_all(format!("{percent}/100\n").as_bytes())
-            .is_err()
+        && file.write_all(format!("{percent}/100\n").as_bytes()).is_err()
     {
         *to = None;
     }
@@ -162,9 +153,7 @@ fn descriptor(number: i32) -> io::Result<File> {
         .and_then(|process| pidfd_getfd(process, number, PidfdGetfdFlags::empty()));
     match copied {
         Ok(copy) => Ok(copy.into()),
-        Err(_) => OpenOptions::new()
-            .append(true)
-            .open(format!("/proc/self/fd/{number}")),
+        Err(_) => OpenOptions::new().append(true).open(format!("/proc/self/fd/{number}")),
     }
 }
 

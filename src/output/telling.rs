@@ -34,26 +34,14 @@ pub(crate) struct Telling {
 
 impl Telling {
     pub(crate) fn of(lanes: &[LaneRequest], console: Arc<Console>) -> Self {
-        let names = lanes
-            .iter()
-            .map(|lane| [lane.source.name(), lane.target.name()]);
-        Self {
-            console,
-            names: names.collect(),
-            told: Mutex::default(),
-        }
+        let names = lanes.iter().map(|lane| [lane.source.name(), lane.target.name()]);
+        Self { console, names: names.collect(), told: Mutex::default() }
     }
 
     /// Something happened. Called from the threads that move data.
     pub(crate) fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Started {
-                lane,
-                size,
-                payload,
-                reason,
-                connections,
-            } => {
+            Event::Started { lane, size, payload, reason, connections } => {
                 let [source, target] = &self.names[*lane];
                 let size = size.map_or("unknown size".into(), |size| format!("{size} bytes"));
                 let number = connections;
@@ -65,15 +53,9 @@ impl Telling {
                 ));
             }
             Event::Note { lane, text } => {
-                self.console
-                    .detail(&format!("{}{text}", self.prefix(*lane)));
+                self.console.detail(&format!("{}{text}", self.prefix(*lane)));
             }
-            Event::Reconnecting {
-                lane,
-                side,
-                attempt,
-                reason,
-            } => {
+            Event::Reconnecting { lane, side, attempt, reason } => {
                 let name = &self.names[*lane][index(*side)];
                 self.console.detail(&format!(
                     "{}connecting again to {side} {name}, attempt {attempt}: {reason}",
@@ -82,11 +64,7 @@ impl Telling {
             }
             // Of many lanes the others go on, maybe for hours: the failure is told now. Of one,
             // its end is ours, and its server may still say why.
-            Event::Finished {
-                lane,
-                fault: Some(fault),
-                ..
-            } if self.names.len() > 1 => {
+            Event::Finished { lane, fault: Some(fault), .. } if self.names.len() > 1 => {
                 self.tell_once(*lane, fault, &self.words(*lane, fault));
             }
             _ => {}
@@ -105,9 +83,7 @@ impl Telling {
                 let [source, target] = self.names[lane].clone();
                 let error = ended.outcome.as_ref().err().map(|fault| {
                     let mut words = self.words(lane, fault);
-                    let server = fault
-                        .side()
-                        .and_then(|side| servers[lane][index(side)].as_ref());
+                    let server = fault.side().and_then(|side| servers[lane][index(side)].as_ref());
                     if let Some(reason) = server.and_then(Server::exit_reason)
                         && !words.contains(&reason)
                     {
@@ -116,12 +92,7 @@ impl Telling {
                     self.tell_once(lane, fault, &words);
                     words
                 });
-                Outcome {
-                    source,
-                    target,
-                    exit: Exit::of_lane(&ended.outcome),
-                    error,
-                }
+                Outcome { source, target, exit: Exit::of_lane(&ended.outcome), error }
             })
             .collect()
     }
@@ -129,36 +100,23 @@ impl Telling {
     /// Hints, and the sum of it.
     pub(crate) fn end(&self, report: &Report, outcomes: &[Outcome]) {
         let mut hints: Vec<&str> = Vec::new();
-        for fault in report
-            .lanes
-            .iter()
-            .filter_map(|lane| lane.outcome.as_ref().err())
-        {
+        for fault in report.lanes.iter().filter_map(|lane| lane.outcome.as_ref().err()) {
             hints.extend(hint(fault).filter(|hint| !hints.contains(hint)));
         }
         for hint in hints {
             self.console.note(&format!("hint: {hint}"));
         }
-        let count = |exit| {
-            outcomes
-                .iter()
-                .filter(|outcome| outcome.exit == exit)
-                .count()
-        };
+        let count = |exit| outcomes.iter().filter(|outcome| outcome.exit == exit).count();
         let (lanes, done, stopped) = (outcomes.len(), count(Exit::Done), count(Exit::Interrupted));
         if stopped > 0 && lanes > 1 {
-            self.console.note(&format!(
-                "interrupted: {stopped} of {lanes} lanes are unfinished"
-            ));
+            self.console.note(&format!("interrupted: {stopped} of {lanes} lanes are unfinished"));
         } else if stopped > 0 {
             self.console.note("interrupted");
         } else if done < lanes && lanes > 1 {
-            self.console
-                .note(&format!("{} of {lanes} lanes failed", lanes - done));
+            self.console.note(&format!("{} of {lanes} lanes failed", lanes - done));
         }
         for (lane, ended) in report.lanes.iter().enumerate() {
-            self.console
-                .detail(&format!("{}{}", self.prefix(lane), lane_sum(ended)));
+            self.console.detail(&format!("{}{}", self.prefix(lane), lane_sum(ended)));
         }
         self.console.detail(&format!(
             "{}; {:.1} s, {:.0} MiB/s, {:.2} s of CPU",
@@ -188,11 +146,7 @@ impl Telling {
     }
 
     fn prefix(&self, lane: usize) -> String {
-        if self.names.len() > 1 {
-            format!("lane {lane}: ")
-        } else {
-            String::new()
-        }
+        if self.names.len() > 1 { format!("lane {lane}: ") } else { String::new() }
     }
 }
 

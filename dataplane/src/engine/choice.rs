@@ -44,9 +44,7 @@ impl FromStr for EngineChoice {
             "auto" => Ok(Self::Auto),
             "uring" => Ok(Self::Uring),
             "poll" => Ok(Self::Poll),
-            _ => Err(format!(
-                "no engine is called '{text}': use auto, uring or poll"
-            )),
+            _ => Err(format!("no engine is called '{text}': use auto, uring or poll")),
         }
     }
 }
@@ -70,10 +68,7 @@ pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
         }),
         EngineChoice::Uring => {
             uring::Uring::new().map_err(|e| {
-                io::Error::new(
-                    e.kind(),
-                    format!("{}; use --engine auto or poll", refusal(&e)),
-                )
+                io::Error::new(e.kind(), format!("{}; use --engine auto or poll", refusal(&e)))
             })?;
             Ok(Selected {
                 kind: EngineKind::Uring,
@@ -87,11 +82,9 @@ pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
                 reason: "the kernel offers io_uring".into(),
                 may_fall_back: true,
             },
-            Err(e) => Selected {
-                kind: EngineKind::Poll,
-                reason: refusal(&e),
-                may_fall_back: false,
-            },
+            Err(e) => {
+                Selected { kind: EngineKind::Poll, reason: refusal(&e), may_fall_back: false }
+            }
         }),
     }
 }
@@ -102,9 +95,7 @@ pub(crate) fn select(choice: EngineChoice) -> io::Result<Selected> {
 pub(crate) fn start(selected: &Selected) -> io::Result<(Box<dyn Engine>, Option<String>)> {
     let poll = || -> io::Result<Box<dyn Engine>> {
         let poll = poll::Poll::new();
-        Ok(Box::new(
-            poll.map_err(|e| io::Error::new(e.kind(), with_advice(&e)))?,
-        ))
+        Ok(Box::new(poll.map_err(|e| io::Error::new(e.kind(), with_advice(&e)))?))
     };
     if selected.kind == EngineKind::Poll {
         return Ok((poll()?, None));

@@ -129,8 +129,7 @@ impl Conveyor {
     /// Bytes of payload that the pipe still takes, its slots permitting. The header has a slot of
     /// its own and does not count: a payload as long as the pipe goes out in one piece.
     fn room(&self) -> usize {
-        self.capacity
-            .saturating_sub(self.held.saturating_sub(self.head))
+        self.capacity.saturating_sub(self.held.saturating_sub(self.head))
     }
 
     /// Takes from the source until it is dry, the pipe is full, or everything is taken. Tells
@@ -166,11 +165,7 @@ impl Conveyor {
     fn empty(&mut self, to: &Descriptor, length: usize) -> io::Result<bool> {
         self.end.set(End::To);
         while self.held > 0 {
-            let more = if self.taken < length {
-                SpliceFlags::MORE
-            } else {
-                SpliceFlags::empty()
-            };
+            let more = if self.taken < length { SpliceFlags::MORE } else { SpliceFlags::empty() };
             match splice(
                 &self.reader,
                 None,

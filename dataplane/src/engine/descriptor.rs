@@ -136,11 +136,7 @@ impl Descriptor {
         let result =
             unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, std::ptr::from_mut(&mut bytes)) };
         // Where the kernel cannot tell, the sent bytes alone are judged by.
-        if result == 0 {
-            u64::try_from(bytes).unwrap_or(0)
-        } else {
-            0
-        }
+        if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     /// Bytes sent through it so far.

@@ -57,13 +57,7 @@ pub(crate) enum Op {
     Connect { socket: Rc<Descriptor> },
     /// Receives at least `least` and at most `most` bytes into `buf[at..]`. Completes with how
     /// many; fewer than `least` means that the peer closed.
-    Receive {
-        socket: Rc<Descriptor>,
-        buf: Buf,
-        at: usize,
-        least: usize,
-        most: usize,
-    },
+    Receive { socket: Rc<Descriptor>, buf: Buf, at: usize, least: usize, most: usize },
     /// Sends `head[..head_len]`, then the payload (buffer, start, length), whole.
     Send {
         socket: Rc<Descriptor>,
@@ -73,35 +67,13 @@ pub(crate) enum Op {
     },
     /// Moves `length` bytes from one descriptor to another inside the kernel, after whatever
     /// was put into the conveyor before. On failure, the conveyor names the end that failed.
-    Convey {
-        from: Rc<Descriptor>,
-        conveyor: Box<Conveyor>,
-        to: Rc<Descriptor>,
-        length: usize,
-    },
+    Convey { from: Rc<Descriptor>, conveyor: Box<Conveyor>, to: Rc<Descriptor>, length: usize },
     /// Reads at a byte offset. Completes with fewer than `length` only at the end of the file.
-    Read {
-        file: Rc<Descriptor>,
-        buf: Buf,
-        at: usize,
-        length: usize,
-        offset: u64,
-    },
+    Read { file: Rc<Descriptor>, buf: Buf, at: usize, length: usize, offset: u64 },
     /// Writes `buf[at..at + length]` at a byte offset, whole.
-    Write {
-        file: Rc<Descriptor>,
-        buf: Buf,
-        at: usize,
-        length: usize,
-        offset: u64,
-    },
+    Write { file: Rc<Descriptor>, buf: Buf, at: usize, length: usize, offset: u64 },
     /// Makes a range read as zeros without writing it.
-    Zero {
-        file: Rc<Descriptor>,
-        how: ZeroHow,
-        offset: u64,
-        length: u64,
-    },
+    Zero { file: Rc<Descriptor>, how: ZeroHow, offset: u64, length: u64 },
     /// Makes all that was written durable.
     Sync { file: Rc<Descriptor> },
 }
@@ -112,9 +84,7 @@ impl Op {
         match self {
             Self::Receive { least, .. } => (*least, End::From),
             Self::Read { length, .. } => (*length, End::From),
-            Self::Send {
-                head_len, payload, ..
-            } => {
+            Self::Send { head_len, payload, .. } => {
                 let length = payload.as_ref().map_or(0, |(_, _, length)| *length);
                 (head_len + length, End::To)
             }

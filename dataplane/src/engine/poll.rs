@@ -87,11 +87,7 @@ impl Poll {
     fn attempt(&mut self, mut waiting: Waiting) {
         match attempt(&mut waiting.op, &mut waiting.done) {
             Attempt::Done(result) => {
-                self.ready.push_back(Completion {
-                    token: waiting.token,
-                    op: waiting.op,
-                    result,
-                });
+                self.ready.push_back(Completion { token: waiting.token, op: waiting.op, result });
             }
             Attempt::Wait(end) => self.wait_for(end, waiting),
         }
@@ -121,11 +117,7 @@ impl Poll {
                 both,
             ) {
                 let Waiting { token, op, .. } = waiting;
-                return self.ready.push_back(Completion {
-                    token,
-                    op,
-                    result: Err(e),
-                });
+                return self.ready.push_back(Completion { token, op, result: Err(e) });
             }
             // Edges before the registration are lost: try once more before waiting for one.
             return self.attempt(waiting);
@@ -135,10 +127,7 @@ impl Poll {
             End::From => &mut place.readers,
             End::To => &mut place.writers,
         };
-        assert!(
-            seat.is_none(),
-            "a lane has one operation a direction on a descriptor"
-        );
+        assert!(seat.is_none(), "a lane has one operation a direction on a descriptor");
         *seat = Some(waiting);
     }
 
@@ -165,11 +154,7 @@ impl Engine for Poll {
     fn wait(&mut self, timeout: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
         // Also when something is ready: lanes whose files are always ready must not starve those
         // that wait for sockets.
-        let timeout = if self.ready.is_empty() {
-            timeout
-        } else {
-            Duration::ZERO
-        };
+        let timeout = if self.ready.is_empty() { timeout } else { Duration::ZERO };
         match self.epoll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -182,11 +167,7 @@ impl Engine for Poll {
                 continue;
             }
             let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
-            self.wake(
-                event.token().0,
-                event.is_readable() || ended,
-                event.is_writable() || ended,
-            );
+            self.wake(event.token().0, event.is_readable() || ended, event.is_writable() || ended);
         }
         self.events = events;
         completions.extend(self.ready.drain(..));
@@ -206,12 +187,7 @@ fn event_token(fd: RawFd) -> usize {
 fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
     match op {
         Op::Connect { socket } => return connect(socket),
-        Op::Convey {
-            from,
-            conveyor,
-            to,
-            length,
-        } => {
+        Op::Convey { from, conveyor, to, length } => {
             return match conveyor.step(from, to, *length) {
                 Ok(Step::Done) => Attempt::Done(Ok(*length)),
                 Ok(Step::Wait(end)) => Attempt::Wait(end),
@@ -243,45 +219,21 @@ fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
 /// One system call for what is left of `op` after `done` bytes.
 fn transfer(op: &mut Op, done: usize) -> Result<usize, Errno> {
     match op {
-        Op::Receive {
-            socket,
-            buf,
-            at,
-            most,
-            ..
-        } => receive(socket, &mut buf.bytes_mut()[*at + done..*at + *most]),
-        Op::Send {
-            socket,
-            head,
-            head_len,
-            payload,
-        } => send(socket, &head[..*head_len], payload.as_ref(), done),
-        Op::Read {
-            file,
-            buf,
-            at,
-            length,
-            offset,
-        } => {
+        Op::Receive { socket, buf, at, most, .. } => {
+            receive(socket, &mut buf.bytes_mut()[*at + done..*at + *most])
+        }
+        Op::Send { socket, head, head_len, payload } => {
+            send(socket, &head[..*head_len], payload.as_ref(), done)
+        }
+        Op::Read { file, buf, at, length, offset } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *length];
             rustix::io::pread(&**file, into, *offset + done as u64)
         }
-        Op::Write {
-            file,
-            buf,
-            at,
-            length,
-            offset,
-        } => {
+        Op::Write { file, buf, at, length, offset } => {
             let from = &buf[*at + done..*at + *length];
             rustix::io::pwrite(&**file, from, *offset + done as u64)
         }
-        Op::Zero {
-            file,
-            how,
-            offset,
-            length,
-        } => {
+        Op::Zero { file, how, offset, length } => {
             let flags = match how {
                 ZeroHow::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
                 ZeroHow::ZeroRange => FallocateFlags::ZERO_RANGE,
@@ -338,11 +290,7 @@ fn send(
             )
         }
         Kind::Stream | Kind::File => when_ready(socket, PollFlags::OUT).and_then(|()| {
-            let part = if head_left.is_empty() {
-                payload_left
-            } else {
-                head_left
-            };
+            let part = if head_left.is_empty() { payload_left } else { head_left };
             // As much as a pipe that is ready takes at once.
             rustix::io::write(socket, &part[..part.len().min(PIPE_READY_BYTES)])
         }),

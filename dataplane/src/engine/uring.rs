@@ -114,12 +114,7 @@ impl Uring {
         let index = self.free.pop().unwrap_or_else(|| {
             // SAFETY: msghdr and iovec are plain C structs for which all zeros is a valid value.
             let (message, vectors) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-            self.entries.push(Box::new(Entry {
-                work: None,
-                done: 0,
-                message,
-                vectors,
-            }));
+            self.entries.push(Box::new(Entry { work: None, done: 0, message, vectors }));
             self.entries.len() - 1
         });
         self.entries[index].work = Some((token, op));
@@ -142,13 +137,7 @@ impl Uring {
         let Some((_, op)) = &mut entry.work else {
             return;
         };
-        if let Op::Convey {
-            from,
-            conveyor,
-            to,
-            length,
-        } = op
-        {
+        if let Op::Convey { from, conveyor, to, length } = op {
             let (waits_for, mask) = match conveyor.step(from, to, *length) {
                 Ok(Step::Done) => {
                     let length = *length;
@@ -158,11 +147,8 @@ impl Uring {
                 Ok(Step::Wait(End::To)) => (to.raw(), poll_mask(libc::POLLOUT)),
                 Err(e) => return self.complete(index, Err(e)),
             };
-            return self.push(
-                opcode::PollAdd::new(Fd(waits_for), mask)
-                    .build()
-                    .user_data(index as u64),
-            );
+            return self
+                .push(opcode::PollAdd::new(Fd(waits_for), mask).build().user_data(index as u64));
         }
         let sqe = submission(op, entry.done, &mut entry.message, &mut entry.vectors);
         self.push(sqe.user_data(index as u64));
@@ -217,9 +203,7 @@ impl Uring {
     }
 
     fn enter(&mut self, least: usize, timeout: Duration) -> io::Result<()> {
-        let timespec = Timespec::new()
-            .sec(timeout.as_secs())
-            .nsec(timeout.subsec_nanos());
+        let timespec = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
         let args = SubmitArgs::new().timespec(&timespec);
         match self.ring.submitter().submit_with_args(least, &args) {
             Ok(_) => Ok(()),
@@ -300,9 +284,9 @@ fn build(submissions: u32, completions: u32) -> io::Result<IoUring> {
         .build(submissions);
     match tuned {
         // Before 6.1 the kernel does not know these flags.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::builder()
-            .setup_cqsize(completions)
-            .build(submissions),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().setup_cqsize(completions).build(submissions)
+        }
         built => built,
     }
 }
@@ -327,76 +311,45 @@ fn submission(
         Op::Connect { socket } => {
             opcode::PollAdd::new(Fd(socket.raw()), poll_mask(libc::POLLOUT)).build()
         }
-        Op::Receive {
-            socket,
-            buf,
-            at,
-            most,
-            ..
-        } => {
+        Op::Receive { socket, buf, at, most, .. } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *most];
             let (fd, start, length) = (Fd(socket.raw()), into.as_mut_ptr(), ring_len(into.len()));
             match socket.kind() {
                 Kind::Socket => opcode::Recv::new(fd, start, length).build(),
-                Kind::Stream | Kind::File => opcode::Read::new(fd, start, length)
-                    .offset(u64::MAX)
-                    .build(),
+                Kind::Stream | Kind::File => {
+                    opcode::Read::new(fd, start, length).offset(u64::MAX).build()
+                }
             }
         }
-        Op::Send {
-            socket,
-            head,
-            head_len,
-            payload,
-        } => {
+        Op::Send { socket, head, head_len, payload } => {
             let head = &head[done.min(*head_len)..*head_len];
             let rest = payload.as_ref().map_or(&[][..], |(buf, start, length)| {
                 &buf[*start + done.saturating_sub(*head_len)..*start + *length]
             });
             send(socket, head, rest, message, vectors)
         }
-        Op::Read {
-            file,
-            buf,
-            at,
-            length,
-            offset,
-        } => {
+        Op::Read { file, buf, at, length, offset } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *length];
             opcode::Read::new(Fd(file.raw()), into.as_mut_ptr(), ring_len(into.len()))
                 .offset(*offset + done as u64)
                 .build()
         }
-        Op::Write {
-            file,
-            buf,
-            at,
-            length,
-            offset,
-        } => {
+        Op::Write { file, buf, at, length, offset } => {
             let from = &buf[*at + done..*at + *length];
             opcode::Write::new(Fd(file.raw()), from.as_ptr(), ring_len(from.len()))
                 .offset(*offset + done as u64)
                 .build()
         }
-        Op::Zero {
-            file,
-            how,
-            offset,
-            length,
-        } => {
+        Op::Zero { file, how, offset, length } => {
             let mode = match how {
                 ZeroHow::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 ZeroHow::ZeroRange => libc::FALLOC_FL_ZERO_RANGE,
             };
-            opcode::Fallocate::new(Fd(file.raw()), *length)
-                .offset(*offset)
-                .mode(mode)
-                .build()
+            opcode::Fallocate::new(Fd(file.raw()), *length).offset(*offset).mode(mode).build()
         }
-        Op::Sync { file } => opcode::Fsync::new(Fd(file.raw()))
-            .flags(io_uring::types::FsyncFlags::DATASYNC)
-            .build(),
+        Op::Sync { file } => {
+            opcode::Fsync::new(Fd(file.raw())).flags(io_uring::types::FsyncFlags::DATASYNC).build()
+        }
         // Moves never become one submission; `start` steps them itself.
         Op::Convey { from, .. } => {
             opcode::PollAdd::new(Fd(from.raw()), poll_mask(libc::POLLIN)).build()
@@ -415,9 +368,7 @@ fn send(
     let fd = Fd(socket.raw());
     let one = if head.is_empty() { rest } else { head };
     if socket.kind() != Kind::Socket {
-        return opcode::Write::new(fd, one.as_ptr(), ring_len(one.len()))
-            .offset(u64::MAX)
-            .build();
+        return opcode::Write::new(fd, one.as_ptr(), ring_len(one.len())).offset(u64::MAX).build();
     }
     if rest.is_empty() || head.is_empty() {
         return opcode::Send::new(fd, one.as_ptr(), ring_len(one.len()))
@@ -430,7 +381,5 @@ fn send(
     }
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = 2;
-    opcode::SendMsg::new(fd, message)
-        .flags(libc::MSG_NOSIGNAL.unsigned_abs())
-        .build()
+    opcode::SendMsg::new(fd, message).flags(libc::MSG_NOSIGNAL.unsigned_abs()).build()
 }

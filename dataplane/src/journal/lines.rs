@@ -69,39 +69,21 @@ impl Identity {
     /// The fields that differ, with what the journal says and what is asked for now.
     fn differences(&self, now: &Self) -> Option<String> {
         let side = |what: &str, then: &Side, now: &Side| {
-            let name = (then.name != now.name).then(|| {
-                format!(
-                    "{what} is \"{}\" there and \"{}\" here",
-                    then.name, now.name
-                )
-            });
-            let size = (then.size != now.size).then(|| {
-                format!(
-                    "the {what}'s size is {} there and {} here",
-                    then.size, now.size
-                )
-            });
+            let name = (then.name != now.name)
+                .then(|| format!("{what} is \"{}\" there and \"{}\" here", then.name, now.name));
+            let size = (then.size != now.size)
+                .then(|| format!("the {what}'s size is {} there and {} here", then.size, now.size));
             [name, size]
         };
         let base = |identity: &Self| identity.base.clone().unwrap_or_else(|| "none".to_owned());
         let plan = (self.plan != now.plan).then(|| {
-            format!(
-                "the plan (areas and options) is {} there and {} here",
-                self.plan, now.plan
-            )
+            format!("the plan (areas and options) is {} there and {} here", self.plan, now.plan)
         });
         let based = (self.base != now.base)
             .then(|| format!("the base is {} there and {} here", base(self), base(now)));
         let [source_name, source_size] = side("source", &self.source, &now.source);
         let [target_name, target_size] = side("target", &self.target, &now.target);
-        let all = [
-            source_name,
-            source_size,
-            target_name,
-            target_size,
-            plan,
-            based,
-        ];
+        let all = [source_name, source_size, target_name, target_size, plan, based];
         let all: Vec<String> = all.into_iter().flatten().collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
@@ -121,11 +103,7 @@ impl Witness {
     #[must_use]
     pub fn of(offset: u64, bytes: &[u8]) -> Self {
         let bytes = &bytes[..bytes.len().min(MAX_WITNESS_BYTES)];
-        Self {
-            offset,
-            length: bytes.len(),
-            digest: blake3::hash(bytes),
-        }
+        Self { offset, length: bytes.len(), digest: blake3::hash(bytes) }
     }
 
     /// The range of the disk to read.
@@ -176,21 +154,9 @@ struct WitnessField {
 /// The first line.
 pub(super) fn header_line(identity: &Identity) -> Vec<u8> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let Identity {
-        source,
-        target,
-        plan,
-        base,
-    } = identity.clone();
+    let Identity { source, target, plan, base } = identity.clone();
     let started = since.map_or(0, |since| since.as_secs());
-    line(&HeaderLine {
-        blockferry_journal: VERSION,
-        source,
-        target,
-        plan,
-        base,
-        started,
-    })
+    line(&HeaderLine { blockferry_journal: VERSION, source, target, plan, base, started })
 }
 
 /// A further line.
@@ -223,13 +189,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a File, path: &'a Path) -> Self {
-        Self {
-            file: BufReader::new(file),
-            path,
-            lines: 0,
-            good_bytes: 0,
-            started: false,
-        }
+        Self { file: BufReader::new(file), path, lines: 0, good_bytes: 0, started: false }
     }
 
     /// Bytes of the file that are lines as they were written; what is behind them is torn.
@@ -249,10 +209,7 @@ impl<'a> Reader<'a> {
         let path = || self.path.to_owned();
         let foreign = JournalError::NotAJournal { path: path() };
         let line = self.next_line()?;
-        let Ok(VersionLine {
-            blockferry_journal: version,
-        }) = serde_json::from_slice(&line)
-        else {
+        let Ok(VersionLine { blockferry_journal: version }) = serde_json::from_slice(&line) else {
             return Err(if line.starts_with(PREFIX) {
                 self.damaged("it is no JSON")
             } else {
@@ -260,32 +217,14 @@ impl<'a> Reader<'a> {
             });
         };
         if version != VERSION {
-            return Err(JournalError::Version {
-                path: path(),
-                version,
-                supported: VERSION,
-            });
+            return Err(JournalError::Version { path: path(), version, supported: VERSION });
         }
         let header: HeaderLine =
             serde_json::from_slice(&line).map_err(|error| self.damaged(&error.to_string()))?;
-        let HeaderLine {
-            source,
-            target,
-            plan,
-            base,
-            ..
-        } = header;
-        let then = Identity {
-            source,
-            target,
-            plan,
-            base,
-        };
+        let HeaderLine { source, target, plan, base, .. } = header;
+        let then = Identity { source, target, plan, base };
         if let Some(differences) = then.differences(now) {
-            return Err(JournalError::OtherCopy {
-                path: path(),
-                differences,
-            });
+            return Err(JournalError::OtherCopy { path: path(), differences });
         }
         self.accept(&line);
         Ok(())
@@ -321,10 +260,7 @@ impl<'a> Reader<'a> {
                 witnesses.pop_front();
             }
         }
-        Ok((
-            safe.union(&recent).longest(MAX_SAFE_AREAS),
-            witnesses.into(),
-        ))
+        Ok((safe.union(&recent).longest(MAX_SAFE_AREAS), witnesses.into()))
     }
 
     fn accept(&mut self, line: &[u8]) {
@@ -334,11 +270,8 @@ impl<'a> Reader<'a> {
     /// The next line with its newline; without one at the end of the file, or where the line is
     /// longer than any that is written.
     fn next_line(&mut self) -> Result<Vec<u8>, JournalError> {
-        let failed = |source| JournalError::Io {
-            action: "read",
-            path: self.path.to_owned(),
-            source,
-        };
+        let failed =
+            |source| JournalError::Io { action: "read", path: self.path.to_owned(), source };
         if !self.started {
             self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
             self.started = true;
@@ -351,21 +284,14 @@ impl<'a> Reader<'a> {
     }
 
     fn at_end(&mut self) -> Result<bool, JournalError> {
-        let failed = |source| JournalError::Io {
-            action: "read",
-            path: self.path.to_owned(),
-            source,
-        };
+        let failed =
+            |source| JournalError::Io { action: "read", path: self.path.to_owned(), source };
         Ok(self.file.fill_buf().map_err(failed)?.is_empty())
     }
 
     fn damaged(&self, problem: &str) -> JournalError {
         let (path, line) = (self.path.to_owned(), self.lines);
-        JournalError::Damaged {
-            path,
-            line,
-            problem: problem.to_owned(),
-        }
+        JournalError::Damaged { path, line, problem: problem.to_owned() }
     }
 }
 
@@ -374,30 +300,17 @@ fn read_entry(line: &[u8], size: u64) -> Result<(Vec<Area>, Option<Witness>), St
         return Err("it has no end".to_owned());
     }
     let entry: EntryLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let inside = |area: &Area| {
-        area.start
-            .checked_add(area.length)
-            .is_some_and(|end| end <= size)
-    };
-    let areas: Vec<Area> = entry
-        .safe
-        .iter()
-        .map(|&(start, length)| Area { start, length })
-        .collect();
+    let inside = |area: &Area| area.start.checked_add(area.length).is_some_and(|end| end <= size);
+    let areas: Vec<Area> =
+        entry.safe.iter().map(|&(start, length)| Area { start, length }).collect();
     if let Some(area) = areas.iter().find(|area| !inside(area)) {
         let Area { start, length } = area;
-        return Err(format!(
-            "{length} bytes from {start} are behind the end of the disk"
-        ));
+        return Err(format!("{length} bytes from {start} are behind the end of the disk"));
     }
     let witness = entry.witness.map(|field| {
         let digest = blake3::Hash::from_hex(&field.digest)
             .map_err(|_| "the digest of its witness is no BLAKE3 digest".to_owned())?;
-        let witness = Witness {
-            offset: field.offset,
-            length: field.length,
-            digest,
-        };
+        let witness = Witness { offset: field.offset, length: field.length, digest };
         if field.length > MAX_WITNESS_BYTES || !inside(&witness.area()) {
             return Err("its witness is too long or behind the end of the disk".to_owned());
         }

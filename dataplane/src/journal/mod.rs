@@ -178,20 +178,14 @@ impl Journal {
     pub fn resume(path: &Path, identity: &Identity) -> Result<Resumed, JournalError> {
         let mut journal = Self::lock(path, false)?;
         if journal.is_unbegun()? {
-            return Err(JournalError::Missing {
-                path: path.to_owned(),
-            });
+            return Err(JournalError::Missing { path: path.to_owned() });
         }
         let mut reader = lines::Reader::new(&journal.file, path);
         reader.header(identity)?;
         let (safe, witnesses) = reader.entries(identity)?;
         let good = reader.good_bytes();
         journal.cut_to(good)?;
-        Ok(Resumed {
-            journal,
-            safe,
-            witnesses,
-        })
+        Ok(Resumed { journal, safe, witnesses })
     }
 
     /// Goes on with the journal if it is there, and begins it otherwise.
@@ -203,11 +197,7 @@ impl Journal {
         match Self::resume(path, identity) {
             Err(JournalError::Missing { .. }) => {
                 let journal = Self::create(path, identity)?;
-                Ok(Resumed {
-                    journal,
-                    safe: AreaSet::new(),
-                    witnesses: Vec::new(),
-                })
+                Ok(Resumed { journal, safe: AreaSet::new(), witnesses: Vec::new() })
             }
             other => other,
         }
@@ -229,9 +219,7 @@ impl Journal {
         witness: Option<&Witness>,
     ) -> Result<(), JournalError> {
         if self.failed {
-            return Err(JournalError::Failed {
-                path: self.path.clone(),
-            });
+            return Err(JournalError::Failed { path: self.path.clone() });
         }
         let mut areas = areas.into_iter().filter(|area| area.length > 0).peekable();
         loop {
@@ -263,51 +251,32 @@ impl Journal {
     }
 
     fn lock(path: &Path, create: bool) -> Result<Self, JournalError> {
-        let failed = |action, source| JournalError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |action, source| JournalError::Io { action, path: path.to_owned(), source };
         for _ in 0..OPEN_ATTEMPTS {
-            let opened = OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(create)
-                .mode(0o600)
-                .open(path);
+            let opened =
+                OpenOptions::new().read(true).append(true).create(create).mode(0o600).open(path);
             let file = opened.map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound if !create => JournalError::Missing {
-                    path: path.to_owned(),
-                },
+                io::ErrorKind::NotFound if !create => {
+                    JournalError::Missing { path: path.to_owned() }
+                }
                 _ => failed("open", source),
             })?;
             file.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => JournalError::InUse {
-                    path: path.to_owned(),
-                },
+                TryLockError::WouldBlock => JournalError::InUse { path: path.to_owned() },
                 TryLockError::Error(source) => failed("lock", source),
             })?;
             let held = file.metadata().map_err(|source| failed("read", source))?;
             if !held.is_file() {
-                return Err(JournalError::NotAJournal {
-                    path: path.to_owned(),
-                });
+                return Err(JournalError::NotAJournal { path: path.to_owned() });
             }
             // A run that finished between our open and our lock has removed the file that we
             // hold; what we would write to it would be lost.
             let named = std::fs::metadata(path).ok();
             if named.is_some_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())) {
-                return Ok(Self {
-                    file,
-                    path: path.to_owned(),
-                    length: held.len(),
-                    failed: false,
-                });
+                return Ok(Self { file, path: path.to_owned(), length: held.len(), failed: false });
             }
         }
-        Err(JournalError::InUse {
-            path: path.to_owned(),
-        })
+        Err(JournalError::InUse { path: path.to_owned() })
     }
 
     /// Whether the file is empty, or holds a first line that was never completed. Empties it in
@@ -350,11 +319,7 @@ impl Journal {
 
     /// Leaves the first `length` bytes only.
     fn cut_to(&mut self, length: u64) -> Result<(), JournalError> {
-        if let Err(source) = self
-            .file
-            .set_len(length)
-            .and_then(|()| self.file.sync_data())
-        {
+        if let Err(source) = self.file.set_len(length).and_then(|()| self.file.sync_data()) {
             self.failed = true;
             return Err(self.io("cut", source));
         }
@@ -363,17 +328,11 @@ impl Journal {
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> JournalError {
-        JournalError::Io {
-            action,
-            path: self.path.clone(),
-            source,
-        }
+        JournalError::Io { action, path: self.path.clone(), source }
     }
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -8,14 +8,8 @@ use super::*;
 
 fn identity() -> Identity {
     Identity {
-        source: Side {
-            name: "nbd://node/disk".to_owned(),
-            size: 1 << 30,
-        },
-        target: Side {
-            name: "nbd://hub:10100/".to_owned(),
-            size: 1 << 30,
-        },
+        source: Side { name: "nbd://node/disk".to_owned(), size: 1 << 30 },
+        target: Side { name: "nbd://hub:10100/".to_owned(), size: 1 << 30 },
         plan: "5f3c".to_owned(),
         base: None,
     }
@@ -28,19 +22,12 @@ fn place() -> (TempDir, PathBuf) {
 }
 
 fn set(areas: &[(u64, u64)]) -> AreaSet {
-    let areas = areas
-        .iter()
-        .map(|&(start, length)| Area::new(start, length));
+    let areas = areas.iter().map(|&(start, length)| Area::new(start, length));
     AreaSet::from_unsorted(areas, u64::MAX).unwrap()
 }
 
 fn append_to_file(path: &Path, bytes: &[u8]) {
-    fs::OpenOptions::new()
-        .append(true)
-        .open(path)
-        .unwrap()
-        .write_all(bytes)
-        .unwrap();
+    fs::OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
 }
 
 /// A journal in which one area is safe, and its file's content.
@@ -59,12 +46,8 @@ fn what_was_appended_is_safe_after_a_resume() {
     let (_folder, path) = place();
     let mut journal = Journal::create(&path, &identity()).unwrap();
     let witness = Witness::of(4096, b"content");
-    journal
-        .append([Area::new(0, 4096), Area::new(8192, 100)], None)
-        .unwrap();
-    journal
-        .append([Area::new(4096, 4096)], Some(&witness))
-        .unwrap();
+    journal.append([Area::new(0, 4096), Area::new(8192, 100)], None).unwrap();
+    journal.append([Area::new(4096, 4096)], Some(&witness)).unwrap();
     drop(journal);
     let resumed = Journal::resume(&path, &identity()).unwrap();
     assert_eq!(resumed.safe, set(&[(0, 8292)]));
@@ -76,10 +59,7 @@ fn a_resumed_journal_goes_on() {
     let (_folder, path) = place();
     begun(&path);
     let mut resumed = Journal::resume(&path, &identity()).unwrap();
-    resumed
-        .journal
-        .append([Area::new(8192, 4096)], None)
-        .unwrap();
+    resumed.journal.append([Area::new(8192, 4096)], None).unwrap();
     drop(resumed);
     let safe = Journal::resume(&path, &identity()).unwrap().safe;
     assert_eq!(safe, set(&[(0, 4096), (8192, 4096)]));
@@ -89,22 +69,15 @@ fn a_resumed_journal_goes_on() {
 fn every_line_is_json_as_documented() {
     let (_folder, path) = place();
     let mut journal = Journal::create(&path, &identity()).unwrap();
-    journal
-        .append([Area::new(0, 4096)], Some(&Witness::of(0, b"x")))
-        .unwrap();
+    journal.append([Area::new(0, 4096)], Some(&Witness::of(0, b"x"))).unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["blockferry_journal"], 1);
     assert_eq!(lines[0]["source"]["name"], "nbd://node/disk");
     assert!(lines[0]["base"].is_null() && lines[0]["started"].is_u64());
     assert_eq!(lines[1]["safe"], serde_json::json!([[0, 4096]]));
-    assert_eq!(
-        lines[1]["witness"]["digest"].as_str().map(str::len),
-        Some(64)
-    );
+    assert_eq!(lines[1]["witness"]["digest"].as_str().map(str::len), Some(64));
 }
 
 #[test]
@@ -120,14 +93,8 @@ fn nothing_safe_and_no_witness_appends_no_line() {
 fn a_witness_alone_is_kept() {
     let (_folder, path) = place();
     let witness = Witness::of(7, b"x");
-    Journal::create(&path, &identity())
-        .unwrap()
-        .append([], Some(&witness))
-        .unwrap();
-    assert_eq!(
-        Journal::resume(&path, &identity()).unwrap().witnesses,
-        [witness]
-    );
+    Journal::create(&path, &identity()).unwrap().append([], Some(&witness)).unwrap();
+    assert_eq!(Journal::resume(&path, &identity()).unwrap().witnesses, [witness]);
 }
 
 #[test]
@@ -135,10 +102,7 @@ fn many_areas_become_several_lines_and_one_set() {
     let (_folder, path) = place();
     let many = (0..10_000).map(|i| Area::new(i * 100, 50));
     let witness = Witness::of(0, b"x");
-    Journal::create(&path, &identity())
-        .unwrap()
-        .append(many.clone(), Some(&witness))
-        .unwrap();
+    Journal::create(&path, &identity()).unwrap().append(many.clone(), Some(&witness)).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
     let resumed = Journal::resume(&path, &identity()).unwrap();
     assert!(resumed.safe.iter().eq(many));
@@ -178,36 +142,21 @@ fn a_witness_of_many_bytes_takes_the_first() {
 fn a_journal_in_use_is_refused() {
     let (_folder, path) = place();
     let _held = Journal::create(&path, &identity()).unwrap();
-    assert!(matches!(
-        Journal::create(&path, &identity()),
-        Err(JournalError::InUse { .. })
-    ));
-    assert!(matches!(
-        Journal::resume(&path, &identity()),
-        Err(JournalError::InUse { .. })
-    ));
+    assert!(matches!(Journal::create(&path, &identity()), Err(JournalError::InUse { .. })));
+    assert!(matches!(Journal::resume(&path, &identity()), Err(JournalError::InUse { .. })));
 }
 
 #[test]
 fn a_finished_journal_is_gone() {
     let (_folder, path) = place();
-    Journal::create(&path, &identity())
-        .unwrap()
-        .finish()
-        .unwrap();
-    assert!(matches!(
-        Journal::resume(&path, &identity()),
-        Err(JournalError::Missing { .. })
-    ));
+    Journal::create(&path, &identity()).unwrap().finish().unwrap();
+    assert!(matches!(Journal::resume(&path, &identity()), Err(JournalError::Missing { .. })));
 }
 
 #[test]
 fn resuming_without_a_journal_makes_none() {
     let (_folder, path) = place();
-    assert!(matches!(
-        Journal::resume(&path, &identity()),
-        Err(JournalError::Missing { .. })
-    ));
+    assert!(matches!(Journal::resume(&path, &identity()), Err(JournalError::Missing { .. })));
     assert!(!path.exists());
 }
 
@@ -218,10 +167,7 @@ fn resume_or_create_begins_and_then_goes_on() {
     assert!(first.safe.is_empty());
     first.journal.append([Area::new(0, 512)], None).unwrap();
     drop(first);
-    assert_eq!(
-        Journal::resume_or_create(&path, &identity()).unwrap().safe,
-        set(&[(0, 512)])
-    );
+    assert_eq!(Journal::resume_or_create(&path, &identity()).unwrap().safe, set(&[(0, 512)]));
 }
 
 #[test]
@@ -236,36 +182,22 @@ fn creating_again_for_the_same_copy_starts_over() {
 fn creating_for_another_copy_leaves_the_journal_alone() {
     let (_folder, path) = place();
     let before = begun(&path);
-    let other = Identity {
-        plan: "0000".to_owned(),
-        ..identity()
-    };
-    assert!(matches!(
-        Journal::create(&path, &other),
-        Err(JournalError::OtherCopy { .. })
-    ));
+    let other = Identity { plan: "0000".to_owned(), ..identity() };
+    assert!(matches!(Journal::create(&path, &other), Err(JournalError::OtherCopy { .. })));
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 #[test]
 fn a_file_of_another_kind_is_left_alone() {
     let (_folder, path) = place();
-    for content in [
-        "a letter to nobody",
-        "{\"json\": 1}\n",
-        "\n",
-        "{\"blockferry\n",
-    ] {
+    for content in ["a letter to nobody", "{\"json\": 1}\n", "\n", "{\"blockferry\n"] {
         fs::write(&path, content).unwrap();
         for result in [
             Journal::create(&path, &identity()).map(|_| ()),
             Journal::resume(&path, &identity()).map(|_| ()),
             Journal::resume_or_create(&path, &identity()).map(|_| ()),
         ] {
-            assert!(
-                matches!(result, Err(JournalError::NotAJournal { .. })),
-                "{content}"
-            );
+            assert!(matches!(result, Err(JournalError::NotAJournal { .. })), "{content}");
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
@@ -281,51 +213,27 @@ fn a_device_is_no_journal() {
 fn every_field_that_differs_is_named_with_both_values() {
     let (_folder, path) = place();
     begun(&path);
-    let side = |name: &str, size| Side {
-        name: name.to_owned(),
-        size,
-    };
+    let side = |name: &str, size| Side { name: name.to_owned(), size };
     for (other, parts) in [
         (
-            Identity {
-                source: side("nbd://else/", 1 << 30),
-                ..identity()
-            },
+            Identity { source: side("nbd://else/", 1 << 30), ..identity() },
             ["source is", "nbd://node/disk", "nbd://else/"],
         ),
         (
-            Identity {
-                source: side("nbd://node/disk", 5),
-                ..identity()
-            },
+            Identity { source: side("nbd://node/disk", 5), ..identity() },
             ["source's size", "1073741824", "5 here"],
         ),
         (
-            Identity {
-                target: side("nbd://else/", 1 << 30),
-                ..identity()
-            },
+            Identity { target: side("nbd://else/", 1 << 30), ..identity() },
             ["target is", "nbd://hub:10100/", "nbd://else/"],
         ),
         (
-            Identity {
-                target: side("nbd://hub:10100/", 5),
-                ..identity()
-            },
+            Identity { target: side("nbd://hub:10100/", 5), ..identity() },
             ["target's size", "1073741824", "5 here"],
         ),
+        (Identity { plan: "77".to_owned(), ..identity() }, ["plan", "5f3c there", "77 here"]),
         (
-            Identity {
-                plan: "77".to_owned(),
-                ..identity()
-            },
-            ["plan", "5f3c there", "77 here"],
-        ),
-        (
-            Identity {
-                base: Some("monday".to_owned()),
-                ..identity()
-            },
+            Identity { base: Some("monday".to_owned()), ..identity() },
             ["base", "none there", "monday here"],
         ),
     ] {
@@ -346,10 +254,7 @@ fn another_version_is_named() {
 fn a_header_that_is_damaged_is_told_from_a_foreign_file() {
     let (_folder, path) = place();
     let text = String::from_utf8(begun(&path)).unwrap();
-    for damaged in [
-        text.replacen("\"size\"", "\"size", 1),
-        text.replacen("plan", "plam", 1),
-    ] {
+    for damaged in [text.replacen("\"size\"", "\"size", 1), text.replacen("plan", "plam", 1)] {
         fs::write(&path, damaged).unwrap();
         assert!(refusal(&path, &identity()).starts_with("line 1 of the journal"));
     }
@@ -369,17 +274,9 @@ fn a_last_line_without_its_end_is_cut_off() {
 fn a_last_line_that_is_no_json_is_cut_off() {
     let (_folder, path) = place();
     let good = begun(&path);
-    for torn in [
-        b"{\"safe\":[[8\n".as_slice(),
-        &[0; 5000],
-        b"\0\0\0\n",
-        b"\n",
-    ] {
+    for torn in [b"{\"safe\":[[8\n".as_slice(), &[0; 5000], b"\0\0\0\n", b"\n"] {
         append_to_file(&path, torn);
-        assert_eq!(
-            Journal::resume(&path, &identity()).unwrap().safe,
-            set(&[(0, 4096)])
-        );
+        assert_eq!(Journal::resume(&path, &identity()).unwrap().safe, set(&[(0, 4096)]));
         assert_eq!(fs::read(&path).unwrap(), good);
     }
 }
@@ -388,10 +285,7 @@ fn a_last_line_that_is_no_json_is_cut_off() {
 fn a_damaged_line_in_the_middle_is_an_error_and_nothing_is_cut() {
     let (_folder, path) = place();
     begun(&path);
-    append_to_file(
-        &path,
-        b"{\"safe\":[[8192,40\n{\"safe\":[],\"witness\":null}\n",
-    );
+    append_to_file(&path, b"{\"safe\":[[8192,40\n{\"safe\":[],\"witness\":null}\n");
     let before = fs::read(&path).unwrap();
     assert!(refusal(&path, &identity()).starts_with("line 3 of the journal"));
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -420,16 +314,8 @@ fn a_journal_whose_first_line_was_torn_is_not_there() {
     for length in [0, 1, 10, 30, header_length] {
         let content = begun(&path);
         fs::write(&path, &content[..length]).unwrap();
-        assert!(matches!(
-            Journal::resume(&path, &identity()),
-            Err(JournalError::Missing { .. })
-        ));
-        assert!(
-            Journal::resume_or_create(&path, &identity())
-                .unwrap()
-                .safe
-                .is_empty()
-        );
+        assert!(matches!(Journal::resume(&path, &identity()), Err(JournalError::Missing { .. })));
+        assert!(Journal::resume_or_create(&path, &identity()).unwrap().safe.is_empty());
     }
 }
 

@@ -108,11 +108,8 @@ impl Adapt {
                 return;
             }
         }
-        self.bytes = if self.up {
-            (self.bytes * 2).min(self.max)
-        } else {
-            (self.bytes / 2).max(self.min)
-        };
+        self.bytes =
+            if self.up { (self.bytes * 2).min(self.max) } else { (self.bytes / 2).max(self.min) };
     }
 }
 

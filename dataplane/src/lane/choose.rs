@@ -112,22 +112,17 @@ impl Task {
             ),
         };
         self.inspector.digest = self.settings.digest;
-        let default = if matches!(
-            self.strands[0].target,
-            TargetSide::Null(_) | TargetSide::Stream { .. }
-        ) {
-            0
-        } else {
-            DEFAULT_SPARSE
-        };
-        let sparse = self
-            .settings
-            .sparse_bytes
-            .unwrap_or(if self.payload == PayloadKind::Pooled {
-                default
-            } else {
+        let default =
+            if matches!(self.strands[0].target, TargetSide::Null(_) | TargetSide::Stream { .. }) {
                 0
-            });
+            } else {
+                DEFAULT_SPARSE
+            };
+        let sparse = self.settings.sparse_bytes.unwrap_or(if self.payload == PayloadKind::Pooled {
+            default
+        } else {
+            0
+        });
         self.inspector.sparse_bytes = (sparse > 0).then_some(sparse as usize);
         Ok(())
     }
@@ -143,20 +138,12 @@ impl Task {
         };
         let block = context.blocks.slot_bytes() as u64;
         self.block_bytes = 1 << block.ilog2();
-        let pooled = if self.payload == PayloadKind::Pooled {
-            block
-        } else {
-            PAYLOAD_MAX
-        };
+        let pooled = if self.payload == PayloadKind::Pooled { block } else { PAYLOAD_MAX };
         let max = of(source).min(of(target)).min(PAYLOAD_MAX).min(pooled);
         self.data_max = 1 << max.ilog2();
         let least = self.shortest_request(source, target);
         if least > self.data_max {
-            let side = if of(source) < of(target) {
-                Side::Source
-            } else {
-                Side::Target
-            };
+            let side = if of(source) < of(target) { Side::Source } else { Side::Target };
             let what = format!(
                 "it takes requests of at most {} bytes, and at least {least} are needed here (for digests, or by the other side)",
                 self.data_max
@@ -169,18 +156,12 @@ impl Task {
             TargetSide::Stream { .. } => false,
         };
         self.write_max = 1 << block.min(of(target)).ilog2();
-        self.zero_max = if self.can_zero {
-            ZERO_PIECE
-        } else {
-            self.write_max
-        };
+        self.zero_max = if self.can_zero { ZERO_PIECE } else { self.write_max };
         // Runs of zeros are written apart: each has to be one that the target takes, and they
         // are counted in 16 bits.
         let least_run = usize_of(minimum(target).max(block.div_ceil(u64::from(u16::MAX))));
-        self.inspector.sparse_bytes = self
-            .inspector
-            .sparse_bytes
-            .map(|bytes| bytes.max(least_run).next_power_of_two());
+        self.inspector.sparse_bytes =
+            self.inspector.sparse_bytes.map(|bytes| bytes.max(least_run).next_power_of_two());
         let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
         let least = u32::try_from(least).unwrap_or(u32::MAX);
         let fixed = self
@@ -207,15 +188,9 @@ impl Task {
             (_, true) => crate::digest::DIGEST_BLOCK as u64,
             _ => FILE_ALIGNMENT,
         };
-        let digest = if self.settings.manifest.is_some() {
-            crate::digest::DIGEST_BLOCK as u64
-        } else {
-            1
-        };
-        wish.max(digest)
-            .max(minimum(source))
-            .max(minimum(target))
-            .next_power_of_two()
+        let digest =
+            if self.settings.manifest.is_some() { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
+        wish.max(digest).max(minimum(source)).max(minimum(target)).next_power_of_two()
     }
 
     pub(super) fn areas(&self, alignment: u64) -> Result<AreaSet, Refusal> {
@@ -242,10 +217,7 @@ impl Task {
         };
         let plan = Identity::plan_of(&areas, self.dirty_context.as_deref().unwrap_or_default());
         let identity = Identity {
-            source: JournalSide {
-                name: self.source.to_string(),
-                size,
-            },
+            source: JournalSide { name: self.source.to_string(), size },
             target: JournalSide {
                 name: self.target.to_string(),
                 size: self.target_size.unwrap_or(size),
@@ -313,12 +285,10 @@ impl Task {
             return Ok(());
         }
         for strand in 1..self.settings.connections {
-            let source = self
-                .link(Side::Source, strand, now)
-                .map_err(|e| Refusal::Side(Side::Source, e))?;
-            let target = self
-                .link(Side::Target, strand, now)
-                .map_err(|e| Refusal::Side(Side::Target, e))?;
+            let source =
+                self.link(Side::Source, strand, now).map_err(|e| Refusal::Side(Side::Source, e))?;
+            let target =
+                self.link(Side::Target, strand, now).map_err(|e| Refusal::Side(Side::Target, e))?;
             self.strands.push(Strand::new(
                 SourceSide::Nbd(Box::new(source)),
                 TargetSide::Nbd(Box::new(target)),

@@ -50,10 +50,7 @@ impl Task {
             && let Err(error) = conveyor.put_head(&head[..length])
         {
             return self.fail(
-                Fault::Local {
-                    what: "cannot put a header into a pipe".into(),
-                    error,
-                },
+                Fault::Local { what: "cannot put a header into a pipe".into(), error },
                 context.now,
             );
         }
@@ -78,15 +75,9 @@ impl Task {
         self.strands[strand].payload = PayloadState::Conveying { slot, target_epoch };
         self.strands[strand].move_end = Some(end);
         self.slots[slot].state = SlotState::Conveying;
-        context.engine.submit(
-            token,
-            Op::Convey {
-                from,
-                conveyor,
-                to,
-                length: bytes(piece.length),
-            },
-        );
+        context
+            .engine
+            .submit(token, Op::Convey { from, conveyor, to, length: bytes(piece.length) });
     }
 
     /// A move has ended, or failed at one of its ends.
@@ -97,10 +88,7 @@ impl Task {
         completion: Completion,
         context: &mut Context<'_>,
     ) {
-        let Op::Convey {
-            conveyor, length, ..
-        } = completion.op
-        else {
+        let Op::Convey { conveyor, length, .. } = completion.op else {
             return;
         };
         let state = &mut self.strands[strand];
@@ -111,9 +99,7 @@ impl Task {
             return; // both sides were given up; so is the pipe, with what may be in it
         }
         state.payload = PayloadState::None;
-        let target_is_same = state
-            .target_link()
-            .is_none_or(|link| link.epoch == target_epoch);
+        let target_is_same = state.target_link().is_none_or(|link| link.epoch == target_epoch);
         if let Some(link) = state.target_link()
             && target_is_same
         {
@@ -146,11 +132,7 @@ impl Task {
             result => {
                 // The target is gone, the source is not: what is left of the payload is taken
                 // out of its stream.
-                let left = if result.is_ok() {
-                    0
-                } else {
-                    length - conveyor.taken()
-                };
+                let left = if result.is_ok() { 0 } else { length - conveyor.taken() };
                 if let Some(link) = self.strands[strand].source_link() {
                     link.discard = left;
                     if link.discard == 0
@@ -162,9 +144,7 @@ impl Task {
                 self.request_ended(strand, Side::Source);
                 self.put_back(slot);
                 if target_is_same && let Some(link) = self.strands[strand].target_link() {
-                    let how = result
-                        .err()
-                        .map_or_else(|| "it ended".into(), |e| e.to_string());
+                    let how = result.err().map_or_else(|| "it ended".into(), |e| e.to_string());
                     let cause = link.lost(&how);
                     self.side_failed(strand, Side::Target, cause, context);
                 }
@@ -206,7 +186,9 @@ impl Task {
         match self.strands[strand].conveyor.take() {
             Some(conveyor) => Ok(conveyor),
             None => Conveyor::new(bytes).map(Box::new).map_err(|error| Fault::Local {
-                what: "cannot make a pipe for the payload (raise ulimit -n, or use --payload pooled)".into(),
+                what:
+                    "cannot make a pipe for the payload (raise ulimit -n, or use --payload pooled)"
+                        .into(),
                 error,
             }),
         }

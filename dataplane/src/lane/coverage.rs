@@ -31,10 +31,8 @@ impl Coverage {
 
     /// Adds `length` bytes at `start` of a block of `block` bytes.
     pub(super) fn add(&mut self, start: u32, length: u32, block: u32) -> Result<(), BadRange> {
-        let end = start
-            .checked_add(length)
-            .filter(|end| *end <= block)
-            .ok_or(BadRange::OutOfRange)?;
+        let end =
+            start.checked_add(length).filter(|end| *end <= block).ok_or(BadRange::OutOfRange)?;
         let at = self.ranges.partition_point(|(_, before)| *before <= start);
         if self.ranges.get(at).is_some_and(|(next, _)| *next < end) {
             return Err(BadRange::Overlap);
@@ -77,14 +75,8 @@ mod tests {
 
     #[test]
     fn a_range_past_the_end_is_refused() {
-        assert_eq!(
-            Coverage::default().add(20, 11, 30),
-            Err(BadRange::OutOfRange)
-        );
-        assert_eq!(
-            Coverage::default().add(u32::MAX, 1, 30),
-            Err(BadRange::OutOfRange)
-        );
+        assert_eq!(Coverage::default().add(20, 11, 30), Err(BadRange::OutOfRange));
+        assert_eq!(Coverage::default().add(u32::MAX, 1, 30), Err(BadRange::OutOfRange));
     }
 
     proptest! {

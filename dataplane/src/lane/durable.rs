@@ -56,14 +56,11 @@ impl Acknowledged {
 
     fn segments(&self) -> impl Iterator<Item = Segment> {
         let of = |set: &AreaSet, kind| {
-            set.as_slice()
-                .to_vec()
-                .into_iter()
-                .map(move |area| Segment {
-                    start: area.start,
-                    length: area.length,
-                    kind,
-                })
+            set.as_slice().to_vec().into_iter().map(move |area| Segment {
+                start: area.start,
+                length: area.length,
+                kind,
+            })
         };
         of(&self.data, SegmentKind::Data).chain(of(&self.zero, SegmentKind::Zero))
     }
@@ -79,13 +76,9 @@ impl Unflushed {
 
     /// Gives everything back that a lost target may have forgotten.
     pub(super) fn take_all(&mut self, mut each: impl FnMut(Segment)) {
-        let lost = [
-            std::mem::take(&mut self.acknowledged),
-            self.covered.take().unwrap_or_default(),
-        ];
-        lost.iter()
-            .flat_map(Acknowledged::segments)
-            .for_each(&mut each);
+        let lost =
+            [std::mem::take(&mut self.acknowledged), self.covered.take().unwrap_or_default()];
+        lost.iter().flat_map(Acknowledged::segments).for_each(&mut each);
     }
 
     /// A loss undid what was not flushed: where losses come faster than FLUSHes, nothing would
@@ -99,14 +92,11 @@ impl Unflushed {
 
     /// A FLUSH succeeded: the next one may come later again.
     fn relax(&mut self) {
-        self.interval = self
-            .interval
-            .map(|interval| interval * 2 + Duration::from_millis(1));
+        self.interval = self.interval.map(|interval| interval * 2 + Duration::from_millis(1));
     }
 
     fn interval(&self, setting: Duration) -> Duration {
-        self.interval
-            .map_or(setting, |interval| interval.min(setting))
+        self.interval.map_or(setting, |interval| interval.min(setting))
     }
 
     fn is_flushing(&self) -> bool {
@@ -156,18 +146,15 @@ impl Task {
     }
 
     fn target_is_up(&self) -> bool {
-        self.strands
-            .iter()
-            .any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
+        self.strands.iter().any(|strand| !strand.abandoned && strand.side_is_ready(Side::Target))
     }
 
     /// Whether the target can make anything durable on request.
     pub(super) fn target_can_flush(&self) -> bool {
         match &self.strands[0].target {
-            TargetSide::Nbd(link) => link
-                .session
-                .as_ref()
-                .is_some_and(|session| session.flags.can_flush()),
+            TargetSide::Nbd(link) => {
+                link.session.as_ref().is_some_and(|session| session.flags.can_flush())
+            }
             TargetSide::File(_) | TargetSide::Stream { .. } | TargetSide::Null(_) => true,
         }
     }
@@ -206,12 +193,7 @@ impl Task {
                     role: Role::Sync.on(Side::Target),
                     tag: 0,
                 };
-                context.engine.submit(
-                    token,
-                    Op::Sync {
-                        file: Rc::clone(file),
-                    },
-                );
+                context.engine.submit(token, Op::Sync { file: Rc::clone(file) });
             }
             TargetSide::Stream { .. } | TargetSide::Null(_) => self.flushed(context),
         }
@@ -231,12 +213,7 @@ impl Task {
             Ok(()) => {
                 self.flushes += 1;
                 self.unflushed.relax();
-                if self
-                    .unflushed
-                    .covered
-                    .as_ref()
-                    .is_some_and(|covered| covered.areas() > 0)
-                {
+                if self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0) {
                     // What is safe is never undone.
                     (0..self.strands.len()).for_each(|strand| self.went_on(strand));
                 }
@@ -250,11 +227,7 @@ impl Task {
             }
             Err((error, message)) => {
                 self.flush_failed(
-                    Cause::Refused {
-                        request: "FLUSH".into(),
-                        error,
-                        message,
-                    },
+                    Cause::Refused { request: "FLUSH".into(), error, message },
                     context.now,
                 );
             }
@@ -275,10 +248,7 @@ impl Task {
             }
             Err(error) => {
                 self.flush_failed(
-                    Cause::File {
-                        what: "cannot make it durable".into(),
-                        error,
-                    },
+                    Cause::File { what: "cannot make it durable".into(), error },
                     context.now,
                 );
             }
@@ -295,11 +265,7 @@ impl Task {
 
     fn flushed(&mut self, context: &mut Context<'_>) {
         if self.journal.is_some()
-            && self
-                .unflushed
-                .covered
-                .as_ref()
-                .is_some_and(|covered| covered.areas() > 0)
+            && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0)
         {
             return self.probe_witness(context);
         }
@@ -310,11 +276,7 @@ impl Task {
     /// The area that a witness is taken from: the last data that the FLUSH covered.
     pub(super) fn witness_place(&self) -> Option<(u64, u64)> {
         let covered = self.unflushed.covered.as_ref()?;
-        covered
-            .data
-            .as_slice()
-            .last()
-            .map(|area| (area.start, area.length))
+        covered.data.as_slice().last().map(|area| (area.start, area.length))
     }
 
     /// Writes into the journal what the FLUSH covered.
@@ -329,10 +291,7 @@ impl Task {
                 let what = "cannot write the resume journal".into();
                 self.journal = None;
                 return self.fail(
-                    Fault::Local {
-                        what,
-                        error: std::io::Error::other(e.to_string()),
-                    },
+                    Fault::Local { what, error: std::io::Error::other(e.to_string()) },
                     context.now,
                 );
             }

@@ -24,10 +24,7 @@ impl Inspector {
     fn digest_blocks(&mut self, start: u64, data: &[u8]) {
         let Some(algorithm) = self.digest else { return };
         self.digests.clear();
-        self.digests.extend(
-            data.chunks(DIGEST_BLOCK)
-                .map(|block| algorithm.digest_block(block)),
-        );
+        self.digests.extend(data.chunks(DIGEST_BLOCK).map(|block| algorithm.digest_block(block)));
         if let Some(manifest) = &mut self.manifest
             && let Err(e) = manifest.record_blocks(start / DIGEST_BLOCK as u64, &self.digests)
         {
@@ -76,10 +73,7 @@ impl Task {
     pub(super) fn take_runs_of(&mut self, buf: &[u8], piece: Segment) -> Vec<Segment> {
         let mut runs = std::mem::take(&mut self.runs);
         runs.clear();
-        let granularity = self
-            .inspector
-            .sparse_bytes
-            .filter(|_| !self.settings.allocated);
+        let granularity = self.inspector.sparse_bytes.filter(|_| !self.settings.allocated);
         match granularity {
             None => runs.push(piece),
             Some(granularity) => {
@@ -87,11 +81,7 @@ impl Task {
                 runs.extend(zero_runs(data, granularity).map(|run| Segment {
                     start: piece.start + run.range.start as u64,
                     length: run.range.len() as u64,
-                    kind: if run.zero {
-                        SegmentKind::Zero
-                    } else {
-                        SegmentKind::Data
-                    },
+                    kind: if run.zero { SegmentKind::Zero } else { SegmentKind::Data },
                 }));
             }
         }

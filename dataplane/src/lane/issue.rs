@@ -27,11 +27,7 @@ impl Task {
     }
 
     fn may_issue(&self, strand: usize, fair_bytes: u64) -> bool {
-        let depth = if self.settings.synchronous {
-            1
-        } else {
-            self.settings.requests
-        };
+        let depth = if self.settings.synchronous { 1 } else { self.settings.requests };
         let bytes = u64::from(self.adapt.request_bytes()).min(self.data_max);
         // Two requests, so that one is read while the other is written, however many lanes share.
         let fair = fair_bytes.max(2 * bytes).min(self.settings.in_flight_bytes);
@@ -101,9 +97,7 @@ impl Task {
 
     /// Whether what was read cannot be read again.
     pub(super) fn reads_a_stream(&self) -> bool {
-        self.strands
-            .iter()
-            .any(|strand| matches!(strand.source, SourceSide::Stream { .. }))
+        self.strands.iter().any(|strand| matches!(strand.source, SourceSide::Stream { .. }))
     }
 
     /// Releases a slot whose piece cannot be moved, after a failure that ends the lane.

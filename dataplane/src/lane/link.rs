@@ -92,18 +92,11 @@ impl Link {
         data_len: u32,
         now: Instant,
     ) -> Result<Self, Cause> {
-        let addresses = if endpoint.dialer.is_some() {
-            Vec::new()
-        } else {
-            resolve(&endpoint.uri.address)?
-        };
+        let addresses =
+            if endpoint.dialer.is_some() { Vec::new() } else { resolve(&endpoint.uri.address)? };
         let wishes = ClientWishes {
             export: endpoint.uri.export.clone(),
-            tls: if endpoint.uri.tls {
-                Tls::Require
-            } else {
-                Tls::Never
-            },
+            tls: if endpoint.uri.tls { Tls::Require } else { Tls::Never },
             extended_headers: true,
             structured_replies: true,
             contexts,
@@ -114,10 +107,7 @@ impl Link {
             strand,
             endpoint,
             wishes,
-            limits: ReplyLimits {
-                data_len,
-                ..ReplyLimits::default()
-            },
+            limits: ReplyLimits { data_len, ..ReplyLimits::default() },
             addresses,
             next_address: 0,
             epoch: 0,
@@ -151,12 +141,7 @@ impl Link {
     }
 
     pub(super) fn token(&self, role: Role) -> Token {
-        Token {
-            lane: self.lane,
-            strand: self.strand,
-            role: role.on(self.side),
-            tag: self.epoch,
-        }
+        Token { lane: self.lane, strand: self.strand, role: role.on(self.side), tag: self.epoch }
     }
 
     /// Begins a connection.
@@ -172,9 +157,7 @@ impl Link {
         let socket = Rc::new(descriptor.map_err(Cause::Connect)?);
         self.socket = Some(Rc::clone(&socket));
         self.state = State::Connecting;
-        context
-            .engine
-            .submit(self.token(Role::Connect), Op::Connect { socket });
+        context.engine.submit(self.token(Role::Connect), Op::Connect { socket });
         Ok(())
     }
 
@@ -225,10 +208,7 @@ impl Link {
 
     /// Encodes a request for this connection, outside of the outbox.
     pub(super) fn encode(&self, request: &Request, out: &mut [u8; MAX_REQUEST_LEN]) -> usize {
-        let session = self
-            .session
-            .as_ref()
-            .expect("a link encodes requests only when it is ready");
+        let session = self.session.as_ref().expect("a link encodes requests only when it is ready");
         request.encode(session.mode, out)
     }
 
@@ -269,15 +249,7 @@ impl Link {
             payload = outgoing.payload;
         }
         self.sending = true;
-        context.engine.submit(
-            self.token(Role::Send),
-            Op::Send {
-                socket,
-                head,
-                head_len,
-                payload,
-            },
-        );
+        context.engine.submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload });
     }
 
     fn pump_in(&mut self, context: &mut Context<'_>) {
@@ -299,16 +271,7 @@ impl Link {
         };
         let most = most.min(buf.len());
         self.receiving = true;
-        context.engine.submit(
-            self.token(role),
-            Op::Receive {
-                socket,
-                buf,
-                at: 0,
-                least: 1,
-                most,
-            },
-        );
+        context.engine.submit(self.token(role), Op::Receive { socket, buf, at: 0, least: 1, most });
     }
 
     /// Receives `length` bytes of payload into `buf[at..]`; the lane gets the completion.
@@ -325,13 +288,7 @@ impl Link {
         self.receiving = true;
         context.engine.submit(
             self.token(Role::Payload),
-            Op::Receive {
-                socket,
-                buf,
-                at,
-                least: length,
-                most: length,
-            },
+            Op::Receive { socket, buf, at, least: length, most: length },
         );
     }
 
@@ -407,10 +364,7 @@ impl Link {
         if let Some(reason) = self.tls.as_ref().and_then(tls::Upgrade::failure) {
             return Cause::Tls(reason);
         }
-        Cause::Lost {
-            how: how.into(),
-            waiting_for: self.waiting_for(),
-        }
+        Cause::Lost { how: how.into(), waiting_for: self.waiting_for() }
     }
 
     /// Whether something is outstanding on the server's side.
@@ -455,10 +409,7 @@ impl Link {
             offset: 0,
             length: 0,
         };
-        self.outbox.push_back(Outgoing {
-            request: disconnect,
-            payload: None,
-        });
+        self.outbox.push_back(Outgoing { request: disconnect, payload: None });
         self.pump_out(context);
     }
 }
@@ -467,9 +418,7 @@ fn resolve(address: &nbd::Address) -> Result<Vec<Address>, Cause> {
     match address {
         nbd::Address::Unix { path } => Ok(vec![Address::Unix(path.clone())]),
         nbd::Address::Tcp { host, port } => {
-            let found = (host.as_str(), *port)
-                .to_socket_addrs()
-                .map_err(Cause::Connect)?;
+            let found = (host.as_str(), *port).to_socket_addrs().map_err(Cause::Connect)?;
             let all: Vec<_> = found.map(Address::Tcp).collect();
             if all.is_empty() {
                 return Err(Cause::Unfit(format!("the name {host} has no address")));

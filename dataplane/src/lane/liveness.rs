@@ -23,9 +23,7 @@ pub(super) struct Liveness {
 pub(super) fn backoff(first: Duration, attempt: u32, salt: u64) -> Duration {
     let base = first * (1 << (attempt - 1).min(BACKOFF_DOUBLINGS));
     // A multiplicative hash of lane and attempt is random enough to spread them.
-    let spread = (salt
-        .wrapping_add(u64::from(attempt))
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        >> 56) as u32;
+    let spread =
+        (salt.wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u32;
     base + base * spread / 512
 }

@@ -54,11 +54,7 @@ impl Lane {
     /// A lane with the default settings: the whole source, as fast as it goes.
     #[must_use]
     pub fn new(source: Endpoint, target: Endpoint) -> Self {
-        Self {
-            source,
-            target,
-            settings: LaneSettings::default(),
-        }
+        Self { source, target, settings: LaneSettings::default() }
     }
 
     /// The same lane with other settings.

@@ -21,11 +21,8 @@ pub(super) struct Negotiation {
 impl Link {
     pub(super) fn begin_handshake(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
         let machine = Handshake::open(self.wishes.clone());
-        self.state = State::Handshaking(Box::new(Negotiation {
-            machine,
-            output: Vec::new(),
-            sent: 0,
-        }));
+        self.state =
+            State::Handshaking(Box::new(Negotiation { machine, output: Vec::new(), sent: 0 }));
         self.receive_options(context)
     }
 
@@ -39,16 +36,9 @@ impl Link {
             .ok_or_else(|| Cause::Unfit("no buffer is left for its handshake".into()))?;
         let most = buf.len();
         self.receiving = true;
-        context.engine.submit(
-            self.token(Role::Receive),
-            Op::Receive {
-                socket,
-                buf,
-                at: 0,
-                least: 1,
-                most,
-            },
-        );
+        context
+            .engine
+            .submit(self.token(Role::Receive), Op::Receive { socket, buf, at: 0, least: 1, most });
         Ok(())
     }
 
@@ -96,9 +86,7 @@ impl Link {
                 return Ok(Happened::Ready);
             }
             HandshakeStatus::Listed(_) => {
-                return Err(Cause::Protocol(
-                    "a list came where an export was opened".into(),
-                ));
+                return Err(Cause::Protocol("a list came where an export was opened".into()));
             }
         }
         self.continue_sending(context);
@@ -125,15 +113,9 @@ impl Link {
             negotiation.sent = 0;
         }
         self.sending = true;
-        context.engine.submit(
-            self.token(Role::Send),
-            Op::Send {
-                socket,
-                head,
-                head_len,
-                payload: None,
-            },
-        );
+        context
+            .engine
+            .submit(self.token(Role::Send), Op::Send { socket, head, head_len, payload: None });
     }
 
     /// From here on the bytes of the socket pass through a TLS session on a thread of its own,

@@ -114,8 +114,7 @@ impl Task {
     fn first_strand(&mut self, now: std::time::Instant) -> Result<Strand, (Option<Side>, Cause)> {
         let source = match &self.source {
             Endpoint::Nbd(_) => SourceSide::Nbd(Box::new(
-                self.link(Side::Source, 0, now)
-                    .map_err(|e| (Some(Side::Source), e))?,
+                self.link(Side::Source, 0, now).map_err(|e| (Some(Side::Source), e))?,
             )),
             Endpoint::File(path) => {
                 let file = OpenOptions::new()
@@ -144,8 +143,7 @@ impl Task {
         // A target file is touched only when the source is known to be there.
         let target = match &self.target {
             Endpoint::Nbd(_) => TargetSide::Nbd(Box::new(
-                self.link(Side::Target, 0, now)
-                    .map_err(|e| (Some(Side::Target), e))?,
+                self.link(Side::Target, 0, now).map_err(|e| (Some(Side::Target), e))?,
             )),
             Endpoint::Stream(fd) => TargetSide::Stream {
                 stream: stream_of(fd).map_err(|e| (Some(Side::Target), e))?,
@@ -181,15 +179,7 @@ impl Task {
         if side == Side::Source {
             contexts.extend(self.dirty_context.clone());
         }
-        Link::new(
-            side,
-            self.id,
-            strand,
-            endpoint,
-            contexts,
-            PAYLOAD_LIMIT,
-            now,
-        )
+        Link::new(side, self.id, strand, endpoint, contexts, PAYLOAD_LIMIT, now)
     }
 
     /// A handshake is over.
@@ -242,12 +232,8 @@ impl Task {
     /// Both sides are open: decides everything that depends on them.
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
         self.open_target_file()?;
-        let source = self.strands[0]
-            .source_link()
-            .and_then(|link| link.session.clone());
-        let target = self.strands[0]
-            .target_link()
-            .and_then(|link| link.session.clone());
+        let source = self.strands[0].source_link().and_then(|link| link.session.clone());
+        let target = self.strands[0].target_link().and_then(|link| link.session.clone());
         self.check_fit(source.as_ref(), target.as_ref())?;
         if matches!(self.strands[0].target, TargetSide::Stream { .. }) {
             // Nothing can be left out of what is written in order.
@@ -266,16 +252,10 @@ impl Task {
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
         self.add_strands(source.as_ref(), target.as_ref(), context.now)?;
         let per_strand = usize::from(self.settings.requests);
-        let slots = per_strand
-            .saturating_mul(self.strands.len())
-            .min(usize::from(u16::MAX));
+        let slots = per_strand.saturating_mul(self.strands.len()).min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
         self.ask_target_for_zeros(context);
-        self.phase = if self.witnesses.is_empty() {
-            Phase::Running
-        } else {
-            Phase::Checking
-        };
+        self.phase = if self.witnesses.is_empty() { Phase::Running } else { Phase::Checking };
         (self.observer)(&Event::Started {
             lane: self.index,
             size: self.size,
@@ -295,9 +275,7 @@ impl Task {
             matches!(self.settings.extent, Extent::Whole) && self.settings.journal.is_none();
         let file = open_for_writing(path).map_err(failed)?;
         let kind = FileType::from_raw_mode(
-            rustix::fs::fstat(&file)
-                .map_err(|e| failed(e.into()))?
-                .st_mode,
+            rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_mode,
         );
         match kind {
             FileType::RegularFile => {
@@ -360,21 +338,12 @@ pub(super) enum Refusal {
 }
 
 fn open_failed(error: io::Error) -> Cause {
-    Cause::File {
-        what: "cannot open it".into(),
-        error,
-    }
+    Cause::File { what: "cannot open it".into(), error }
 }
 
 fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {
-    let options = |read| {
-        OpenOptions::new()
-            .read(read)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-    };
+    let options =
+        |read| OpenOptions::new().read(read).write(true).create(true).truncate(false).open(path);
     // Reading is needed for nothing but the journal's witnesses.
     options(true).or_else(|_| options(false))
 }

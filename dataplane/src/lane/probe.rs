@@ -34,13 +34,9 @@ impl Task {
     /// Reads back a range of what the FLUSH covered.
     pub(super) fn probe_witness(&mut self, context: &mut Context<'_>) {
         match self.witness_place() {
-            Some((offset, length)) => self.begin_probe(
-                Side::Target,
-                offset,
-                length.min(WITNESS_BYTES),
-                None,
-                context,
-            ),
+            Some((offset, length)) => {
+                self.begin_probe(Side::Target, offset, length.min(WITNESS_BYTES), None, context)
+            }
             None => self.journal_flushed(None, context),
         }
     }
@@ -51,13 +47,7 @@ impl Task {
             None => self.phase = Phase::Running,
             Some(witness) => {
                 let area = witness.area();
-                self.begin_probe(
-                    Side::Target,
-                    area.start,
-                    area.length,
-                    Some(witness),
-                    context,
-                );
+                self.begin_probe(Side::Target, area.start, area.length, Some(witness), context);
             }
         }
     }
@@ -96,15 +86,8 @@ impl Task {
         let Some(link) = self.strands[0].link(side).filter(|link| link.is_ready()) else {
             return self.probe_ended(context);
         };
-        let whole = link
-            .session
-            .as_ref()
-            .is_some_and(|session| session.flags.send_df());
-        let flags = if whole {
-            CommandFlags::DF
-        } else {
-            CommandFlags::NONE
-        };
+        let whole = link.session.as_ref().is_some_and(|session| session.flags.send_df());
+        let flags = if whole { CommandFlags::DF } else { CommandFlags::NONE };
         link.request(
             Request {
                 command: Command::Read,
@@ -128,9 +111,7 @@ impl Task {
         context: &mut Context<'_>,
     ) -> Result<Go, Cause> {
         let Some(probe) = self.probe.as_mut().filter(|probe| probe.side == side) else {
-            return Err(Cause::Protocol(
-                "a reply came to a read that nobody asked for".into(),
-            ));
+            return Err(Cause::Protocol("a reply came to a read that nobody asked for".into()));
         };
         let (wanted, at) = (probe.length, probe.offset);
         let simple = self.strands[strand]
@@ -142,12 +123,7 @@ impl Task {
                 self.probe_data(strand, side, wanted, true, true, context);
                 return Ok(Go::Payload);
             }
-            Heard::Data {
-                offset,
-                length,
-                done,
-                ..
-            } => {
+            Heard::Data { offset, length, done, .. } => {
                 self.probe_data(
                     strand,
                     side,
@@ -207,10 +183,7 @@ impl Task {
         bytes: &[u8],
         context: &mut Context<'_>,
     ) -> bool {
-        let Some(probe) = self
-            .probe
-            .as_mut()
-            .filter(|probe| probe.side == side && probe.receiving)
+        let Some(probe) = self.probe.as_mut().filter(|probe| probe.side == side && probe.receiving)
         else {
             return false;
         };

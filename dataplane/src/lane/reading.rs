@@ -26,16 +26,9 @@ impl Task {
         match &mut self.strands[strand].source {
             SourceSide::Nbd(link) => {
                 // Only an answer in one piece can be spliced.
-                let whole = spliced
-                    && link
-                        .session
-                        .as_ref()
-                        .is_some_and(|session| session.flags.send_df());
-                let flags = if whole {
-                    CommandFlags::DF
-                } else {
-                    CommandFlags::NONE
-                };
+                let whole =
+                    spliced && link.session.as_ref().is_some_and(|session| session.flags.send_df());
+                let flags = if whole { CommandFlags::DF } else { CommandFlags::NONE };
                 let request = Request {
                     command: Command::Read,
                     flags,
@@ -56,13 +49,8 @@ impl Task {
                     role: Role::Read.on(Side::Source),
                     tag: u32::from(slot),
                 };
-                let op = Op::Read {
-                    file,
-                    buf,
-                    at: 0,
-                    length: bytes(piece.length),
-                    offset: piece.start,
-                };
+                let op =
+                    Op::Read { file, buf, at: 0, length: bytes(piece.length), offset: piece.start };
                 context.engine.submit(token, op);
             }
             SourceSide::Stream { stream, .. } => {
@@ -77,27 +65,16 @@ impl Task {
                     tag: u32::from(slot),
                 };
                 let length = bytes(piece.length);
-                context.engine.submit(
-                    token,
-                    Op::Receive {
-                        socket,
-                        buf,
-                        at: 0,
-                        least: length,
-                        most: length,
-                    },
-                );
+                context
+                    .engine
+                    .submit(token, Op::Receive { socket, buf, at: 0, least: length, most: length });
             }
         }
     }
 
     /// The slot that a reply of the source is about.
     pub(super) fn reading(&self, strand: usize, cookie: u64) -> Result<SlotIndex, Cause> {
-        if let Some(Cookie::Slot {
-            index,
-            generation,
-            part: 0,
-        }) = Cookie::of(cookie)
+        if let Some(Cookie::Slot { index, generation, part: 0 }) = Cookie::of(cookie)
             && let Some(slot) = self.slots.of(index, generation)
             && slot.state == SlotState::Reading
             && usize::from(slot.strand) == strand
@@ -122,11 +99,7 @@ impl Task {
         let at = self.cover(slot, offset, length)?;
         if let Some(buf) = self.slots[slot].buf.take() {
             let generation = self.slots.generation(slot);
-            self.strands[strand].payload = PayloadState::Receiving {
-                slot,
-                generation,
-                done,
-            };
+            self.strands[strand].payload = PayloadState::Receiving { slot, generation, done };
             if let Some(link) = self.strands[strand].source_link() {
                 link.receive_payload(context, buf, at, length as usize);
             }
@@ -163,15 +136,10 @@ impl Task {
     fn cover(&mut self, slot: SlotIndex, offset: u64, length: u32) -> Result<usize, Cause> {
         let piece = self.slots[slot].piece;
         let block = u32::try_from(piece.length).expect("a request's length fits 32 bits");
-        let at = offset
-            .checked_sub(piece.start)
-            .and_then(|at| u32::try_from(at).ok());
-        let covered = at.ok_or(BadRange::OutOfRange).and_then(|at| {
-            self.slots[slot]
-                .coverage
-                .add(at, length, block)
-                .map(|()| at)
-        });
+        let at = offset.checked_sub(piece.start).and_then(|at| u32::try_from(at).ok());
+        let covered = at
+            .ok_or(BadRange::OutOfRange)
+            .and_then(|at| self.slots[slot].coverage.add(at, length, block).map(|()| at));
         covered.map(|at| at as usize).map_err(|bad| {
             let what = match bad {
                 BadRange::Overlap => "twice",
@@ -200,15 +168,7 @@ impl Task {
             }
             self.give_up(slot);
             let request = format!("READ of {}", described(piece));
-            self.fail_side(
-                Side::Source,
-                Cause::Refused {
-                    request,
-                    error,
-                    message,
-                },
-                context.now,
-            );
+            self.fail_side(Side::Source, Cause::Refused { request, error, message }, context.now);
             return Ok(Go::On);
         }
         let block = u32::try_from(piece.length).expect("a request's length fits 32 bits");
@@ -271,12 +231,7 @@ impl Task {
             return self.take_replies(strand, side, context);
         }
         let payload = std::mem::replace(&mut self.strands[strand].payload, PayloadState::None);
-        let PayloadState::Receiving {
-            slot,
-            generation,
-            done,
-        } = payload
-        else {
+        let PayloadState::Receiving { slot, generation, done } = payload else {
             return;
         };
         if self.slots.of(slot, generation).is_none() {

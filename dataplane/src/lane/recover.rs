@@ -42,9 +42,7 @@ impl Task {
             );
             return self.fail(Fault::Local { what, error }, context.now);
         }
-        let first = self.strands[strand]
-            .link(side)
-            .is_some_and(|link| link.session.is_none());
+        let first = self.strands[strand].link(side).is_some_and(|link| link.session.is_none());
         if first {
             return self.not_opened(strand, side, cause, context);
         }
@@ -57,10 +55,7 @@ impl Task {
         if !is_passing(&cause) || given_up || once_only {
             return self.fail_side(side, cause, context.now);
         }
-        let (retries, salt) = (
-            self.settings.retries,
-            (self.index as u64) << 8 | strand as u64,
-        );
+        let (retries, salt) = (self.settings.retries, (self.index as u64) << 8 | strand as u64);
         let first_wait = self.settings.backoff;
         if let Some(link) = self.strands[strand].link(side) {
             let progress_at = link.liveness.progress_at;
@@ -75,10 +70,7 @@ impl Task {
         let retry_at = context.now + backoff(first_wait, attempt, salt);
         if attempt > retries || fails_at.is_some_and(|at| retry_at >= at) {
             let cause = if attempt > 1 {
-                Cause::GaveUp {
-                    attempts: attempt - 1,
-                    last: Box::new(cause),
-                }
+                Cause::GaveUp { attempts: attempt - 1, last: Box::new(cause) }
             } else {
                 cause
             };
@@ -111,10 +103,7 @@ impl Task {
         if strand == 0 {
             return self.fail_side(side, cause, context.now);
         }
-        self.note(&format!(
-            "the {side} gives no connection {}: {cause}",
-            strand + 1
-        ));
+        self.note(&format!("the {side} gives no connection {}: {cause}", strand + 1));
         self.strands[strand].abandoned = true;
         for link in self.strands[strand].links() {
             link.reset();
@@ -163,15 +152,12 @@ impl Task {
         }
         self.target_zeros.forget();
         let slots = &self.slots;
-        self.refusals
-            .retain(|(cookie, ..)| match Cookie::of(*cookie) {
-                Some(Cookie::Slot {
-                    index, generation, ..
-                }) => slots
-                    .of(index, generation)
-                    .is_some_and(|slot| usize::from(slot.strand) != strand),
-                _ => false,
-            });
+        self.refusals.retain(|(cookie, ..)| match Cookie::of(*cookie) {
+            Some(Cookie::Slot { index, generation, .. }) => {
+                slots.of(index, generation).is_some_and(|slot| usize::from(slot.strand) != strand)
+            }
+            _ => false,
+        });
         if strand == 0 {
             self.probe_lost(Side::Target);
         }
@@ -199,11 +185,7 @@ impl Task {
     fn put_back_all(&mut self, strand: usize, lost: impl Fn(SlotState) -> bool) {
         let of_strand = |slot: &Slot| usize::from(slot.strand) == strand && lost(slot.state);
         loop {
-            let found = self
-                .slots
-                .used()
-                .find(|(_, slot)| of_strand(slot))
-                .map(|(index, _)| index);
+            let found = self.slots.used().find(|(_, slot)| of_strand(slot)).map(|(index, _)| index);
             let Some(slot) = found else { return };
             self.put_back(slot);
         }
@@ -211,10 +193,7 @@ impl Task {
 
     /// Dials what is due.
     pub(super) fn dial_again(&mut self, context: &mut Context<'_>) {
-        if !matches!(
-            self.phase,
-            Phase::Opening | Phase::Checking | Phase::Running
-        ) {
+        if !matches!(self.phase, Phase::Opening | Phase::Checking | Phase::Running) {
             return;
         }
         for strand in 0..self.strands.len() {
@@ -344,10 +323,9 @@ fn is_passing(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_) => true,
         // A server that is starting or ending, or a tunnel whose far end is.
-        Cause::Handshake(e) => matches!(
-            e,
-            HandshakeError::Disconnected { .. } | HandshakeError::Shutdown { .. }
-        ),
+        Cause::Handshake(e) => {
+            matches!(e, HandshakeError::Disconnected { .. } | HandshakeError::Shutdown { .. })
+        }
         _ => false,
     }
 }

@@ -14,34 +14,12 @@ pub(super) const ALLOCATION: &str = "base:allocation";
 
 /// A reply, no longer bound to the reader that it came from.
 pub(super) enum Heard {
-    Data {
-        cookie: u64,
-        offset: u64,
-        length: u32,
-        done: bool,
-    },
-    Hole {
-        cookie: u64,
-        offset: u64,
-        length: u32,
-        done: bool,
-    },
-    Status {
-        done: bool,
-    },
-    Error {
-        cookie: u64,
-        error: NbdError,
-        message: String,
-        done: bool,
-    },
-    Done {
-        cookie: u64,
-    },
-    Simple {
-        cookie: u64,
-        error: Option<NbdError>,
-    },
+    Data { cookie: u64, offset: u64, length: u32, done: bool },
+    Hole { cookie: u64, offset: u64, length: u32, done: bool },
+    Status { done: bool },
+    Error { cookie: u64, error: NbdError, message: String, done: bool },
+    Done { cookie: u64 },
+    Simple { cookie: u64, error: Option<NbdError> },
 }
 
 impl Heard {
@@ -93,44 +71,20 @@ impl Task {
         let session = link.session.as_ref();
         let dirty = self.dirty_context.as_deref();
         let ids = session.map(|session| {
-            (
-                session.context(ALLOCATION),
-                dirty.and_then(|name| session.context(name)),
-            )
+            (session.context(ALLOCATION), dirty.and_then(|name| session.context(name)))
         });
         let Some(reader) = link.reader.as_mut() else {
             return Ok(None);
         };
         Ok(match reader.next()? {
             None => None,
-            Some(Reply::Data {
-                cookie,
-                offset,
-                length,
-                done,
-            }) => Some(Heard::Data {
-                cookie,
-                offset,
-                length,
-                done,
-            }),
-            Some(Reply::Hole {
-                cookie,
-                offset,
-                length,
-                done,
-            }) => Some(Heard::Hole {
-                cookie,
-                offset,
-                length,
-                done,
-            }),
-            Some(Reply::Status {
-                cookie,
-                context,
-                extents,
-                done,
-            }) => {
+            Some(Reply::Data { cookie, offset, length, done }) => {
+                Some(Heard::Data { cookie, offset, length, done })
+            }
+            Some(Reply::Hole { cookie, offset, length, done }) => {
+                Some(Heard::Hole { cookie, offset, length, done })
+            }
+            Some(Reply::Status { cookie, context, extents, done }) => {
                 let (allocation, dirty) = ids.unwrap_or_default();
                 let known = match context {
                     _ if Some(context) == allocation => Some(Known::Allocation),
@@ -153,18 +107,9 @@ impl Task {
                 }
                 Some(Heard::Status { done })
             }
-            Some(Reply::Error {
-                cookie,
-                error,
-                message,
-                done,
-                ..
-            }) => Some(Heard::Error {
-                cookie,
-                error,
-                message: message.into(),
-                done,
-            }),
+            Some(Reply::Error { cookie, error, message, done, .. }) => {
+                Some(Heard::Error { cookie, error, message: message.into(), done })
+            }
             Some(Reply::Done { cookie }) => Some(Heard::Done { cookie }),
             Some(Reply::Simple { cookie, error }) => Some(Heard::Simple { cookie, error }),
         })
@@ -180,37 +125,18 @@ impl Task {
             return self.probe_said(strand, Side::Source, heard, context);
         }
         match heard {
-            Heard::Data {
-                cookie,
-                offset,
-                length,
-                done,
-            } => {
+            Heard::Data { cookie, offset, length, done } => {
                 let slot = self.reading(strand, cookie)?;
                 self.data_follows(strand, slot, offset, length, done, context)
             }
-            Heard::Hole {
-                cookie,
-                offset,
-                length,
-                done,
-            } => {
+            Heard::Hole { cookie, offset, length, done } => {
                 let slot = self.reading(strand, cookie)?;
                 self.hole(slot, offset, length)?;
-                if done {
-                    self.read_ended(strand, slot, context)
-                } else {
-                    Ok(Go::On)
-                }
+                if done { self.read_ended(strand, slot, context) } else { Ok(Go::On) }
             }
             Heard::Status { done: false } => Ok(Go::On),
             Heard::Status { done: true } => self.status_ended(strand),
-            Heard::Error {
-                cookie,
-                error,
-                message,
-                done,
-            } => {
+            Heard::Error { cookie, error, message, done } => {
                 if Cookie::of(cookie) == Some(Cookie::Status) {
                     self.status.fail(error, &message);
                 } else {
@@ -230,24 +156,13 @@ impl Task {
                 let slot = self.reading(strand, cookie)?;
                 self.read_ended(strand, slot, context)
             }
-            Heard::Simple {
-                cookie,
-                error: Some(error),
-            } => {
+            Heard::Simple { cookie, error: Some(error) } => {
                 let message = String::new();
                 let done = true;
-                let heard = Heard::Error {
-                    cookie,
-                    error,
-                    message,
-                    done,
-                };
+                let heard = Heard::Error { cookie, error, message, done };
                 self.source_said(strand, heard, context)
             }
-            Heard::Simple {
-                cookie,
-                error: None,
-            } => {
+            Heard::Simple { cookie, error: None } => {
                 if Cookie::of(cookie) == Some(Cookie::Status) {
                     self.status.failed = Some("the server answered it without extents".into());
                     return self.status_ended(strand);
@@ -278,20 +193,11 @@ impl Task {
         }
         let (cookie, outcome, done) = match heard {
             Heard::Done { cookie } => (cookie, Ok(()), true),
-            Heard::Simple {
-                cookie,
-                error: None,
-            } => (cookie, Ok(()), true),
-            Heard::Simple {
-                cookie,
-                error: Some(error),
-            } => (cookie, Err((error, String::new())), true),
-            Heard::Error {
-                cookie,
-                error,
-                message,
-                done,
-            } => (cookie, Err((error, message)), done),
+            Heard::Simple { cookie, error: None } => (cookie, Ok(()), true),
+            Heard::Simple { cookie, error: Some(error) } => {
+                (cookie, Err((error, String::new())), true)
+            }
+            Heard::Error { cookie, error, message, done } => (cookie, Err((error, message)), done),
             Heard::Data { .. } | Heard::Hole { .. } => {
                 return Err(Cause::Protocol("data came in reply to a write".into()));
             }
@@ -299,15 +205,9 @@ impl Task {
         };
         if !done {
             // The chunk that ends the reply follows; the error stays an error.
-            self.refusals.extend(
-                outcome
-                    .err()
-                    .map(|(error, message)| (cookie, error, message)),
-            );
+            self.refusals.extend(outcome.err().map(|(error, message)| (cookie, error, message)));
             if self.refusals.len() > usize::from(u16::MAX) {
-                return Err(Cause::Protocol(
-                    "errors came for more requests than there are".into(),
-                ));
+                return Err(Cause::Protocol("errors came for more requests than there are".into()));
             }
             return Ok(Go::On);
         }
@@ -322,9 +222,9 @@ impl Task {
             // Without an answer the zeros are written.
             Some(Cookie::TargetStatus) => self.target_zeros.answered(),
             Some(Cookie::Flush(number)) => self.flush_ended(number, outcome, context)?,
-            Some(Cookie::Slot {
-                index, generation, ..
-            }) if self.is_writing(index, generation, strand) => {
+            Some(Cookie::Slot { index, generation, .. })
+                if self.is_writing(index, generation, strand) =>
+            {
                 return self.write_ended(strand, index, outcome, context);
             }
             _ => {

@@ -43,11 +43,7 @@ impl Role {
     }
 
     pub(super) fn of(number: u8) -> (Self, Side) {
-        let side = if number & 1 == 1 {
-            Side::Target
-        } else {
-            Side::Source
-        };
+        let side = if number & 1 == 1 { Side::Target } else { Side::Source };
         (ROLES[usize::from(number >> 1)], side)
     }
 }

@@ -91,11 +91,7 @@ impl Cookie {
             u64::from(generation) << 32 | u64::from(index) << 16 | u64::from(part)
         };
         match self {
-            Self::Slot {
-                index,
-                generation,
-                part,
-            } => pack(generation, index, part),
+            Self::Slot { index, generation, part } => pack(generation, index, part),
             Self::Status => pack(0, STATUS, 0),
             Self::TargetStatus => pack(0, TARGET_STATUS, 0),
             Self::Flush(number) => pack(0, FLUSH, number),
@@ -115,11 +111,7 @@ impl Cookie {
             TARGET_STATUS => Self::TargetStatus,
             FLUSH => Self::Flush(part),
             PROBE => Self::Probe,
-            index if index < SPECIAL => Self::Slot {
-                index,
-                generation,
-                part,
-            },
+            index if index < SPECIAL => Self::Slot { index, generation, part },
             _ => return None,
         })
     }
@@ -132,11 +124,7 @@ impl Slots {
             state: SlotState::Free,
             generation: 0,
             strand: 0,
-            piece: Segment {
-                start: 0,
-                length: 0,
-                kind: crate::plan::SegmentKind::Data,
-            },
+            piece: Segment { start: 0, length: 0, kind: crate::plan::SegmentKind::Data },
             buf: None,
             coverage: Coverage::default(),
             parts: 0,
@@ -221,11 +209,7 @@ impl Slots {
     }
 
     pub(super) fn cookie(&self, index: SlotIndex, part: u16) -> Cookie {
-        Cookie::Slot {
-            index,
-            generation: self[index].generation,
-            part,
-        }
+        Cookie::Slot { index, generation: self[index].generation, part }
     }
 
     /// The slot that a cookie names, if it is still about the same piece.
@@ -241,9 +225,7 @@ impl Slots {
 
     /// Slots in use, in no order that means anything.
     pub(super) fn used(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
-        (0u16..)
-            .zip(&self.slots)
-            .filter(|(_, slot)| slot.state != SlotState::Free)
+        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.state != SlotState::Free)
     }
 }
 
@@ -268,21 +250,13 @@ mod tests {
     use std::time::Instant;
 
     fn piece(start: u64) -> Segment {
-        Segment {
-            start,
-            length: 512,
-            kind: SegmentKind::Data,
-        }
+        Segment { start, length: 512, kind: SegmentKind::Data }
     }
 
     #[test]
     fn a_cookie_survives_its_number() {
         for cookie in [
-            Cookie::Slot {
-                index: 7,
-                generation: 0xFFFF_FFFF,
-                part: 3,
-            },
+            Cookie::Slot { index: 7, generation: 0xFFFF_FFFF, part: 3 },
             Cookie::Status,
             Cookie::TargetStatus,
             Cookie::Flush(9),
@@ -311,11 +285,7 @@ mod tests {
     fn bytes_in_flight_are_those_of_data() {
         let mut slots = Slots::new(4, Instant::now());
         let data = slots.take(piece(0), 0, Instant::now()).unwrap();
-        let zero = Segment {
-            start: 512,
-            length: 1 << 30,
-            kind: SegmentKind::Zero,
-        };
+        let zero = Segment { start: 512, length: 1 << 30, kind: SegmentKind::Zero };
         slots.take(zero, 0, Instant::now()).unwrap();
         assert_eq!(slots.data_bytes, 512);
         slots.release(data);

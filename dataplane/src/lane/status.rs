@@ -50,17 +50,13 @@ impl StatusAnswer {
                 return;
             }
         };
-        runs.extend(extents.map(|extent| Run {
-            length: extent.length,
-            flags: extent.flags,
-        }));
+        runs.extend(extents.map(|extent| Run { length: extent.length, flags: extent.flags }));
     }
 
     /// Notes that the server refused; the first reason stays.
     pub(super) fn fail(&mut self, error: NbdError, message: &str) {
         let colon = if message.is_empty() { "" } else { ": " };
-        self.failed
-            .get_or_insert_with(|| format!("{}{colon}{message}", error.description()));
+        self.failed.get_or_insert_with(|| format!("{}{colon}{message}", error.description()));
     }
 }
 
@@ -136,9 +132,7 @@ impl Task {
             // Without the bitmap nobody knows what changed: reading everything would be a full
             // copy that was not asked for.
             Err(reason) if with_dirty => {
-                return Err(Cause::Unfit(format!(
-                    "its dirty bitmap cannot be read: {reason}"
-                )));
+                return Err(Cause::Unfit(format!("its dirty bitmap cannot be read: {reason}")));
             }
             Err(reason) => {
                 self.note(&format!(
@@ -151,9 +145,7 @@ impl Task {
     }
 
     fn knows_allocation(&mut self, strand: usize) -> bool {
-        let session = self.strands[strand]
-            .source_link()
-            .and_then(|link| link.session.as_ref());
+        let session = self.strands[strand].source_link().and_then(|link| link.session.as_ref());
         session.is_some_and(|session| session.context(ALLOCATION).is_some())
     }
 }
@@ -173,19 +165,13 @@ pub(super) fn holes_of(file: &Descriptor, range: Area, runs: &mut Vec<Run>) {
     while at < range.end() && runs.len() < FILE_RUNS {
         let (end, flags) = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(data) if data > at => (data, HOLE | ZERO),
-            Ok(_) => (
-                rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(range.end()),
-                0,
-            ),
+            Ok(_) => (rustix::fs::seek(file, SeekFrom::Hole(at)).unwrap_or(range.end()), 0),
             Err(rustix::io::Errno::NXIO) => (range.end(), HOLE | ZERO),
             // It cannot tell: all of it is read.
             Err(_) => (range.end(), 0),
         };
         let end = end.clamp(at + 1, range.end());
-        runs.push(Run {
-            length: end - at,
-            flags,
-        });
+        runs.push(Run { length: end - at, flags });
         at = end;
     }
 }

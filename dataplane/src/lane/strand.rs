@@ -35,11 +35,7 @@ pub(super) enum PayloadState {
     /// It is moving; the target's epoch when that began.
     Conveying { slot: SlotIndex, target_epoch: u32 },
     /// It is being received into the slot's buffer.
-    Receiving {
-        slot: SlotIndex,
-        generation: u32,
-        done: bool,
-    },
+    Receiving { slot: SlotIndex, generation: u32, done: bool },
 }
 
 /// The reading side of a strand.
@@ -143,8 +139,6 @@ impl Strand {
 
     /// Whether the present move waits for the target to take more.
     pub(super) fn waits_for_target(&self) -> bool {
-        self.move_end
-            .as_ref()
-            .is_some_and(|end| end.get() == End::To)
+        self.move_end.as_ref().is_some_and(|end| end.get() == End::To)
     }
 }

@@ -305,21 +305,11 @@ impl Task {
             Side::Source => self.source.to_string(),
             Side::Target => self.target.to_string(),
         };
-        self.fail(
-            Fault::Side {
-                side,
-                endpoint,
-                cause,
-            },
-            now,
-        );
+        self.fail(Fault::Side { side, endpoint, cause }, now);
     }
 
     pub(super) fn note(&self, text: &str) {
-        (self.observer)(&Event::Note {
-            lane: self.index,
-            text,
-        });
+        (self.observer)(&Event::Note { lane: self.index, text });
     }
 
     /// The report, once the lane is over. The manifest is completed here, for it is valid only
@@ -331,11 +321,7 @@ impl Task {
             self.fault = Some(fault);
         }
         let counts = self.live.snapshot();
-        (self.observer)(&Event::Finished {
-            lane: self.index,
-            fault: self.fault.as_ref(),
-            counts,
-        });
+        (self.observer)(&Event::Finished { lane: self.index, fault: self.fault.as_ref(), counts });
         let opened = !self.reason.is_empty();
         LaneReport {
             source: self.source.to_string(),
@@ -348,10 +334,7 @@ impl Task {
             counts,
             payload: opened.then(|| (self.payload, std::mem::take(&mut self.reason))),
             connections: u16::try_from(
-                self.strands
-                    .iter()
-                    .filter(|strand| !strand.abandoned)
-                    .count(),
+                self.strands.iter().filter(|strand| !strand.abandoned).count(),
             )
             .unwrap_or(u16::MAX),
             reconnects: self.reconnects,

@@ -105,10 +105,8 @@ impl Work {
         let Asking::Asked(question) = self.asking else {
             return Err("an answer came that nobody asked for".into());
         };
-        let described = |runs: &[Run]| {
-            runs.iter()
-                .fold(0u64, |sum, run| sum.saturating_add(run.length))
-        };
+        let described =
+            |runs: &[Run]| runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.length));
         let covered = [allocation.as_deref(), dirty.as_deref()]
             .into_iter()
             .flatten()
@@ -131,10 +129,8 @@ impl Work {
             }
             let allocation = allocation.as_mut().map(|cursor| cursor.runs_of(part));
             let dirty = dirty.as_mut().map(|cursor| cursor.runs_of(part));
-            let done = self
-                .cutter
-                .cut(part, allocation, dirty, &mut cut)
-                .map_err(|e| e.to_string())?;
+            let done =
+                self.cutter.cut(part, allocation, dirty, &mut cut).map_err(|e| e.to_string())?;
             skipped += done.skipped;
             self.advance(done.covered);
             if done.covered < part.length {
@@ -142,14 +138,8 @@ impl Work {
             }
         }
         let full = covered == question.length;
-        self.window = if full {
-            (self.window * 2).min(LAST_WINDOW)
-        } else {
-            self.window
-        };
-        let data = cut
-            .iter()
-            .filter(|segment| segment.kind == SegmentKind::Data);
+        self.window = if full { (self.window * 2).min(LAST_WINDOW) } else { self.window };
+        let data = cut.iter().filter(|segment| segment.kind == SegmentKind::Data);
         self.waiting_bytes += data.map(|segment| segment.length).sum::<u64>();
         self.segments.extend(cut);
         self.asking = Asking::Idle;
@@ -179,11 +169,7 @@ impl Work {
             && self.at >= area.end()
         {
             self.area += 1;
-            self.at = self
-                .areas
-                .as_slice()
-                .get(self.area)
-                .map_or(u64::MAX, |next| next.start);
+            self.at = self.areas.as_slice().get(self.area).map_or(u64::MAX, |next| next.start);
         }
     }
 
@@ -266,10 +252,7 @@ fn split(segment: Segment, data_max: u64, zero_max: u64) -> (Segment, Option<Seg
     };
     let boundary = (segment.start / max).saturating_add(1).saturating_mul(max);
     let end = segment.end().min(boundary);
-    let piece = Segment {
-        length: end - segment.start,
-        ..segment
-    };
+    let piece = Segment { length: end - segment.start, ..segment };
     let rest = (end < segment.end()).then(|| Segment {
         start: end,
         length: segment.end() - end,
@@ -335,10 +318,7 @@ mod tests {
         let mut work = Work::new(AreaSet::whole(3 * MIB / 2), false, 4096, 3 * MIB / 2);
         assert_eq!(
             pieces(&mut work),
-            [
-                (0, MIB, SegmentKind::Data),
-                (MIB, MIB / 2, SegmentKind::Data)
-            ]
+            [(0, MIB, SegmentKind::Data), (MIB, MIB / 2, SegmentKind::Data)]
         );
         assert!(work.is_exhausted());
     }
@@ -352,8 +332,7 @@ mod tests {
         work.answer(Some(&mut [run(MIB, 0)]), None).unwrap();
         assert_eq!(pieces(&mut work), [(0, MIB, SegmentKind::Data)]);
         assert_eq!(work.question(u64::MAX, 1), Some(Area::new(MIB, 3 * MIB)));
-        work.answer(Some(&mut [run(9 * MIB, HOLE | ZERO)]), None)
-            .unwrap();
+        work.answer(Some(&mut [run(9 * MIB, HOLE | ZERO)]), None).unwrap();
         assert_eq!(pieces(&mut work), [(MIB, 3 * MIB, SegmentKind::Zero)]);
         assert!(work.is_exhausted());
     }
@@ -361,21 +340,13 @@ mod tests {
     #[test]
     fn areas_within_one_answer_are_cut_each_at_its_place() {
         let areas = AreaSet::from_unsorted(
-            [
-                Area::new(MIB, MIB),
-                Area::new(4 * MIB, MIB),
-                Area::new(8 * MIB, MIB),
-            ],
+            [Area::new(MIB, MIB), Area::new(4 * MIB, MIB), Area::new(8 * MIB, MIB)],
             16 * MIB,
         )
         .unwrap();
         let mut work = Work::new(areas, true, 4096, 16 * MIB);
         assert_eq!(work.question(u64::MAX, 1), Some(Area::new(MIB, 8 * MIB)));
-        work.answer(
-            Some(&mut [run(3 * MIB, 0), run(MIB, ZERO), run(4 * MIB, 0)]),
-            None,
-        )
-        .unwrap();
+        work.answer(Some(&mut [run(3 * MIB, 0), run(MIB, ZERO), run(4 * MIB, 0)]), None).unwrap();
         assert_eq!(
             pieces(&mut work),
             [
@@ -390,9 +361,7 @@ mod tests {
     fn what_the_bitmap_does_not_mark_is_skipped() {
         let mut work = Work::new(AreaSet::whole(4 * MIB), true, 4096, 4 * MIB);
         work.question(u64::MAX, 1).unwrap();
-        let skipped = work
-            .answer(None, Some(&mut [run(3 * MIB, 0), run(MIB, DIRTY)]))
-            .unwrap();
+        let skipped = work.answer(None, Some(&mut [run(3 * MIB, 0), run(MIB, DIRTY)])).unwrap();
         assert_eq!(skipped, 3 * MIB);
         assert_eq!(pieces(&mut work), [(3 * MIB, MIB, SegmentKind::Data)]);
     }
@@ -400,14 +369,9 @@ mod tests {
     #[test]
     fn what_was_undone_comes_first() {
         let mut work = Work::new(AreaSet::whole(2 * MIB), false, 4096, 2 * MIB);
-        let Next::Piece(first) = work.next(MIB, MIB) else {
-            panic!("a piece")
-        };
+        let Next::Piece(first) = work.next(MIB, MIB) else { panic!("a piece") };
         work.redo(first);
-        assert_eq!(
-            pieces(&mut work),
-            [(0, MIB, SegmentKind::Data), (MIB, MIB, SegmentKind::Data)]
-        );
+        assert_eq!(pieces(&mut work), [(0, MIB, SegmentKind::Data), (MIB, MIB, SegmentKind::Data)]);
     }
 
     #[test]

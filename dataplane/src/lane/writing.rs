@@ -62,11 +62,7 @@ impl Task {
                 self.live.zero.add(run.length);
                 self.zero_part(slot, part, *run, context);
             } else {
-                let payload = (
-                    buf.clone(),
-                    bytes(run.start - piece.start),
-                    bytes(run.length),
-                );
+                let payload = (buf.clone(), bytes(run.start - piece.start), bytes(run.length));
                 self.send_part(
                     slot,
                     part,
@@ -86,24 +82,13 @@ impl Task {
     fn zero_part(&mut self, slot: SlotIndex, part: u16, run: Segment, context: &mut Context<'_>) {
         if self.can_zero {
             self.slots[slot].zeroed = true;
-            let flags = if self.settings.allocated {
-                CommandFlags::NO_HOLE
-            } else {
-                CommandFlags::NONE
-            };
+            let flags =
+                if self.settings.allocated { CommandFlags::NO_HOLE } else { CommandFlags::NONE };
             return self.send_part(slot, part, Command::WriteZeroes, flags, run, None, context);
         }
         // Pieces of zeros are cut to the length of the block of zeros for such targets.
         let payload = (context.zeros.clone(), 0, bytes(run.length));
-        self.send_part(
-            slot,
-            part,
-            Command::Write,
-            CommandFlags::NONE,
-            run,
-            Some(payload),
-            context,
-        );
+        self.send_part(slot, part, Command::Write, CommandFlags::NONE, run, Some(payload), context);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
@@ -121,13 +106,7 @@ impl Task {
         let strand = usize::from(self.slots[slot].strand);
         if let Some(link) = self.strands[strand].target_link() {
             link.request(
-                Request {
-                    command,
-                    flags,
-                    cookie,
-                    offset: run.start,
-                    length: run.length,
-                },
+                Request { command, flags, cookie, offset: run.start, length: run.length },
                 payload,
                 context.now,
             );
@@ -181,12 +160,7 @@ impl Task {
                     if piece.kind == SegmentKind::Data {
                         self.live.zero.add(run.length);
                     }
-                    Op::Zero {
-                        file,
-                        how,
-                        offset: run.start,
-                        length: run.length,
-                    }
+                    Op::Zero { file, how, offset: run.start, length: run.length }
                 }
                 _ => Op::Write {
                     file,
@@ -203,12 +177,7 @@ impl Task {
 
     /// Writes what comes next on a target that is written in order, if it is there.
     pub(super) fn write_in_order(&mut self, strand: usize, context: &mut Context<'_>) {
-        let TargetSide::Stream {
-            stream,
-            at,
-            writing,
-        } = &mut self.strands[strand].target
-        else {
+        let TargetSide::Stream { stream, at, writing } = &mut self.strands[strand].target else {
             return;
         };
         // Nothing may follow what could not be written.
@@ -227,10 +196,7 @@ impl Task {
         };
         *writing = true;
         let socket = Rc::clone(stream);
-        let buf = self.slots[slot]
-            .buf
-            .take()
-            .unwrap_or_else(|| context.zeros.clone());
+        let buf = self.slots[slot].buf.take().unwrap_or_else(|| context.zeros.clone());
         self.slots[slot].state = SlotState::Writing;
         self.slots[slot].parts = 1;
         if piece.kind == SegmentKind::Data {
@@ -244,12 +210,7 @@ impl Task {
         };
         context.engine.submit(
             token,
-            Op::Send {
-                socket,
-                head,
-                head_len: 0,
-                payload: Some((buf, 0, bytes(piece.length))),
-            },
+            Op::Send { socket, head, head_len: 0, payload: Some((buf, 0, bytes(piece.length))) },
         );
     }
 
@@ -268,12 +229,7 @@ impl Task {
             *at += piece.length;
         }
         if let Err(error) = completion.result {
-            if let Op::Zero {
-                file,
-                offset,
-                length,
-                ..
-            } = completion.op
+            if let Op::Zero { file, offset, length, .. } = completion.op
                 && matches!(
                     error.raw_os_error(),
                     Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL)
@@ -354,21 +310,9 @@ impl Task {
             self.zero_by_writing(slot, context);
             return Ok(Go::On);
         }
-        let verb = if piece.kind == SegmentKind::Zero {
-            "WRITE_ZEROES"
-        } else {
-            "WRITE"
-        };
+        let verb = if piece.kind == SegmentKind::Zero { "WRITE_ZEROES" } else { "WRITE" };
         let request = format!("{verb} of {}", described(piece));
-        self.fail_side(
-            Side::Target,
-            Cause::Refused {
-                request,
-                error,
-                message,
-            },
-            context.now,
-        );
+        self.fail_side(Side::Target, Cause::Refused { request, error, message }, context.now);
         self.slots[slot].again = true;
         self.part_acknowledged(slot, context);
         Ok(Go::On)

@@ -33,10 +33,7 @@ pub(super) struct Layout {
 impl Layout {
     /// `None` where the offsets of the file would not fit.
     pub(super) fn new(algorithm: DigestAlgorithm, disk_size: u64) -> Option<Self> {
-        let layout = Self {
-            algorithm,
-            disk_size,
-        };
+        let layout = Self { algorithm, disk_size };
         let entries = layout.blocks().checked_mul(layout.stride())?;
         // Offsets of a file are signed; leave room for the longest trailer.
         (entries < 1 << 62).then_some(layout)
@@ -65,9 +62,7 @@ impl Layout {
 
     /// Bytes of the disk in a block: all but the last are full.
     pub(super) fn block_bytes(self, index: u64) -> usize {
-        let left = self
-            .disk_size
-            .saturating_sub(index.saturating_mul(DIGEST_BLOCK_U64));
+        let left = self.disk_size.saturating_sub(index.saturating_mul(DIGEST_BLOCK_U64));
         usize::try_from(left.min(DIGEST_BLOCK_U64)).unwrap_or(DIGEST_BLOCK)
     }
 
@@ -157,11 +152,7 @@ impl Header {
         let layout = Layout::new(algorithm, disk_size)
             .filter(|layout| layout.stride() == stride && block_bytes == DIGEST_BLOCK_U64)
             .ok_or_else(|| damaged("the sizes in its header contradict each other"))?;
-        Ok(Self {
-            layout,
-            runs,
-            trailer_checksum,
-        })
+        Ok(Self { layout, runs, trailer_checksum })
     }
 }
 
@@ -172,10 +163,8 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .expect("all fields together are less than a header");
+        let (field, rest) =
+            self.rest.split_first_chunk::<N>().expect("all fields together are less than a header");
         self.rest = rest;
         *field
     }

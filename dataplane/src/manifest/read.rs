@@ -34,56 +34,36 @@ impl Manifest {
     /// # Errors
     /// A file that cannot be read, is no manifest, is of another version, is damaged or cut.
     pub fn open(path: &Path) -> Result<Self, ManifestError> {
-        let damaged = |problem: String| ManifestError::Damaged {
-            path: path.to_owned(),
-            problem,
-        };
+        let damaged = |problem: String| ManifestError::Damaged { path: path.to_owned(), problem };
         let failed = |source| io_error("read", path, source);
         let file = File::open(path).map_err(failed)?;
         let file_size = file.metadata().map_err(failed)?.len();
         let mut header = [0; HEADER_BYTES];
-        file.read_exact_at(&mut header, 0)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => ManifestError::NotAManifest {
-                    path: path.to_owned(),
-                },
-                _ => failed(source),
-            })?;
+        file.read_exact_at(&mut header, 0).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => ManifestError::NotAManifest { path: path.to_owned() },
+            _ => failed(source),
+        })?;
         let header = Header::decode(&header).map_err(|problem| match problem {
-            HeaderProblem::Magic => ManifestError::NotAManifest {
-                path: path.to_owned(),
-            },
-            HeaderProblem::Version(version) => ManifestError::Version {
-                path: path.to_owned(),
-                version,
-                supported: VERSION,
-            },
+            HeaderProblem::Magic => ManifestError::NotAManifest { path: path.to_owned() },
+            HeaderProblem::Version(version) => {
+                ManifestError::Version { path: path.to_owned(), version, supported: VERSION }
+            }
             HeaderProblem::Damaged(problem) => damaged(problem),
         })?;
         let layout = header.layout;
-        let runs = usize::try_from(header.runs)
-            .ok()
-            .filter(|runs| *runs <= MAX_ZERO_RUNS);
+        let runs = usize::try_from(header.runs).ok().filter(|runs| *runs <= MAX_ZERO_RUNS);
         let runs = runs.ok_or_else(|| damaged("it has too many runs of zeros".to_owned()))?;
         let expected_size = layout.trailer_at() + header.runs * RUN_BYTES;
         if file_size != expected_size {
-            return Err(damaged(format!(
-                "it has {file_size} bytes instead of {expected_size}"
-            )));
+            return Err(damaged(format!("it has {file_size} bytes instead of {expected_size}")));
         }
         let mut trailer = vec![0; runs * 16];
-        file.read_exact_at(&mut trailer, layout.trailer_at())
-            .map_err(failed)?;
+        file.read_exact_at(&mut trailer, layout.trailer_at()).map_err(failed)?;
         let zeros = Some(trailer)
             .filter(|trailer| checksum(trailer) == header.trailer_checksum)
             .and_then(|trailer| decode_runs(&trailer, layout.blocks()))
             .ok_or_else(|| damaged("its runs of zeros are not what was written".to_owned()))?;
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            layout,
-            zeros,
-        })
+        Ok(Self { file, path: path.to_owned(), layout, zeros })
     }
 
     /// The algorithm of the digests.
@@ -158,12 +138,7 @@ impl Manifest {
             let (one, theirs) = (self.disk_size().to_string(), other.disk_size().to_string());
             return Err(incomparable("the size of the disk in bytes", one, theirs));
         }
-        Ok(Compare {
-            mine: self.entries(),
-            theirs: other.entries(),
-            at: 0,
-            next: None,
-        })
+        Ok(Compare { mine: self.entries(), theirs: other.entries(), at: 0, next: None })
     }
 
     fn read_entry(&self, index: u64, bytes: &[u8]) -> Result<Entry, ManifestError> {
@@ -175,9 +150,7 @@ impl Manifest {
 
     /// The digest of a block that is known to be zeros.
     fn zero_digest(&self, index: u64) -> Digest {
-        self.layout
-            .algorithm
-            .zero_digest(self.layout.block_bytes(index))
+        self.layout.algorithm.zero_digest(self.layout.block_bytes(index))
     }
 }
 
@@ -196,24 +169,14 @@ pub struct Entries<'a> {
 impl Entries<'_> {
     fn read_next(&mut self) -> Result<Entry, ManifestError> {
         let zeros = self.manifest.zeros.as_slice();
-        while zeros
-            .get(self.run)
-            .is_some_and(|run| run.end() <= self.index)
-        {
+        while zeros.get(self.run).is_some_and(|run| run.end() <= self.index) {
             self.run += 1;
         }
-        if zeros
-            .get(self.run)
-            .is_some_and(|run| run.start <= self.index)
-        {
+        if zeros.get(self.run).is_some_and(|run| run.start <= self.index) {
             return Ok(Entry::Zero);
         }
         let stride = 1 + self.manifest.layout.algorithm.digest_bytes();
-        let place = |start: u64| {
-            usize::try_from(self.index - start)
-                .ok()?
-                .checked_mul(stride)
-        };
+        let place = |start: u64| usize::try_from(self.index - start).ok()?.checked_mul(stride);
         let held = place(self.chunk_start).filter(|at| *at < self.chunk.len());
         let at = match held {
             Some(at) => at,
@@ -222,21 +185,16 @@ impl Entries<'_> {
                 0
             }
         };
-        self.manifest
-            .read_entry(self.index, &self.chunk[at..at + stride])
+        self.manifest.read_entry(self.index, &self.chunk[at..at + stride])
     }
 
     fn fill(&mut self) -> Result<(), ManifestError> {
         let layout = self.manifest.layout;
         let count = (layout.blocks() - self.index).min(ENTRIES_PER_READ);
         let length = usize::try_from(count * layout.stride());
-        self.chunk
-            .resize(length.expect("1,024 entries fit into memory"), 0);
+        self.chunk.resize(length.expect("1,024 entries fit into memory"), 0);
         self.chunk_start = self.index;
-        let read = self
-            .manifest
-            .file
-            .read_exact_at(&mut self.chunk, layout.entry_at(self.index));
+        let read = self.manifest.file.read_exact_at(&mut self.chunk, layout.entry_at(self.index));
         read.map_err(|source| io_error("read", &self.manifest.path, source))
     }
 }
@@ -297,11 +255,7 @@ impl Compare<'_> {
                 digest == manifest.zero_digest(index)
             }
         };
-        Some(Ok(if same {
-            Verdict::Same
-        } else {
-            Verdict::Different
-        }))
+        Some(Ok(if same { Verdict::Same } else { Verdict::Different }))
     }
 }
 

@@ -29,12 +29,7 @@ fn entries(manifest: &Manifest) -> Vec<Entry> {
 }
 
 fn change(path: &Path, offset: u64, bytes: &[u8]) {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .write_all_at(bytes, offset)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
 
 fn problem(path: &Path) -> String {
@@ -47,9 +42,7 @@ fn what_was_recorded_is_read_back_with_every_algorithm() {
     for algorithm in DigestAlgorithm::ALL {
         let path = folder.path().join(algorithm.name());
         write(&path, algorithm, 6, |writer| {
-            writer
-                .record_blocks(1, &[digest(algorithm, 1), digest(algorithm, 2)])
-                .unwrap();
+            writer.record_blocks(1, &[digest(algorithm, 1), digest(algorithm, 2)]).unwrap();
             writer.record_zero(3..5).unwrap();
             writer.record(5, &digest(algorithm, 3)).unwrap();
         });
@@ -75,10 +68,7 @@ fn what_was_recorded_is_read_back_with_every_algorithm() {
 fn a_disk_without_bytes_has_a_manifest_without_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
-    ManifestWriter::create(&path, DigestAlgorithm::Xxh3, 0)
-        .unwrap()
-        .finish()
-        .unwrap();
+    ManifestWriter::create(&path, DigestAlgorithm::Xxh3, 0).unwrap().finish().unwrap();
     assert_eq!(entries(&Manifest::open(&path).unwrap()), []);
 }
 
@@ -103,14 +93,9 @@ fn two_tebibytes_of_zeros_take_little_room() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
     let blocks = (2_u64 << 40) / BLOCK;
-    write(&path, DigestAlgorithm::Blake3, blocks, |writer| {
-        writer.record_zero(0..blocks).unwrap()
-    });
+    write(&path, DigestAlgorithm::Blake3, blocks, |writer| writer.record_zero(0..blocks).unwrap());
     assert!(fs::metadata(&path).unwrap().blocks() * 512 < 1 << 20);
-    assert_eq!(
-        Manifest::open(&path).unwrap().entry(blocks - 1).unwrap(),
-        Entry::Zero
-    );
+    assert_eq!(Manifest::open(&path).unwrap().entry(blocks - 1).unwrap(), Entry::Zero);
 }
 
 #[test]
@@ -125,11 +110,7 @@ fn more_runs_of_zeros_than_fit_become_entries() {
     });
     let manifest = Manifest::open(&path).unwrap();
     for (index, entry) in (0_u64..).zip(manifest.entries()) {
-        let expected = if index % 2 == 0 {
-            Entry::Zero
-        } else {
-            Entry::Absent
-        };
+        let expected = if index % 2 == 0 { Entry::Zero } else { Entry::Absent };
         assert_eq!(entry.unwrap(), expected);
     }
 }
@@ -168,17 +149,11 @@ fn a_block_behind_the_end_is_refused() {
             writer.record_zero(0..3).unwrap_err(),
         ];
         for error in errors {
-            assert!(
-                matches!(error, ManifestError::NoSuchBlock { blocks: 2, .. }),
-                "{error}"
-            );
+            assert!(matches!(error, ManifestError::NoSuchBlock { blocks: 2, .. }), "{error}");
         }
     });
     let manifest = Manifest::open(&path).unwrap();
-    assert!(matches!(
-        manifest.entry(2),
-        Err(ManifestError::NoSuchBlock { index: 2, .. })
-    ));
+    assert!(matches!(manifest.entry(2), Err(ManifestError::NoSuchBlock { index: 2, .. })));
 }
 
 #[test]
@@ -186,13 +161,8 @@ fn a_digest_of_another_algorithm_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
     write(&path, DigestAlgorithm::Blake3, 2, |writer| {
-        let error = writer
-            .record(0, &digest(DigestAlgorithm::Xxh3, 1))
-            .unwrap_err();
-        assert!(matches!(
-            error,
-            ManifestError::ForeignDigest { length: 16, .. }
-        ));
+        let error = writer.record(0, &digest(DigestAlgorithm::Xxh3, 1)).unwrap_err();
+        assert!(matches!(error, ManifestError::ForeignDigest { length: 16, .. }));
     });
 }
 
@@ -235,10 +205,7 @@ fn a_changed_header_is_damage() {
     for offset in [20, 24, 32, 40, 48, 56, 4000, 4095] {
         write(&path, DigestAlgorithm::Xxh3, 2, |_| ());
         change(&path, offset, &[0xee]);
-        assert!(
-            problem(&path).contains("checksum of its header"),
-            "{offset}"
-        );
+        assert!(problem(&path).contains("checksum of its header"), "{offset}");
     }
 }
 
@@ -246,17 +213,10 @@ fn a_changed_header_is_damage() {
 fn a_file_of_another_length_is_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
-    write(&path, DigestAlgorithm::Xxh3, 200, |writer| {
-        writer.record_zero(0..100).unwrap()
-    });
+    write(&path, DigestAlgorithm::Xxh3, 200, |writer| writer.record_zero(0..100).unwrap());
     let length = fs::metadata(&path).unwrap().len();
     for wrong in [4096, length - 1, length + 1] {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(wrong)
-            .unwrap();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(wrong).unwrap();
         assert!(problem(&path).contains(&format!("{wrong} bytes instead of {length}")));
     }
 }
@@ -265,9 +225,7 @@ fn a_file_of_another_length_is_damage() {
 fn a_changed_run_of_zeros_is_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
-    write(&path, DigestAlgorithm::Xxh3, 200, |writer| {
-        writer.record_zero(0..100).unwrap()
-    });
+    write(&path, DigestAlgorithm::Xxh3, 200, |writer| writer.record_zero(0..100).unwrap());
     let length = fs::metadata(&path).unwrap().len();
     change(&path, length - 8, &[99]);
     assert!(problem(&path).contains("runs of zeros"));
@@ -280,13 +238,7 @@ fn an_unknown_tag_is_damage_of_its_block_and_ends_the_entries() {
     write(&path, DigestAlgorithm::Crc32c, 5, |_| ());
     change(&path, 4096 + 3 * 5, &[9]);
     let manifest = Manifest::open(&path).unwrap();
-    assert!(
-        manifest
-            .entry(3)
-            .unwrap_err()
-            .to_string()
-            .contains("block 3 has the unknown tag 9")
-    );
+    assert!(manifest.entry(3).unwrap_err().to_string().contains("block 3 has the unknown tag 9"));
     assert_eq!(manifest.entries().count(), 4);
 }
 
@@ -304,10 +256,7 @@ fn comparing_gives_ranges_of_same_different_and_unknown() {
         writer.record_blocks(4, &[digest(algorithm, 2); 2]).unwrap();
         writer.record_zero(6..9).unwrap();
     });
-    let (one, other) = (
-        Manifest::open(&one).unwrap(),
-        Manifest::open(&other).unwrap(),
-    );
+    let (one, other) = (Manifest::open(&one).unwrap(), Manifest::open(&other).unwrap());
     let verdicts: Vec<_> = one.compare(&other).unwrap().map(Result::unwrap).collect();
     let expected = [
         (0..4, Verdict::Same),
@@ -323,21 +272,12 @@ fn zeros_that_were_digested_compare_as_zeros_also_in_the_short_last_block() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (folder.path().join("one"), folder.path().join("other"));
     let algorithm = DigestAlgorithm::Blake3;
-    write(&one, algorithm, 2, |writer| {
-        writer.record_zero(0..2).unwrap()
-    });
+    write(&one, algorithm, 2, |writer| writer.record_zero(0..2).unwrap());
     write(&other, algorithm, 2, |writer| {
-        writer
-            .record(0, &algorithm.digest_block(&[0; 65_536]))
-            .unwrap();
-        writer
-            .record(1, &algorithm.digest_block(&[0; 65_436]))
-            .unwrap();
+        writer.record(0, &algorithm.digest_block(&[0; 65_536])).unwrap();
+        writer.record(1, &algorithm.digest_block(&[0; 65_436])).unwrap();
     });
-    let (one, other) = (
-        Manifest::open(&one).unwrap(),
-        Manifest::open(&other).unwrap(),
-    );
+    let (one, other) = (Manifest::open(&one).unwrap(), Manifest::open(&other).unwrap());
     let verdicts: Vec<_> = one.compare(&other).unwrap().map(Result::unwrap).collect();
     assert_eq!(verdicts, [(0..2, Verdict::Same)]);
 }

@@ -101,10 +101,7 @@ impl ManifestWriter {
         self.check_blocks(first..first.saturating_add(count))?;
         let algorithm = self.layout.algorithm;
         let expected = algorithm.digest_bytes();
-        if let Some(foreign) = digests
-            .iter()
-            .find(|digest| digest.as_bytes().len() != expected)
-        {
+        if let Some(foreign) = digests.iter().find(|digest| digest.as_bytes().len() != expected) {
             return Err(ManifestError::ForeignDigest {
                 length: foreign.as_bytes().len(),
                 algorithm,
@@ -142,9 +139,7 @@ impl ManifestWriter {
             .write_all_at(&trailer, self.layout.trailer_at())
             .and_then(|()| self.file.write_all_at(&header.encode(), 0));
         write.map_err(|source| self.failed("write", source))?;
-        self.file
-            .sync_all()
-            .map_err(|source| self.failed("sync", source))?;
+        self.file.sync_all().map_err(|source| self.failed("sync", source))?;
         std::fs::rename(&self.partial, &self.path)
             .map_err(|source| self.failed("rename", source))?;
         self.finished = true;
@@ -229,16 +224,10 @@ impl Drop for ManifestWriter {
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> ManifestError {
-    ManifestError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    ManifestError::Io { action, path: path.to_owned(), source }
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -97,9 +97,7 @@ pub(crate) struct SharedRate(Option<Mutex<RateLimit>>);
 impl SharedRate {
     /// Takes `bytes`, or says when to ask again.
     pub(crate) fn take(&self, now: Instant, bytes: u64) -> Option<Instant> {
-        self.0
-            .as_ref()
-            .and_then(|limit| lock(limit).take(now, bytes))
+        self.0.as_ref().and_then(|limit| lock(limit).take(now, bytes))
     }
 }
 
@@ -107,10 +105,7 @@ impl Mover {
     /// A mover that is yet to be started.
     #[must_use]
     pub fn new(settings: MoverSettings) -> Self {
-        Self {
-            settings,
-            observer: Arc::new(|_| {}),
-        }
+        Self { settings, observer: Arc::new(|_| {}) }
     }
 
     /// Calls `observer` with everything that happens, on the mover's threads: it should be quick.
@@ -167,10 +162,8 @@ impl Mover {
             fallen_back: Mutex::new(Vec::new()),
             queue: Mutex::new(VecDeque::new()),
         });
-        let names = lanes
-            .iter()
-            .map(|lane| (lane.source.to_string(), lane.target.to_string()))
-            .collect();
+        let names =
+            lanes.iter().map(|lane| (lane.source.to_string(), lane.target.to_string())).collect();
         lock(&shared.queue).extend(lanes.into_iter().enumerate());
         let started = Instant::now();
         let mut handles = Vec::new();
@@ -187,12 +180,7 @@ impl Mover {
                 Err(_) => thread::leave(&shared, None),
             }
         }
-        Ok(Running {
-            shared,
-            threads: handles,
-            lanes: names,
-            started,
-        })
+        Ok(Running { shared, threads: handles, lanes: names, started })
     }
 }
 
@@ -200,20 +188,13 @@ impl Running {
     /// The counts of all lanes together, so far.
     #[must_use]
     pub fn progress(&self) -> Counts {
-        self.shared
-            .live
-            .iter()
-            .fold(Counts::default(), |sum, live| sum.plus(&live.snapshot()))
+        self.shared.live.iter().fold(Counts::default(), |sum, live| sum.plus(&live.snapshot()))
     }
 
     /// The counts of one lane, so far; all zero for a lane that is not there.
     #[must_use]
     pub fn lane_progress(&self, lane: usize) -> Counts {
-        self.shared
-            .live
-            .get(lane)
-            .map(|live| live.snapshot())
-            .unwrap_or_default()
+        self.shared.live.get(lane).map(|live| live.snapshot()).unwrap_or_default()
     }
 
     /// The engine in use, and why.
@@ -238,10 +219,7 @@ impl Running {
     #[must_use]
     pub fn wait_for(&self, timeout: Duration) -> bool {
         let working = lock(&self.shared.working);
-        let waited = self
-            .shared
-            .ended
-            .wait_timeout_while(working, timeout, |working| *working > 0);
+        let waited = self.shared.ended.wait_timeout_while(working, timeout, |working| *working > 0);
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
@@ -325,21 +303,11 @@ impl Canceller {
 
 /// Divides what the settings allow among the threads.
 fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShare {
-    let at_once = lanes
-        .len()
-        .min(settings.max_lanes.max(1))
-        .div_ceil(threads)
-        .max(1);
-    let connections = lanes
-        .iter()
-        .map(|lane| usize::from(lane.settings.connections.max(1)))
-        .max()
-        .unwrap_or(1);
-    let largest = lanes
-        .iter()
-        .filter_map(|lane| lane.settings.request_bytes)
-        .max()
-        .unwrap_or(0) as usize;
+    let at_once = lanes.len().min(settings.max_lanes.max(1)).div_ceil(threads).max(1);
+    let connections =
+        lanes.iter().map(|lane| usize::from(lane.settings.connections.max(1))).max().unwrap_or(1);
+    let largest =
+        lanes.iter().filter_map(|lane| lane.settings.request_bytes).max().unwrap_or(0) as usize;
     let block_bytes = largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two();
     let strands = at_once * connections;
     ThreadShare {

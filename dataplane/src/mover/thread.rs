@@ -65,11 +65,7 @@ fn fail_rest(shared: &Shared, error: &std::io::Error) {
 
 fn report_unstarted(shared: &Shared, index: usize, lane: Lane, fault: Fault) {
     let counts = shared.live[index].snapshot();
-    (shared.observer)(&Event::Finished {
-        lane: index,
-        fault: Some(&fault),
-        counts,
-    });
+    (shared.observer)(&Event::Finished { lane: index, fault: Some(&fault), counts });
     let mut report = super::unreported(
         (lane.source.to_string(), lane.target.to_string()),
         &shared.live[index],
@@ -87,22 +83,14 @@ fn work(shared: &Shared) -> std::io::Result<()> {
     let share = shared.per_thread;
     let heads = Pool::new(HEAD_BYTES, share.links)?;
     let blocks = Pool::new(share.block_bytes, share.blocks)?;
-    let zeros = Pool::new(share.block_bytes, 1)?
-        .claim()
-        .ok_or(std::io::ErrorKind::OutOfMemory)?;
+    let zeros = Pool::new(share.block_bytes, 1)?.claim().ok_or(std::io::ErrorKind::OutOfMemory)?;
     // Dropped before the pools: what is in flight ends first.
     let (engine, fallen_back) = engine::start(&shared.selected)?;
     if let Some(reason) = fallen_back {
         lock(&shared.fallen_back).push(reason);
     }
     lock(&shared.wakers).push(engine.waker());
-    let lent = Lent {
-        shared,
-        engine,
-        heads,
-        blocks,
-        zeros,
-    };
+    let lent = Lent { shared, engine, heads, blocks, zeros };
     let next_tick = Instant::now();
     let mut thread = Thread {
         lent,
@@ -224,9 +212,7 @@ impl Thread<'_> {
     fn timeout(&self) -> Duration {
         let wakes = self.tasks.values().filter_map(Task::wakes_at).min();
         let until = wakes.map_or(self.next_tick, |at| at.min(self.next_tick));
-        until
-            .saturating_duration_since(Instant::now())
-            .min(IDLE_WAIT)
+        until.saturating_duration_since(Instant::now()).min(IDLE_WAIT)
     }
 
     /// Gives time to lanes that are due, or that waited for a block of the pool.
@@ -236,12 +222,8 @@ impl Thread<'_> {
         let is_due = |task: &Task| {
             tick || (fed && task.is_starved()) || task.wakes_at().is_some_and(|at| at <= now)
         };
-        let due: Vec<u32> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| is_due(task))
-            .map(|(id, _)| *id)
-            .collect();
+        let due: Vec<u32> =
+            self.tasks.iter().filter(|(_, task)| is_due(task)).map(|(id, _)| *id).collect();
         for id in due {
             self.with(id, now, if tick { Task::tick } else { Task::pump });
         }

@@ -89,15 +89,7 @@ impl ChunkHead {
             (u64::from(fields.u32()?), wire::STRUCTURED_HEAD_LEN)
         };
         let done = flags & wire::NBD_REPLY_FLAG_DONE != 0;
-        Some((
-            Self {
-                kind,
-                cookie,
-                done,
-                length,
-            },
-            head_len,
-        ))
+        Some((Self { kind, cookie, done, length }, head_len))
     }
 
     /// Whether the length goes with the type and stays within the limits.
@@ -119,18 +111,12 @@ impl ChunkHead {
             }
             Kind::StatusExt => {
                 let kind = wire::NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
-                return Err(ReplyError::Kind {
-                    cookie: self.cookie,
-                    kind,
-                });
+                return Err(ReplyError::Kind { cookie: self.cookie, kind });
             }
             Kind::Error | Kind::OtherError => (ERROR_LEN..=MAX_ERROR_LEN).contains(&self.length),
             Kind::ErrorOffset => (ERROR_LEN + 8..=MAX_ERROR_LEN).contains(&self.length),
             Kind::Unknown(kind) => {
-                return Err(ReplyError::Kind {
-                    cookie: self.cookie,
-                    kind,
-                });
+                return Err(ReplyError::Kind { cookie: self.cookie, kind });
             }
         };
         if !fits {
@@ -152,19 +138,11 @@ impl ChunkHead {
 
     fn bad_length(&self) -> ReplyError {
         let (cookie, kind, length) = (self.cookie, self.kind.name(), self.length);
-        ReplyError::Length {
-            cookie,
-            kind,
-            length,
-        }
+        ReplyError::Length { cookie, kind, length }
     }
 
     fn broken(&self, problem: &'static str) -> ReplyError {
-        ReplyError::Content {
-            cookie: self.cookie,
-            kind: self.kind.name(),
-            problem,
-        }
+        ReplyError::Content { cookie: self.cookie, kind: self.kind.name(), problem }
     }
 
     /// The message in the payload of an error chunk; of any other chunk none.
@@ -185,11 +163,7 @@ impl ChunkHead {
         let number = fields.u32()?;
         let text_len = fields.u16()?;
         let text = fields.bytes(u32::from(text_len))?;
-        let offset = if self.kind == Kind::ErrorOffset {
-            Some(fields.u64()?)
-        } else {
-            None
-        };
+        let offset = if self.kind == Kind::ErrorOffset { Some(fields.u64()?) } else { None };
         Some((number, text, offset))
     }
 
@@ -199,9 +173,7 @@ impl ChunkHead {
         payload: &'a [u8],
         message: &'a str,
     ) -> Result<Reply<'a>, ReplyError> {
-        let &Self {
-            kind, cookie, done, ..
-        } = self;
+        let &Self { kind, cookie, done, .. } = self;
         let event = match kind {
             Kind::None => Some(Reply::Done { cookie }),
             Kind::OffsetData => self.data(payload)?,
@@ -211,18 +183,8 @@ impl ChunkHead {
                 self.error_fields(payload).map(|(number, _, offset)| {
                     // Zero is no error, and the reply failed all the same.
                     let known = NbdError::from_wire(number).unwrap_or(NbdError::Other(number));
-                    let error = if kind == Kind::OtherError {
-                        NbdError::Inval
-                    } else {
-                        known
-                    };
-                    Reply::Error {
-                        cookie,
-                        error,
-                        message,
-                        offset,
-                        done,
-                    }
+                    let error = if kind == Kind::OtherError { NbdError::Inval } else { known };
+                    Reply::Error { cookie, error, message, offset, done }
                 })
             }
             Kind::Unknown(_) => None,
@@ -238,12 +200,7 @@ impl ChunkHead {
             return Ok(None);
         };
         self.check_end(offset, length)?;
-        Ok(Some(Reply::Data {
-            cookie: self.cookie,
-            offset,
-            length,
-            done: self.done,
-        }))
+        Ok(Some(Reply::Data { cookie: self.cookie, offset, length, done: self.done }))
     }
 
     fn hole<'a>(&self, payload: &[u8]) -> Result<Option<Reply<'a>>, ReplyError> {
@@ -255,12 +212,7 @@ impl ChunkHead {
             return Err(self.broken("a hole of no bytes"));
         }
         self.check_end(offset, length)?;
-        Ok(Some(Reply::Hole {
-            cookie: self.cookie,
-            offset,
-            length,
-            done: self.done,
-        }))
+        Ok(Some(Reply::Hole { cookie: self.cookie, offset, length, done: self.done }))
     }
 
     fn check_end(&self, offset: u64, length: u32) -> Result<(), ReplyError> {
@@ -291,11 +243,6 @@ impl ChunkHead {
                 BadExtents::Sum => "its extents end beyond 64 bits",
             })
         })?;
-        Ok(Some(Reply::Status {
-            cookie: self.cookie,
-            context,
-            extents,
-            done: self.done,
-        }))
+        Ok(Some(Reply::Status { cookie: self.cookie, context, extents, done: self.done }))
     }
 }

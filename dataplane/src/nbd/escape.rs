@@ -22,9 +22,7 @@ pub(super) fn undo(text: &str) -> Result<Vec<u8>, NbdUriError> {
         }
         let digits = (bytes.next().and_then(hex), bytes.next().and_then(hex));
         let (Some(high), Some(low)) = digits else {
-            return Err(NbdUriError::Escape {
-                text: text.to_owned(),
-            });
+            return Err(NbdUriError::Escape { text: text.to_owned() });
         };
         plain.push(high << 4 | low);
     }
@@ -32,9 +30,7 @@ pub(super) fn undo(text: &str) -> Result<Vec<u8>, NbdUriError> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 /// Bytes that are written with escapes, except for those that need none.

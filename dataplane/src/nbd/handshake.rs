@@ -75,18 +75,12 @@ pub struct Handshake {
 impl Handshake {
     /// A handshake that opens an export.
     pub fn open(wishes: ClientWishes) -> Self {
-        Self {
-            negotiation: Negotiation::open(wishes),
-            pending: Vec::new(),
-        }
+        Self { negotiation: Negotiation::open(wishes), pending: Vec::new() }
     }
 
     /// A handshake that lists the exports, and leaves.
     pub fn list(tls: Tls) -> Self {
-        Self {
-            negotiation: Negotiation::list(tls),
-            pending: Vec::new(),
-        }
+        Self { negotiation: Negotiation::list(tls), pending: Vec::new() }
     }
 
     /// Consumes from `input`, and appends what must be sent to `output`.
@@ -125,10 +119,7 @@ impl Handshake {
             }
             _ => "",
         };
-        HandshakeError::Disconnected {
-            waiting_for: self.waiting_for(),
-            hint,
-        }
+        HandshakeError::Disconnected { waiting_for: self.waiting_for(), hint }
     }
 
     fn run(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Advance, HandshakeError> {
@@ -145,28 +136,21 @@ impl Handshake {
         loop {
             if !self.collect(&mut rest)? {
                 let consumed = input.len() - rest.len();
-                return Ok(Advance {
-                    consumed,
-                    status: HandshakeStatus::NeedInput,
-                });
+                return Ok(Advance { consumed, status: HandshakeStatus::NeedInput });
             }
             let message = std::mem::take(&mut self.pending);
             let status = match self.negotiation.state {
                 State::Greeting => self.negotiation.greeted(&message, output)?,
                 State::Asked(Opt::ExportName) => Some(self.negotiation.export_named(&message)?),
                 State::Asked(option) => {
-                    self.negotiation
-                        .answered(option, &message, rest.len(), output)?
+                    self.negotiation.answered(option, &message, rest.len(), output)?
                 }
                 State::TlsUpgrade | State::Over => return Err(HandshakeError::Over),
             };
             self.pending = message;
             self.pending.clear();
             if let Some(status) = status {
-                return Ok(Advance {
-                    consumed: input.len() - rest.len(),
-                    status,
-                });
+                return Ok(Advance { consumed: input.len() - rest.len(), status });
             }
         }
     }
@@ -197,12 +181,7 @@ impl Handshake {
             }
             State::Asked(Opt::ExportName) => {
                 let no_zeroes = self.negotiation.no_zeroes;
-                Ok(8 + 2
-                    + if no_zeroes {
-                        0
-                    } else {
-                        wire::EXPORT_NAME_ZEROES_LEN
-                    })
+                Ok(8 + 2 + if no_zeroes { 0 } else { wire::EXPORT_NAME_ZEROES_LEN })
             }
             State::Asked(_) if self.pending.len() < wire::OPTION_REPLY_HEAD_LEN => {
                 Ok(wire::OPTION_REPLY_HEAD_LEN)

@@ -27,13 +27,8 @@ struct Learned {
     exports: Vec<ExportInfo>,
 }
 
-const TO_OPEN: &[Opt] = &[
-    Opt::StartTls,
-    Opt::ExtendedHeaders,
-    Opt::StructuredReply,
-    Opt::SetMetaContext,
-    Opt::Go,
-];
+const TO_OPEN: &[Opt] =
+    &[Opt::StartTls, Opt::ExtendedHeaders, Opt::StructuredReply, Opt::SetMetaContext, Opt::Go];
 const TO_LIST: &[Opt] = &[Opt::StartTls, Opt::List];
 
 /// What is awaited from the server.
@@ -94,25 +89,15 @@ impl Negotiation {
 
     pub(super) fn check_wishes(&self) -> Result<(), HandshakeError> {
         let export = ("export name", &self.wishes.export);
-        let contexts = self
-            .wishes
-            .contexts
-            .iter()
-            .map(|name| ("metadata context name", name));
+        let contexts = self.wishes.contexts.iter().map(|name| ("metadata context name", name));
         for (what, name) in contexts.chain([export]) {
             if name.len() > wire::MAX_STRING_LEN {
-                return Err(HandshakeError::NameTooLong {
-                    what,
-                    length: name.len(),
-                });
+                return Err(HandshakeError::NameTooLong { what, length: name.len() });
             }
         }
         let count = self.wishes.contexts.len();
         if count > MAX_CONTEXTS {
-            return Err(HandshakeError::TooManyContexts {
-                count,
-                limit: MAX_CONTEXTS,
-            });
+            return Err(HandshakeError::TooManyContexts { count, limit: MAX_CONTEXTS });
         }
         Ok(())
     }
@@ -122,9 +107,7 @@ impl Negotiation {
         message: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Option<HandshakeStatus>, HandshakeError> {
-        let flags = message
-            .last_chunk()
-            .map_or(0, |flags| u16::from_be_bytes(*flags));
+        let flags = message.last_chunk().map_or(0, |flags| u16::from_be_bytes(*flags));
         self.no_zeroes = flags & wire::NBD_FLAG_NO_ZEROES != 0;
         let fixed = flags & wire::NBD_FLAG_FIXED_NEWSTYLE != 0;
         let mut answer = 0u32;
@@ -140,9 +123,7 @@ impl Negotiation {
         } else if self.wishes.tls == Tls::Require {
             return Err(HandshakeError::NotFixed { wish: "TLS" });
         } else if self.order == TO_LIST {
-            return Err(HandshakeError::NotFixed {
-                wish: "a list of exports",
-            });
+            return Err(HandshakeError::NotFixed { wish: "a list of exports" });
         } else {
             self.ask(Opt::ExportName, output);
         }
@@ -158,9 +139,7 @@ impl Negotiation {
     ) -> Result<Option<HandshakeStatus>, HandshakeError> {
         self.count_reply(option, message.len())?;
         let head = OptionReplyHead::parse(option, message)?;
-        let payload = message
-            .get(wire::OPTION_REPLY_HEAD_LEN..)
-            .unwrap_or_default();
+        let payload = message.get(wire::OPTION_REPLY_HEAD_LEN..).unwrap_or_default();
         match OptionReply::parse(option, head.kind, payload)? {
             OptionReply::Ack => return self.acknowledged(option, unread, output),
             OptionReply::Refusal { code, message } => {
@@ -176,12 +155,7 @@ impl Negotiation {
             OptionReply::BlockSize(sizes) => self.learned.block_size = sizes,
             OptionReply::OtherInfo => {}
             OptionReply::Context(context) => {
-                if self
-                    .learned
-                    .contexts
-                    .iter()
-                    .any(|known| known.id == context.id)
-                {
+                if self.learned.contexts.iter().any(|known| known.id == context.id) {
                     return Err(option.problem("two contexts have the same number"));
                 }
                 self.learned.contexts.push(context);
@@ -202,10 +176,7 @@ impl Negotiation {
             return Err(HandshakeError::Endless { option, limit });
         }
         if self.reply_bytes > MAX_REPLY_BYTES {
-            return Err(HandshakeError::Endless {
-                option,
-                limit: "8 MiB",
-            });
+            return Err(HandshakeError::Endless { option, limit: "8 MiB" });
         }
         Ok(())
     }
@@ -264,26 +235,15 @@ impl Negotiation {
                 self.learned.block_size = BlockSize::DEFAULT;
                 return Ok(());
             }
-            (Opt::Go, wire::NBD_REP_ERR_UNKNOWN) => HandshakeError::UnknownExport {
-                export: self.wishes.export.clone(),
-                message,
-            },
+            (Opt::Go, wire::NBD_REP_ERR_UNKNOWN) => {
+                HandshakeError::UnknownExport { export: self.wishes.export.clone(), message }
+            }
             (Opt::Go, wire::NBD_REP_ERR_BLOCK_SIZE_REQD) => {
                 HandshakeError::BlockSizeRequired { message }
             }
-            (_, wire::NBD_REP_ERR_POLICY) => HandshakeError::Policy {
-                option: name,
-                message,
-            },
-            (_, wire::NBD_REP_ERR_TOO_BIG) => HandshakeError::TooBig {
-                option: name,
-                message,
-            },
-            _ => HandshakeError::Refused {
-                option: name,
-                code,
-                message,
-            },
+            (_, wire::NBD_REP_ERR_POLICY) => HandshakeError::Policy { option: name, message },
+            (_, wire::NBD_REP_ERR_TOO_BIG) => HandshakeError::TooBig { option: name, message },
+            _ => HandshakeError::Refused { option: name, code, message },
         })
     }
 
@@ -342,9 +302,7 @@ impl Negotiation {
     }
 
     fn ask(&mut self, option: Opt, output: &mut Vec<u8>) {
-        let ClientWishes {
-            export, contexts, ..
-        } = &self.wishes;
+        let ClientWishes { export, contexts, .. } = &self.wishes;
         let payload = match option {
             Opt::Go => options::go_payload(export),
             Opt::SetMetaContext => options::contexts_payload(export, contexts),

@@ -71,10 +71,7 @@ impl Opt {
     }
 
     pub(super) fn problem(self, problem: &'static str) -> HandshakeError {
-        HandshakeError::Protocol {
-            option: self.name(),
-            problem,
-        }
+        HandshakeError::Protocol { option: self.name(), problem }
     }
 }
 
@@ -131,11 +128,7 @@ impl OptionReplyHead {
         }
         if length > MAX_OPTION_REPLY_LEN {
             let (option, limit) = (asked.name(), MAX_OPTION_REPLY_LEN);
-            return Err(HandshakeError::ReplyTooLong {
-                option,
-                length,
-                limit,
-            });
+            return Err(HandshakeError::ReplyTooLong { option, length, limit });
         }
         Ok(Self { kind, length })
     }
@@ -169,10 +162,9 @@ impl OptionReply {
             (wire::NBD_REP_SERVER, Opt::List) => export(asked, payload)?,
             (wire::NBD_REP_INFO, Opt::Go) => info(payload)?,
             (wire::NBD_REP_META_CONTEXT, Opt::SetMetaContext) => context(asked, payload)?,
-            (code, _) if code & wire::NBD_REP_FLAG_ERROR != 0 => Some(Self::Refusal {
-                code,
-                message: printable(payload),
-            }),
+            (code, _) if code & wire::NBD_REP_FLAG_ERROR != 0 => {
+                Some(Self::Refusal { code, message: printable(payload) })
+            }
             _ => return Err(asked.problem("its type does not go with the option")),
         };
         reply.ok_or_else(|| asked.problem("its length does not go with its type"))
@@ -200,10 +192,7 @@ fn export(asked: Opt, payload: &[u8]) -> Result<Option<OptionReply>, HandshakeEr
         return Ok(None);
     };
     let description = printable(fields.rest());
-    Ok(Some(OptionReply::Export(ExportInfo {
-        name: name(asked, bytes)?,
-        description,
-    })))
+    Ok(Some(OptionReply::Export(ExportInfo { name: name(asked, bytes)?, description })))
 }
 
 fn context(asked: Opt, payload: &[u8]) -> Result<Option<OptionReply>, HandshakeError> {
@@ -211,10 +200,7 @@ fn context(asked: Opt, payload: &[u8]) -> Result<Option<OptionReply>, HandshakeE
     let Some(id) = fields.u32() else {
         return Ok(None);
     };
-    Ok(Some(OptionReply::Context(MetaContext {
-        id,
-        name: name(asked, fields.rest())?,
-    })))
+    Ok(Some(OptionReply::Context(MetaContext { id, name: name(asked, fields.rest())? })))
 }
 
 fn info(payload: &[u8]) -> Result<Option<OptionReply>, HandshakeError> {
@@ -226,10 +212,7 @@ fn info(payload: &[u8]) -> Result<Option<OptionReply>, HandshakeError> {
         wire::NBD_INFO_EXPORT => match (fields.u64(), fields.u16(), fields.rest()) {
             (Some(size), Some(flags), []) => {
                 let flags = TransmissionFlags::from_wire(flags);
-                Ok(Some(OptionReply::Size {
-                    size: checked_size(size)?,
-                    flags,
-                }))
+                Ok(Some(OptionReply::Size { size: checked_size(size)?, flags }))
             }
             _ => Ok(None),
         },
@@ -248,9 +231,5 @@ fn info(payload: &[u8]) -> Result<Option<OptionReply>, HandshakeError> {
 
 /// A size that file offsets can reach.
 pub(super) fn checked_size(size: u64) -> Result<u64, HandshakeError> {
-    if i64::try_from(size).is_ok() {
-        Ok(size)
-    } else {
-        Err(HandshakeError::Size { size })
-    }
+    if i64::try_from(size).is_ok() { Ok(size) } else { Err(HandshakeError::Size { size }) }
 }

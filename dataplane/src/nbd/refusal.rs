@@ -53,10 +53,7 @@ pub enum HandshakeError {
         message: String,
     },
     /// The server insists on TLS.
-    #[error(
-        "the server insists on TLS{}; use nbds:// instead of nbd://",
-        said(message)
-    )]
+    #[error("the server insists on TLS{}; use nbds:// instead of nbd://", said(message))]
     TlsRequired {
         /// The server's words.
         message: String,
@@ -95,10 +92,7 @@ pub enum HandshakeError {
         message: String,
     },
     /// The server wants its block size to be kept to, and was asked for it, and refuses still.
-    #[error(
-        "the server insists on a block size that it does not tell{}",
-        said(message)
-    )]
+    #[error("the server insists on a block size that it does not tell{}", said(message))]
     BlockSizeRequired {
         /// The server's words.
         message: String,
@@ -180,9 +174,5 @@ pub enum HandshakeError {
 
 /// The server's words as the end of a sentence.
 fn said(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!(" (it says: {message})")
-    }
+    if message.is_empty() { String::new() } else { format!(" (it says: {message})") }
 }

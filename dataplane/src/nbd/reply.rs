@@ -41,10 +41,7 @@ pub struct ReplyLimits {
 
 impl Default for ReplyLimits {
     fn default() -> Self {
-        Self {
-            data_len: 64 << 20,
-            status_len: (8 << 20) + 8,
-        }
+        Self { data_len: 64 << 20, status_len: (8 << 20) + 8 }
     }
 }
 
@@ -230,8 +227,7 @@ impl ReplyReader {
             State::Payload(head) => head.collected_len().saturating_sub(self.payload.len()),
             State::Data => 0,
         };
-        goal.saturating_sub(self.buffered().len())
-            .min(BUFFER_LEN - self.buffered().len())
+        goal.saturating_sub(self.buffered().len()).min(BUFFER_LEN - self.buffered().len())
     }
 
     /// Room for [`wanted`](Self::wanted) bytes. Report with [`filled`](Self::filled) how many came.
@@ -284,10 +280,7 @@ impl ReplyReader {
     ///
     /// # Errors
     /// When the server broke the protocol. The connection must be closed; the reader is of no more use.
-    #[allow(
-        clippy::should_implement_trait,
-        reason = "the event borrows from the reader"
-    )]
+    #[allow(clippy::should_implement_trait, reason = "the event borrows from the reader")]
     pub fn next(&mut self) -> Result<Option<Reply<'_>>, ReplyError> {
         if matches!(self.state, State::Head) {
             let Some(head) = self.parse_head()? else {
@@ -313,9 +306,7 @@ impl ReplyReader {
 
     /// Bytes from the start of a message on that can be received before its type is known.
     fn head_goal(&self) -> usize {
-        let simple = self
-            .buffered()
-            .starts_with(&wire::NBD_SIMPLE_REPLY_MAGIC.to_be_bytes());
+        let simple = self.buffered().starts_with(&wire::NBD_SIMPLE_REPLY_MAGIC.to_be_bytes());
         match self.mode {
             ReplyMode::Simple => wire::SIMPLE_REPLY_LEN,
             ReplyMode::Structured if simple => wire::SIMPLE_REPLY_LEN,
@@ -336,10 +327,7 @@ impl ReplyReader {
                     return Ok(None);
                 };
                 self.start += wire::SIMPLE_REPLY_LEN;
-                Ok(Some(Head::Simple {
-                    cookie,
-                    error: NbdError::from_wire(error),
-                }))
+                Ok(Some(Head::Simple { cookie, error: NbdError::from_wire(error) }))
             }
             (wire::NBD_STRUCTURED_REPLY_MAGIC, ReplyMode::Structured)
             | (wire::NBD_EXTENDED_REPLY_MAGIC, ReplyMode::Extended) => {
@@ -359,17 +347,14 @@ impl ReplyReader {
         let missing = head.collected_len().saturating_sub(self.payload.len());
         let count = missing.min(self.buffered().len());
         // Memory grows with what has arrived, not with what a head announces.
-        self.payload
-            .extend_from_slice(&self.buffer[self.start..self.start + count]);
+        self.payload.extend_from_slice(&self.buffer[self.start..self.start + count]);
         self.start += count;
         if count < missing {
             return Ok(None);
         }
         let is_data = head.kind == Kind::OffsetData;
         if is_data && self.acks_only {
-            return Err(ReplyError::UnexpectedData {
-                cookie: head.cookie,
-            });
+            return Err(ReplyError::UnexpectedData { cookie: head.cookie });
         }
         self.state = if is_data { State::Data } else { State::Head };
         self.message = printable(head.error_text(&self.payload)?);
@@ -379,9 +364,6 @@ impl ReplyReader {
 
 /// A head of either shape.
 enum Head {
-    Simple {
-        cookie: u64,
-        error: Option<NbdError>,
-    },
+    Simple { cookie: u64, error: Option<NbdError> },
     Chunk(ChunkHead),
 }

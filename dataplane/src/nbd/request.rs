@@ -131,14 +131,12 @@ impl Request {
     /// If `length` exceeds [`max_request_length`]: the caller splits requests to fit.
     pub fn encode(&self, mode: ReplyMode, out: &mut [u8; MAX_REQUEST_LEN]) -> usize {
         let (magic, flags) = match mode {
-            ReplyMode::Simple | ReplyMode::Structured => (
-                wire::NBD_REQUEST_MAGIC,
-                self.flags.0 & !wire::NBD_CMD_FLAG_PAYLOAD_LEN,
-            ),
-            ReplyMode::Extended if self.command == Command::Write => (
-                wire::NBD_EXTENDED_REQUEST_MAGIC,
-                self.flags.0 | wire::NBD_CMD_FLAG_PAYLOAD_LEN,
-            ),
+            ReplyMode::Simple | ReplyMode::Structured => {
+                (wire::NBD_REQUEST_MAGIC, self.flags.0 & !wire::NBD_CMD_FLAG_PAYLOAD_LEN)
+            }
+            ReplyMode::Extended if self.command == Command::Write => {
+                (wire::NBD_EXTENDED_REQUEST_MAGIC, self.flags.0 | wire::NBD_CMD_FLAG_PAYLOAD_LEN)
+            }
             ReplyMode::Extended => (wire::NBD_EXTENDED_REQUEST_MAGIC, self.flags.0),
         };
         out[0..4].copy_from_slice(&magic.to_be_bytes());

@@ -68,11 +68,7 @@ pub struct BlockSize {
 
 impl BlockSize {
     /// What holds for a server that does not say.
-    pub const DEFAULT: Self = Self {
-        minimum: 1,
-        preferred: 4096,
-        maximum: 32 << 20,
-    };
+    pub const DEFAULT: Self = Self { minimum: 1, preferred: 4096, maximum: 32 << 20 };
     /// Largest minimum that the specification allows.
     const MAX_MINIMUM: u32 = 64 << 10;
     /// Smallest preferred size that the specification allows.
@@ -91,17 +87,9 @@ impl BlockSize {
             && maximum >= preferred
             && (maximum == u32::MAX || maximum.is_multiple_of(minimum));
         if sane {
-            Ok(Self {
-                minimum,
-                preferred,
-                maximum,
-            })
+            Ok(Self { minimum, preferred, maximum })
         } else {
-            Err(HandshakeError::BlockSize {
-                minimum,
-                preferred,
-                maximum,
-            })
+            Err(HandshakeError::BlockSize { minimum, preferred, maximum })
         }
     }
 }
@@ -119,11 +107,7 @@ pub struct TransmissionFlags(u16);
 impl TransmissionFlags {
     /// The flags as a server sent them. Without `NBD_FLAG_HAS_FLAGS` none of them means anything.
     pub fn from_wire(bits: u16) -> Self {
-        if bits & wire::NBD_FLAG_HAS_FLAGS == 0 {
-            Self(0)
-        } else {
-            Self(bits)
-        }
+        if bits & wire::NBD_FLAG_HAS_FLAGS == 0 { Self(0) } else { Self(bits) }
     }
 
     /// The flags as a number of the specification.

@@ -56,20 +56,12 @@ const WIDE_LEN: usize = 8 + 8;
 impl<'a> Extents<'a> {
     /// The descriptors of `NBD_REPLY_TYPE_BLOCK_STATUS`, without the context.
     pub(super) fn narrow(descriptors: &'a [u8]) -> Result<Self, BadExtents> {
-        Self {
-            descriptors,
-            wide: false,
-        }
-        .checked()
+        Self { descriptors, wide: false }.checked()
     }
 
     /// The descriptors of `NBD_REPLY_TYPE_BLOCK_STATUS_EXT`, without context and count.
     pub(super) fn wide(count: u32, descriptors: &'a [u8]) -> Result<Self, BadExtents> {
-        let extents = Self {
-            descriptors,
-            wide: true,
-        }
-        .checked()?;
+        let extents = Self { descriptors, wide: true }.checked()?;
         if usize::try_from(count) == Ok(extents.len()) {
             Ok(extents)
         } else {
@@ -111,10 +103,7 @@ impl Iterator for Extents<'_> {
             let (descriptor, rest) = self.descriptors.split_first_chunk::<NARROW_LEN>()?;
             self.descriptors = rest;
             let number = u64::from_be_bytes(*descriptor);
-            Some(Extent {
-                length: number >> 32,
-                flags: number & u64::from(u32::MAX),
-            })
+            Some(Extent { length: number >> 32, flags: number & u64::from(u32::MAX) })
         }
     }
 

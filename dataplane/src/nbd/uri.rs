@@ -152,13 +152,9 @@ impl FromStr for NbdUri {
     type Err = NbdUriError;
 
     fn from_str(uri: &str) -> Result<Self, NbdUriError> {
-        let unknown = || NbdUriError::Scheme {
-            uri: uri.to_owned(),
-        };
+        let unknown = || NbdUriError::Scheme { uri: uri.to_owned() };
         let (scheme, rest) = uri.split_once("://").ok_or_else(unknown)?;
-        let known = SCHEMES
-            .into_iter()
-            .find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
+        let known = SCHEMES.into_iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
         let (scheme, tls, unix) = known.ok_or_else(unknown)?;
         if rest.contains('#') {
             return Err(NbdUriError::Fragment);
@@ -171,9 +167,7 @@ impl FromStr for NbdUri {
         };
         let export = text(path, "export name")?;
         if export.len() > MAX_STRING_LEN {
-            return Err(NbdUriError::ExportTooLong {
-                length: export.len(),
-            });
+            return Err(NbdUriError::ExportTooLong { length: export.len() });
         }
         let query = Query::parse(query)?;
         let address = match (unix, query.socket) {
@@ -183,14 +177,7 @@ impl FromStr for NbdUri {
             (false, Some(_)) => return Err(NbdUriError::SocketForTcp { scheme }),
             (false, None) => tcp(host)?,
         };
-        Ok(Self {
-            tls,
-            address,
-            export,
-            user,
-            tls_params: query.tls,
-            ignored: query.ignored,
-        })
+        Ok(Self { tls, address, export, user, tls_params: query.tls, ignored: query.ignored })
     }
 }
 
@@ -203,9 +190,7 @@ fn text(part: &str, what: &'static str) -> Result<String, NbdUriError> {
 }
 
 fn tcp(authority: &str) -> Result<Address, NbdUriError> {
-    let no_host = || NbdUriError::Host {
-        host: authority.to_owned(),
-    };
+    let no_host = || NbdUriError::Host { host: authority.to_owned() };
     let (host, port) = if let Some(bracketed) = authority.strip_prefix('[') {
         let (host, port) = bracketed.split_once(']').ok_or_else(no_host)?;
         let host = text(host, "host")?;
@@ -223,24 +208,16 @@ fn tcp(authority: &str) -> Result<Address, NbdUriError> {
         }
         (text(host, "host")?, port)
     };
-    let bad_port = || NbdUriError::Port {
-        port: port.to_owned(),
-    };
+    let bad_port = || NbdUriError::Port { port: port.to_owned() };
     let port = match port {
         "" => DEFAULT_PORT,
-        digits if digits.bytes().all(|digit| digit.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|&port| port != 0)
-            .ok_or_else(bad_port)?,
+        digits if digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+            digits.parse().ok().filter(|&port| port != 0).ok_or_else(bad_port)?
+        }
         _ => return Err(bad_port()),
     };
     // As libnbd has it: a URI without a host means this machine.
-    let host = if host.is_empty() {
-        "localhost".to_owned()
-    } else {
-        host
-    };
+    let host = if host.is_empty() { "localhost".to_owned() } else { host };
     Ok(Address::Tcp { host, port })
 }
 
@@ -254,10 +231,7 @@ struct Query {
 impl Query {
     fn parse(query: &str) -> Result<Self, NbdUriError> {
         let mut parsed = Self::default();
-        for parameter in query
-            .split(['&', ';'])
-            .filter(|parameter| !parameter.is_empty())
-        {
+        for parameter in query.split(['&', ';']).filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match text(name, "name of a query parameter")?.as_str() {
                 "socket" => set(&mut parsed.socket, "socket", socket(value)?)?,
@@ -299,10 +273,7 @@ fn truth(name: &'static str, value: &str) -> Result<bool, NbdUriError> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
         "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
-        _ => Err(NbdUriError::Bool {
-            name,
-            value: value.to_owned(),
-        }),
+        _ => Err(NbdUriError::Bool { name, value: value.to_owned() }),
     }
 }
 
@@ -336,11 +307,7 @@ impl fmt::Display for NbdUri {
         if !self.export.is_empty() || matches!(self.address, Address::Unix { .. }) {
             write!(f, "/{}", Escaped(self.export.as_bytes(), PATH))?;
         }
-        let TlsParams {
-            certificates,
-            hostname,
-            verify_peer,
-        } = &self.tls_params;
+        let TlsParams { certificates, hostname, verify_peer } = &self.tls_params;
         if let Some(path) = certificates {
             query.push(("tls-certificates", path.as_os_str().as_bytes()));
         }

@@ -37,10 +37,7 @@ impl Area {
     /// The area from `start` to `end`; empty where `end` lies before `start`.
     #[must_use]
     pub const fn between(start: u64, end: u64) -> Self {
-        Self {
-            start,
-            length: end.saturating_sub(start),
-        }
+        Self { start, length: end.saturating_sub(start) }
     }
 }
 
@@ -207,9 +204,7 @@ impl AreaSet {
     /// The bytes that are in at least one of the sets.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let mut both = Self {
-            areas: Vec::with_capacity(self.areas.len().max(other.areas.len())),
-        };
+        let mut both = Self { areas: Vec::with_capacity(self.areas.len().max(other.areas.len())) };
         let (mut mine, mut theirs) = (self.iter().peekable(), other.iter().peekable());
         loop {
             let next = match (mine.peek(), theirs.peek()) {
@@ -276,15 +271,10 @@ impl AreaSet {
     #[must_use]
     pub fn rounded_out(&self, granularity: u64, disk_size: u64) -> Self {
         let granularity = granularity.max(1);
-        let mut rounded = Self {
-            areas: Vec::with_capacity(self.areas.len()),
-        };
+        let mut rounded = Self { areas: Vec::with_capacity(self.areas.len()) };
         for area in &self.areas {
             let start = area.start - area.start % granularity;
-            let end = area
-                .end()
-                .checked_next_multiple_of(granularity)
-                .unwrap_or(u64::MAX);
+            let end = area.end().checked_next_multiple_of(granularity).unwrap_or(u64::MAX);
             rounded.insert(Area::between(start, end.min(disk_size)));
         }
         rounded
@@ -298,11 +288,7 @@ impl AreaSet {
         let mut rounded = Self::new();
         for area in &self.areas {
             let end = area.end().min(disk_size);
-            let end = if end == disk_size {
-                end
-            } else {
-                end - end % granularity
-            };
+            let end = if end == disk_size { end } else { end - end % granularity };
             if let Some(start) = area.start.checked_next_multiple_of(granularity) {
                 rounded.insert(Area::between(start, end));
             }

@@ -130,10 +130,7 @@ impl ExtentCutter {
         if !alignment.is_power_of_two() {
             return Err(ExtentError::Alignment { alignment });
         }
-        Ok(Self {
-            alignment,
-            disk_size,
-        })
+        Ok(Self { alignment, disk_size })
     }
 
     /// Decides the first bytes of `range` and adds their segments to `segments`, in ascending
@@ -156,16 +153,9 @@ impl ExtentCutter {
         segments: &mut Vec<Segment>,
     ) -> Result<Cut, ExtentError> {
         let Area { start, length } = range;
-        if start
-            .checked_add(length)
-            .is_none_or(|end| end > self.disk_size)
-        {
+        if start.checked_add(length).is_none_or(|end| end > self.disk_size) {
             let disk_size = self.disk_size;
-            return Err(ExtentError::OutOfRange {
-                start,
-                length,
-                disk_size,
-            });
+            return Err(ExtentError::OutOfRange { start, length, disk_size });
         }
         for runs in [allocation, dirty].into_iter().flatten() {
             if length > 0 && runs.is_empty() {
@@ -221,14 +211,8 @@ impl<'a> Walk<'a> {
                 Self { rest, now }
             }
             None => {
-                let endless = Run {
-                    length: u64::MAX,
-                    flags: flags_if_absent,
-                };
-                Self {
-                    rest: [].iter(),
-                    now: Some(endless),
-                }
+                let endless = Run { length: u64::MAX, flags: flags_if_absent };
+                Self { rest: [].iter(), now: Some(endless) }
             }
         }
     }
@@ -261,14 +245,7 @@ struct Units<'a> {
 
 impl<'a> Units<'a> {
     fn new(cutter: ExtentCutter, range: Area, segments: &'a mut Vec<Segment>) -> Self {
-        Self {
-            cutter,
-            range,
-            at: range.start,
-            open: None,
-            skipped: 0,
-            segments,
-        }
+        Self { cutter, range, at: range.start, open: None, skipped: 0, segments }
     }
 
     fn add(&mut self, length: u64, kind: Kind) {
@@ -277,11 +254,7 @@ impl<'a> Units<'a> {
             let unit_end = self.unit_end(self.at);
             let kind_before = self.open.map_or(kind, |(_, kind)| kind);
             let unit_start = self.open.map_or(self.at, |(start, _)| start);
-            let mixed = if kind_before == kind {
-                kind
-            } else {
-                Kind::Data
-            };
+            let mixed = if kind_before == kind { kind } else { Kind::Data };
             self.at = end.min(unit_end);
             if self.at < unit_end {
                 self.open = Some((unit_start, mixed));
@@ -290,11 +263,7 @@ impl<'a> Units<'a> {
             self.open = None;
             self.close(unit_start, unit_end, mixed);
         }
-        let whole_end = if end == self.cutter.disk_size {
-            end
-        } else {
-            self.floor(end)
-        };
+        let whole_end = if end == self.cutter.disk_size { end } else { self.floor(end) };
         if self.at < whole_end {
             self.emit(self.at, whole_end, kind);
             self.at = whole_end;
@@ -319,20 +288,13 @@ impl<'a> Units<'a> {
                 self.emit(start, covered_end, Kind::Data);
             }
         }
-        Cut {
-            covered: covered_end - self.range.start,
-            skipped: self.skipped,
-        }
+        Cut { covered: covered_end - self.range.start, skipped: self.skipped }
     }
 
     /// Emits what the range has of one unit. Zeros that are only a part of their unit are data.
     fn close(&mut self, start: u64, end: u64, kind: Kind) {
         let whole = self.floor(start) == start && self.unit_end(start) == end;
-        let kind = if kind == Kind::Zero && !whole {
-            Kind::Data
-        } else {
-            kind
-        };
+        let kind = if kind == Kind::Zero && !whole { Kind::Data } else { kind };
         self.emit(start, end, kind);
     }
 
@@ -348,11 +310,7 @@ impl<'a> Units<'a> {
         };
         match self.segments.last_mut() {
             Some(last) if last.kind == kind && last.end() == start => last.length += length,
-            _ => self.segments.push(Segment {
-                start,
-                length,
-                kind,
-            }),
+            _ => self.segments.push(Segment { start, length, kind }),
         }
     }
 
@@ -362,9 +320,7 @@ impl<'a> Units<'a> {
 
     /// End of the unit that `offset` lies in; at most the end of the disk.
     fn unit_end(&self, offset: u64) -> u64 {
-        self.floor(offset)
-            .saturating_add(self.cutter.alignment)
-            .min(self.cutter.disk_size)
+        self.floor(offset).saturating_add(self.cutter.alignment).min(self.cutter.disk_size)
     }
 }
 

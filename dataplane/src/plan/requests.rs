@@ -42,11 +42,7 @@ impl Pieces {
     /// Cuts `area` into requests of `size`.
     #[must_use]
     pub const fn new(area: Area, size: RequestSize) -> Self {
-        Self {
-            at: area.start,
-            end: area.end(),
-            size,
-        }
+        Self { at: area.start, end: area.end(), size }
     }
 
     /// What has not been handed out yet.

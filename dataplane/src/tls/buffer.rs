@@ -10,11 +10,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            bytes: vec![0; capacity].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
+        Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -28,10 +24,7 @@ impl Buffer {
 
     /// Takes the first `count` bytes away.
     pub(super) fn consume(&mut self, count: usize) {
-        assert!(
-            count <= self.end - self.start,
-            "no more can be taken than is queued"
-        );
+        assert!(count <= self.end - self.start, "no more can be taken than is queued");
         self.start += count;
         if self.is_empty() {
             self.clear();
@@ -50,10 +43,7 @@ impl Buffer {
 
     /// Queues the first `count` bytes of the room.
     pub(super) fn filled_more(&mut self, count: usize) {
-        assert!(
-            count <= self.bytes.len() - self.end,
-            "no more can be put than there is room"
-        );
+        assert!(count <= self.bytes.len() - self.end, "no more can be put than there is room");
         self.end += count;
     }
 

@@ -26,10 +26,8 @@ const ROOT_FOLDER: &str = "/etc/pki/libnbd";
 const HOME_FOLDERS: [&str; 2] = [".pki/libnbd", ".config/pki/libnbd"];
 
 /// The CAs that the system trusts: Debian and Ubuntu; Fedora and its kin.
-const SYSTEM_BUNDLES: [&str; 2] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-];
+const SYSTEM_BUNDLES: [&str; 2] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// All that a session needs from outside.
 pub(super) struct Credentials {
@@ -44,14 +42,9 @@ impl Credentials {
         refuse_shared_keys(uri)?;
         let folder = match &uri.tls_params.certificates {
             Some(folder) => Some(folder.clone()),
-            None => default_folders()
-                .into_iter()
-                .find(|folder| folder.join(CA_FILE).exists()),
+            None => default_folders().into_iter().find(|folder| folder.join(CA_FILE).exists()),
         };
-        let mut terms = Terms {
-            folder,
-            ..Terms::default()
-        };
+        let mut terms = Terms { folder, ..Terms::default() };
         let name = name(uri)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = verifier(uri, name.is_some(), &provider, &mut terms)?;
@@ -81,11 +74,7 @@ impl Credentials {
         let name = name.unwrap_or_else(|| {
             ServerName::try_from("localhost").expect("localhost is a valid name")
         });
-        Ok(Self {
-            config: Arc::new(config),
-            name,
-            terms,
-        })
+        Ok(Self { config: Arc::new(config), name, terms })
     }
 }
 
@@ -107,9 +96,7 @@ fn default_folders() -> Vec<PathBuf> {
         return vec![ROOT_FOLDER.into()];
     }
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    home.iter()
-        .flat_map(|home| HOME_FOLDERS.map(|folder| home.join(folder)))
-        .collect()
+    home.iter().flat_map(|home| HOME_FOLDERS.map(|folder| home.join(folder))).collect()
 }
 
 /// The name that the server's certificate must hold; none for a Unix socket, unless the URI
@@ -122,13 +109,9 @@ fn name(uri: &NbdUri) -> Result<Option<ServerName<'static>>, String> {
     };
     // The zone of a link-local address means something on this machine only.
     let (bare, _zone) = name.split_once('%').unwrap_or((name, ""));
-    ServerName::try_from(bare.to_owned())
-        .map(Some)
-        .map_err(|_| {
-            format!(
-                "{name:?} is no name that a certificate can hold; give one as tls-hostname=NAME"
-            )
-        })
+    ServerName::try_from(bare.to_owned()).map(Some).map_err(|_| {
+        format!("{name:?} is no name that a certificate can hold; give one as tls-hostname=NAME")
+    })
 }
 
 fn verifier(
@@ -139,10 +122,7 @@ fn verifier(
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let provider = Arc::clone(provider);
     if uri.tls_params.verify_peer == Some(false) {
-        return Ok(Arc::new(Verifier {
-            scrutiny: Scrutiny::None,
-            provider,
-        }));
+        return Ok(Arc::new(Verifier { scrutiny: Scrutiny::None, provider }));
     }
     let roots = match &terms.folder {
         Some(folder) => {
@@ -158,10 +138,7 @@ fn verifier(
         }
     };
     if !named {
-        return Ok(Arc::new(Verifier {
-            scrutiny: Scrutiny::Signer(roots),
-            provider,
-        }));
+        return Ok(Arc::new(Verifier { scrutiny: Scrutiny::Signer(roots), provider }));
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     Ok(verifier.map_err(|e| format!("cannot use the CAs of {}: {e}", terms.trusted.display()))?)
@@ -180,11 +157,7 @@ fn own_roots(path: &Path) -> Result<RootCertStore, String> {
 
 /// The CAs of the system, less those that are too odd to be used.
 fn system_roots() -> Result<(RootCertStore, PathBuf), String> {
-    let Some(path) = SYSTEM_BUNDLES
-        .iter()
-        .map(Path::new)
-        .find(|path| path.exists())
-    else {
+    let Some(path) = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists()) else {
         return Err("no CA to check the server's certificate with; \
                     name a folder with ca-cert.pem in the URI: tls-certificates=FOLDER"
             .into());

@@ -68,11 +68,7 @@ impl Terms {
             Error::InvalidCertificate(error) => self.distrust(error),
             Error::NoCertificatesPresented => "the server has no certificate".into(),
             Error::AlertReceived(alert) => {
-                let hint = if is_about_us(*alert) {
-                    self.identity_hint()
-                } else {
-                    String::new()
-                };
+                let hint = if is_about_us(*alert) { self.identity_hint() } else { String::new() };
                 format!("the server broke off: {alert:?}{hint}")
             }
             Error::PeerIncompatible(_) => {
@@ -112,17 +108,10 @@ impl Terms {
                     "{UNTRUSTED}: the CA in {trusted} has the right name, but did not sign it; {OTHER_CA}"
                 )
             }
-            CertificateError::NotValidForNameContext {
-                expected,
-                presented,
-            } => {
+            CertificateError::NotValidForNameContext { expected, presented } => {
                 let holds = match presented.as_slice() {
                     [] => "no name at all".into(),
-                    names => names
-                        .iter()
-                        .map(|name| bare(name))
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    names => names.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", "),
                 };
                 format!(
                     "the server's certificate is not for {}: it holds {holds}; \
@@ -131,10 +120,7 @@ impl Terms {
                 )
             }
             CertificateError::ExpiredContext { time, not_after } => {
-                format!(
-                    "the server's certificate expired {} ago",
-                    days(*not_after, *time)
-                )
+                format!("the server's certificate expired {} ago", days(*not_after, *time))
             }
             CertificateError::NotValidYetContext { time, not_before } => format!(
                 "the server's certificate is valid only in {}; is the clock of this machine right?",
@@ -183,9 +169,7 @@ fn is_about_us(alert: AlertDescription) -> bool {
 
 /// A name of a certificate without the kind that rustls puts around it: `DnsName("name")`.
 fn bare(name: &str) -> &str {
-    let inner = name
-        .split_once('(')
-        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')
 }
 

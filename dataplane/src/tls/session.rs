@@ -101,9 +101,7 @@ impl Session {
         if let Err(reason) = result {
             // An alert for the server, if rustls has one. The session is over in any case.
             self.transmit();
-            failure
-                .set(reason)
-                .expect("only the session's thread sets it, once");
+            failure.set(reason).expect("only the session's thread sets it, once");
         } else if !self.goodbye_said && !self.tls.is_handshaking() {
             self.tls.send_close_notify();
             self.transmit();
@@ -119,8 +117,7 @@ impl Session {
             if let Some(result) = self.outcome() {
                 return result;
             }
-            self.wait()
-                .map_err(|e| format!("cannot wait for the connection: {e}"))?;
+            self.wait().map_err(|e| format!("cannot wait for the connection: {e}"))?;
         }
     }
 
@@ -173,15 +170,10 @@ impl Session {
                 return true;
             }
             let mut input = self.arriving.filled();
-            let result = self
-                .tls
-                .read_tls(&mut input)
-                .map_err(|e| e.to_string())
-                .and_then(|count| {
+            let result =
+                self.tls.read_tls(&mut input).map_err(|e| e.to_string()).and_then(|count| {
                     self.arriving.consume(count);
-                    self.tls
-                        .process_new_packets()
-                        .map_err(|e| self.terms.explain(&e))
+                    self.tls.process_new_packets().map_err(|e| self.terms.explain(&e))
                 });
             match result {
                 Ok(state) if state.peer_has_closed() => self.server_ended = Some(Ok(())),
@@ -233,11 +225,7 @@ impl Session {
         }
         if !self.from_near.is_empty() {
             // rustls takes what its queue has room for, and only fails when it is misused.
-            let taken = self
-                .tls
-                .writer()
-                .write(self.from_near.filled())
-                .unwrap_or(0);
+            let taken = self.tls.writer().write(self.from_near.filled()).unwrap_or(0);
             self.from_near.consume(taken);
         }
         if self.near_read && self.from_near.is_empty() && !self.goodbye_said {
@@ -285,16 +273,12 @@ impl Session {
     }
 
     fn hang_up(&mut self) {
-        self.near_gone
-            .get_or_insert_with(|| Instant::now() + LINGER);
+        self.near_gone.get_or_insert_with(|| Instant::now() + LINGER);
         self.to_near.clear();
     }
 
     fn interest(&self) -> Interest {
-        let mut interest = Interest {
-            socket: PollFlags::empty(),
-            far: PollFlags::empty(),
-        };
+        let mut interest = Interest { socket: PollFlags::empty(), far: PollFlags::empty() };
         if self.arriving.is_empty() && self.server_ended.is_none() {
             interest.socket |= PollFlags::IN;
         }
@@ -317,12 +301,8 @@ impl Session {
     fn wait(&mut self) -> io::Result<()> {
         let interest = self.interest();
         let [socket, far] = sleep(
-            [
-                (self.socket.as_fd(), interest.socket),
-                (self.far.as_fd(), interest.far),
-            ],
-            self.near_gone
-                .map(|give_up| give_up.saturating_duration_since(Instant::now())),
+            [(self.socket.as_fd(), interest.socket), (self.far.as_fd(), interest.far)],
+            self.near_gone.map(|give_up| give_up.saturating_duration_since(Instant::now())),
         )?;
         // An error or a hang-up shows itself in whatever is tried next.
         let ended = PollFlags::HUP | PollFlags::ERR;
@@ -347,10 +327,8 @@ fn sleep(
     longest: Option<Duration>,
 ) -> io::Result<[PollFlags; 2]> {
     let [(socket, socket_flags), (far, far_flags)] = wanted;
-    let mut polled = [
-        PollFd::from_borrowed_fd(socket, socket_flags),
-        PollFd::from_borrowed_fd(far, far_flags),
-    ];
+    let mut polled =
+        [PollFd::from_borrowed_fd(socket, socket_flags), PollFd::from_borrowed_fd(far, far_flags)];
     let from = usize::from(socket_flags.is_empty());
     let to = polled.len() - usize::from(far_flags.is_empty());
     // LINGER fits by far.
@@ -373,9 +351,7 @@ impl Write for Sender<'_> {
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let flags = SendFlags::NOSIGNAL;
-        Ok(retry(|| {
-            sendmsg(self.0, pieces, &mut SendAncillaryBuffer::default(), flags)
-        })?)
+        Ok(retry(|| sendmsg(self.0, pieces, &mut SendAncillaryBuffer::default(), flags))?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

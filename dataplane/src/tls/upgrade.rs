@@ -61,11 +61,7 @@ impl Upgrade {
 /// When the certificates that the URI leads to cannot be used, or this machine is out of
 /// descriptors or threads. One line, ready for the user.
 pub(crate) fn upgrade(socket: &Descriptor, uri: &NbdUri) -> Result<(Upgrade, Descriptor), String> {
-    let Credentials {
-        config,
-        name,
-        terms,
-    } = Credentials::of(uri)?;
+    let Credentials { config, name, terms } = Credentials::of(uri)?;
     let connection = ClientConnection::new(config, name).map_err(|e| terms.explain(&e))?;
     let ours = |e: std::io::Error| format!("cannot set up the session: {e}");
     let socket = socket.as_fd().try_clone_to_owned().map_err(ours)?;
@@ -73,10 +69,7 @@ pub(crate) fn upgrade(socket: &Descriptor, uri: &NbdUri) -> Result<(Upgrade, Des
     let near = Descriptor::socket(near).map_err(ours)?;
     let failure = Arc::new(OnceLock::new());
     let (running, ended) = mpsc::channel();
-    let upgrade = Upgrade {
-        failure: Arc::clone(&failure),
-        ended,
-    };
+    let upgrade = Upgrade { failure: Arc::clone(&failure), ended };
     let session = Session::new(connection, terms, socket, far);
     // Detached on purpose: it ends with the near end, and nothing waits for it.
     let _detached = thread::Builder::new()
@@ -91,10 +84,5 @@ pub(crate) fn upgrade(socket: &Descriptor, uri: &NbdUri) -> Result<(Upgrade, Des
 
 fn pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }

@@ -16,10 +16,7 @@ fn one_bit_anywhere_is_noticed_at_every_length_and_alignment() {
             assert!(is_zero(&buffer[skip..skip + length]));
             for at in skip..skip + length {
                 buffer[at] = 0x80;
-                assert!(
-                    !is_zero(&buffer[skip..skip + length]),
-                    "{skip} {length} {at}"
-                );
+                assert!(!is_zero(&buffer[skip..skip + length]), "{skip} {length} {at}");
                 buffer[at] = 0;
             }
         }
@@ -39,25 +36,13 @@ fn data_between_two_samples_is_found() {
     buffer[20_000_001] = 1;
     let data: Vec<_> = zero_runs(&buffer, 65536).filter(|run| !run.zero).collect();
     let unit = 20_000_001 / 65536 * 65536;
-    assert_eq!(
-        data,
-        [ZeroRun {
-            range: unit..unit + 65536,
-            zero: false
-        }]
-    );
+    assert_eq!(data, [ZeroRun { range: unit..unit + 65536, zero: false }]);
 }
 
 #[test]
 fn a_granularity_of_zero_is_taken_as_one() {
     let runs: Vec<_> = zero_runs(&[0, 0, 1], 0).collect();
-    assert_eq!(
-        runs[0],
-        ZeroRun {
-            range: 0..2,
-            zero: true
-        }
-    );
+    assert_eq!(runs[0], ZeroRun { range: 0..2, zero: true });
 }
 
 proptest! {

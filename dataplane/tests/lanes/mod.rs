@@ -67,20 +67,12 @@ pub(crate) fn settings(way: Way) -> LaneSettings {
 
 /// Settings for servers that fail: everything small, and a short deadline.
 pub(crate) fn hasty(way: Way) -> LaneSettings {
-    LaneSettings {
-        deadline: DEADLINE,
-        request_bytes: Some(64 << 10),
-        requests: 8,
-        ..settings(way)
-    }
+    LaneSettings { deadline: DEADLINE, request_bytes: Some(64 << 10), requests: 8, ..settings(way) }
 }
 
 /// The same for servers that come back: a loaded machine takes its time to start them.
 pub(crate) fn patient(way: Way) -> LaneSettings {
-    LaneSettings {
-        deadline: DEADLINE * 4,
-        ..hasty(way)
-    }
+    LaneSettings { deadline: DEADLINE * 4, ..hasty(way) }
 }
 
 pub(crate) fn nbd(uri: &str) -> Endpoint {
@@ -97,10 +89,7 @@ impl Events {
     }
 
     pub(crate) fn count(&self, part: &str) -> usize {
-        self.all()
-            .iter()
-            .filter(|event| event.contains(part))
-            .count()
+        self.all().iter().filter(|event| event.contains(part)).count()
     }
 
     pub(crate) fn observe(&self) -> impl Fn(&Event<'_>) + Send + Sync + 'static {
@@ -110,20 +99,13 @@ impl Events {
 }
 
 pub(crate) fn mover(way: Way) -> MoverSettings {
-    MoverSettings {
-        engine: way.engine,
-        threads: Some(1),
-        ..MoverSettings::default()
-    }
+    MoverSettings { engine: way.engine, threads: Some(1), ..MoverSettings::default() }
 }
 
 /// Runs lanes to their end; panics when they hang.
 pub(crate) fn run_all(settings: MoverSettings, lanes: Vec<Lane>) -> (Report, Events) {
     let events = Events::default();
-    let running = Mover::new(settings)
-        .on_event(events.observe())
-        .start(lanes)
-        .unwrap();
+    let running = Mover::new(settings).on_event(events.observe()).start(lanes).unwrap();
     let ended = running.wait_for(HANG);
     assert!(
         ended,
@@ -184,14 +166,8 @@ pub(crate) fn fails(
     let fault = report.outcome.expect_err("the copy should fail");
     let words = fault.to_string();
     assert_eq!(fault.side(), Some(side), "{words}");
-    assert!(
-        words.contains(endpoint.trim_end_matches('/')),
-        "{words} names {endpoint}"
-    );
-    assert!(
-        took < limit,
-        "{words} after {took:?}, and {limit:?} were allowed"
-    );
+    assert!(words.contains(endpoint.trim_end_matches('/')), "{words} names {endpoint}");
+    assert!(took < limit, "{words} after {took:?}, and {limit:?} were allowed");
     words
 }
 
@@ -220,12 +196,7 @@ pub(crate) fn qcow2(dir: &TempDir, name: &str, size: u64) -> (std::path::PathBuf
 }
 
 pub(crate) fn serve_qcow2(path: &Path) -> Server {
-    QemuNbd::new(path)
-        .format("qcow2")
-        .shared(8)
-        .arg("--discard=unmap")
-        .start()
-        .unwrap()
+    QemuNbd::new(path).format("qcow2").shared(8).arg("--discard=unmap").start().unwrap()
 }
 
 pub(crate) fn folder() -> TempDir {
@@ -254,12 +225,6 @@ pub(crate) fn fault_of(report: LaneReport) -> Fault {
 /// happen in a process of its own.
 pub(crate) fn this_test(name: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        name,
-        "--ignored",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
+    command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
     command
 }

@@ -43,16 +43,8 @@ impl Folder {
     }
 
     pub(crate) fn qemu_img(&self, arguments: &[&str]) {
-        let done = Process::new("qemu-img")
-            .args(arguments)
-            .current_dir(&self.0)
-            .output()
-            .unwrap();
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        let done = Process::new("qemu-img").args(arguments).current_dir(&self.0).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 }
 
@@ -74,10 +66,7 @@ impl Server {
         let socket = folder.path("nbdkit.sock");
         // One thread: nbdkit before 1.34 may abort when a client hangs up with requests in flight.
         let mut process = Process::new("nbdkit");
-        process
-            .args(["-f", "--threads=1", "-U"])
-            .arg(&socket)
-            .args(arguments);
+        process.args(["-f", "--threads=1", "-U"]).arg(&socket).args(arguments);
         Self::start(process, socket)
     }
 
@@ -85,19 +74,13 @@ impl Server {
     pub(crate) fn qemu_nbd(folder: &Folder, arguments: &[&str], image: &Path) -> Self {
         let socket = folder.path("qemu-nbd.sock");
         let mut process = Process::new("qemu-nbd");
-        process
-            .args(["-t", "--shared=8", "-k"])
-            .arg(&socket)
-            .args(arguments)
-            .arg(image);
+        process.args(["-t", "--shared=8", "-k"]).arg(&socket).args(arguments).arg(image);
         Self::start(process, socket)
     }
 
     fn start(mut process: Process, socket: PathBuf) -> Self {
-        let child = process
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("nbdkit and qemu-nbd are installed");
+        let child =
+            process.stdin(Stdio::null()).spawn().expect("nbdkit and qemu-nbd are installed");
         let server = Self { child, socket };
         let start = Instant::now();
         while UnixStream::connect(&server.socket).is_err() {
@@ -151,10 +134,7 @@ pub(crate) fn shake_hands(
     let mut length = 0;
     loop {
         let advance = handshake.advance(&input[..length], &mut output)?;
-        assert_eq!(
-            advance.consumed, length,
-            "no server speaks before it is asked"
-        );
+        assert_eq!(advance.consumed, length, "no server speaks before it is asked");
         stream.write_all(&output).unwrap();
         output.clear();
         match advance.status {
@@ -204,12 +184,7 @@ pub(crate) struct Client {
 impl Client {
     fn new(stream: UnixStream, session: Session) -> Self {
         let reader = ReplyReader::new(session.mode);
-        Self {
-            stream,
-            session,
-            reader,
-            cookie: 0x1000,
-        }
+        Self { stream, session, reader, cookie: 0x1000 }
     }
 
     /// Sends a request, and its payload if it is a write; returns its cookie.
@@ -222,13 +197,7 @@ impl Client {
         payload: &[u8],
     ) -> u64 {
         self.cookie += 1;
-        let request = Request {
-            command,
-            flags,
-            cookie: self.cookie,
-            offset,
-            length,
-        };
+        let request = Request { command, flags, cookie: self.cookie, offset, length };
         let mut head = [0; MAX_REQUEST_LEN];
         let head_len = request.encode(self.session.mode, &mut head);
         self.stream.write_all(&head[..head_len]).unwrap();
@@ -244,11 +213,7 @@ impl Client {
         length: u64,
     ) -> Outcome {
         let sent = self.send(command, flags, offset, length, &[]);
-        let read_len = if command == Command::Read {
-            usize::try_from(length).unwrap()
-        } else {
-            0
-        };
+        let read_len = if command == Command::Read { usize::try_from(length).unwrap() } else { 0 };
         self.outcome(sent, offset, read_len)
     }
 
@@ -264,10 +229,7 @@ impl Client {
 
     /// Receives until the request is over.
     fn outcome(&mut self, sent: u64, start: u64, read_len: usize) -> Outcome {
-        let mut outcome = Outcome {
-            content: vec![0xee; read_len],
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { content: vec![0xee; read_len], ..Outcome::default() };
         let Self { stream, reader, .. } = self;
         loop {
             let place = |offset: u64, length: u32| {
@@ -281,45 +243,22 @@ impl Client {
                 continue;
             };
             let (cookie, done) = match reply {
-                Reply::Data {
-                    cookie,
-                    offset,
-                    length,
-                    done,
-                } => {
-                    stream
-                        .read_exact(&mut outcome.content[place(offset, length)])
-                        .unwrap();
+                Reply::Data { cookie, offset, length, done } => {
+                    stream.read_exact(&mut outcome.content[place(offset, length)]).unwrap();
                     reader.payload_taken();
                     outcome.data_chunks += 1;
                     (cookie, done)
                 }
-                Reply::Hole {
-                    cookie,
-                    offset,
-                    length,
-                    done,
-                } => {
+                Reply::Hole { cookie, offset, length, done } => {
                     outcome.content[place(offset, length)].fill(0);
                     outcome.holes += 1;
                     (cookie, done)
                 }
-                Reply::Status {
-                    cookie,
-                    context,
-                    extents,
-                    done,
-                } => {
+                Reply::Status { cookie, context, extents, done } => {
                     outcome.extents.insert(context, extents.collect());
                     (cookie, done)
                 }
-                Reply::Error {
-                    cookie,
-                    error,
-                    message,
-                    done,
-                    ..
-                } => {
+                Reply::Error { cookie, error, message, done, .. } => {
                     outcome.error = Some(error);
                     outcome.message = message.to_owned();
                     (cookie, done)

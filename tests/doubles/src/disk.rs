@@ -143,11 +143,7 @@ pub fn compare(raw: &Path, image: &Path, format: &str) -> io::Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stdout);
-    Err(differ(
-        raw,
-        image,
-        &format!("{}{}", said.trim(), output.stderr.trim()),
-    ))
+    Err(differ(raw, image, &format!("{}{}", said.trim(), output.stderr.trim())))
 }
 
 /// As [`compare`] for two raw files; a size that differs is a difference too.
@@ -156,11 +152,7 @@ pub fn compare_raw(left: &Path, right: &Path) -> io::Result<()> {
     let size = left_file.metadata()?.len();
     let right_size = right_file.metadata()?.len();
     if size != right_size {
-        return Err(differ(
-            left,
-            right,
-            &format!("{size} bytes and {right_size} bytes"),
-        ));
+        return Err(differ(left, right, &format!("{size} bytes and {right_size} bytes")));
     }
     let mut buffers = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
     for offset in (0..size).step_by(COMPARE_BYTES) {
@@ -191,11 +183,7 @@ pub fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
 }
 
 fn differ(left: &Path, right: &Path, how: &str) -> io::Error {
-    io::Error::other(format!(
-        "{} and {} differ: {how}",
-        left.display(),
-        right.display()
-    ))
+    io::Error::other(format!("{} and {} differ: {how}", left.display(), right.display()))
 }
 
 /// xorshift64*: fast, and the same on every machine.
@@ -255,12 +243,8 @@ mod tests {
         compare(&a.path, &b.path, "raw").unwrap();
         let c = TestDisk::random(dir.path(), size, 0.5, 2).unwrap();
         compare(&a.path, &c.path, "raw").unwrap_err();
-        let zeros = a
-            .content()
-            .unwrap()
-            .chunks(BLOCK)
-            .filter(|b| b.iter().all(|&b| b == 0))
-            .count();
+        let zeros =
+            a.content().unwrap().chunks(BLOCK).filter(|b| b.iter().all(|&b| b == 0)).count();
         assert!((32..=96).contains(&zeros), "{zeros} of 129 blocks are zero");
     }
 
@@ -289,12 +273,7 @@ mod tests {
 
         let other = TestDisk::random(dir.path(), 4 << 20, 0.7, 3).unwrap();
         other.overwrite(1_000_000..1_200_000, 9).unwrap();
-        let error = compare(&other.path, &layer, "qcow2")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("offset 999936") || error.contains("offset 1000000"),
-            "{error}"
-        );
+        let error = compare(&other.path, &layer, "qcow2").unwrap_err().to_string();
+        assert!(error.contains("offset 999936") || error.contains("offset 1000000"), "{error}");
     }
 }

@@ -60,10 +60,7 @@ impl Nbdkit {
     /// Pseudo-random data and holes, the same for the same seed. As a target it compares: a
     /// write of anything else is an I/O error.
     pub fn sparse_random(size: u64, seed: u64) -> Self {
-        Self::plugin(
-            "sparse-random",
-            &[format!("size={size}"), format!("seed={seed}")],
-        )
+        Self::plugin("sparse-random", &[format!("size={size}"), format!("seed={seed}")])
     }
 
     /// Content as nbdkit-data-plugin(1) writes it, such as `@1M 1 2 3`.
@@ -79,8 +76,7 @@ impl Nbdkit {
     #[must_use]
     pub fn filter(mut self, name: &str, parameters: &[&str]) -> Self {
         self.filters.push(format!("--filter={name}"));
-        self.parameters
-            .extend(parameters.iter().map(OsString::from));
+        self.parameters.extend(parameters.iter().map(OsString::from));
         self
     }
 
@@ -94,8 +90,7 @@ impl Nbdkit {
     /// A variable of its environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -139,12 +134,6 @@ impl Nbdkit {
         args.extend(self.filters.into_iter().map(OsString::from));
         args.extend(self.plugin);
         args.extend(self.parameters);
-        Server::start(
-            self.transport,
-            &self.export,
-            "nbdkit".as_ref(),
-            args,
-            self.env,
-        )
+        Server::start(self.transport, &self.export, "nbdkit".as_ref(), args, self.env)
     }
 }

@@ -52,10 +52,7 @@ impl Child {
     /// Starts `command`; its stdin is as the caller set it, stdout and stderr are kept.
     pub fn spawn(mut command: Command) -> io::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let parent = getpid();
         // SAFETY: between fork and exec only prctl and getppid are called, which are
         // async-signal-safe; nothing is allocated or locked.
@@ -74,14 +71,7 @@ impl Child {
         let stdout = Kept::drain(inner.stdout.take().expect("stdout is piped"), STDOUT_BYTES);
         let stderr = Kept::drain(inner.stderr.take().expect("stderr is piped"), STDERR_BYTES);
         let pid = Pid::from_child(&inner);
-        Ok(Self {
-            name,
-            pid,
-            inner,
-            status: None,
-            stdout,
-            stderr,
-        })
+        Ok(Self { name, pid, inner, status: None, stdout, stderr })
     }
 
     /// The process id, which is that of its process group too.
@@ -160,11 +150,7 @@ impl Child {
         let status = self.wait(deadline)?;
         self.stdout.wait_for_end();
         self.stderr.wait_for_end();
-        Ok(Output {
-            status,
-            stdout: self.stdout.bytes(),
-            stderr: self.stderr(),
-        })
+        Ok(Output { status, stdout: self.stdout.bytes(), stderr: self.stderr() })
     }
 
     /// Kills what is left of the group and waits for its leader. The leader's number is taken
@@ -207,10 +193,7 @@ pub fn run_ok(command: Command, deadline: Duration) -> io::Result<Output> {
 
 /// The time to poll for; an absurd wait becomes the longest one.
 pub(crate) fn timespec(left: Duration) -> Timespec {
-    Timespec::try_from(left).unwrap_or(Timespec {
-        tv_sec: i64::MAX,
-        tv_nsec: 0,
-    })
+    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
 }
 
 /// The death signal is bound to the *thread* that forks. A child handed from one thread to
@@ -245,10 +228,8 @@ struct Kept {
 
 impl Kept {
     fn drain(mut stream: impl Read + Send + 'static, limit: usize) -> Arc<Self> {
-        let kept = Arc::new(Self {
-            state: Mutex::new((VecDeque::new(), false)),
-            ended: Condvar::new(),
-        });
+        let kept =
+            Arc::new(Self { state: Mutex::new((VecDeque::new(), false)), ended: Condvar::new() });
         let ours = Arc::clone(&kept);
         thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
@@ -270,10 +251,7 @@ impl Kept {
 
     fn wait_for_end(&self) {
         let state = self.state.lock().unwrap();
-        drop(
-            self.ended
-                .wait_timeout_while(state, DRAIN_DEADLINE, |state| !state.1),
-        );
+        drop(self.ended.wait_timeout_while(state, DRAIN_DEADLINE, |state| !state.1));
     }
 }
 

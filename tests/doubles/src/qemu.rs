@@ -70,8 +70,7 @@ impl QemuNbd {
     /// A variable of its environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -97,12 +96,6 @@ impl QemuNbd {
         }
         args.push("--".into());
         args.push(self.image);
-        Server::start(
-            self.transport,
-            &self.export,
-            "qemu-nbd".as_ref(),
-            args,
-            self.env,
-        )
+        Server::start(self.transport, &self.export, "qemu-nbd".as_ref(), args, self.env)
     }
 }

@@ -115,10 +115,7 @@ impl Server {
         let mut greeting = [0; 16];
         stream.read_exact(&mut greeting).map_err(|e| {
             let stderr = self.stderr();
-            io::Error::new(
-                e.kind(),
-                format!("no greeting from {}: {e}: {stderr}", self.address),
-            )
+            io::Error::new(e.kind(), format!("no greeting from {}: {e}: {stderr}", self.address))
         })
     }
 }

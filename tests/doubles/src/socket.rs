@@ -18,10 +18,8 @@ pub enum Address {
 
 impl Address {
     /// A free port of 127.0.0.1, chosen by the kernel when it is bound.
-    pub const ANY_PORT: Self = Self::Tcp(SocketAddr::V4(std::net::SocketAddrV4::new(
-        Ipv4Addr::LOCALHOST,
-        0,
-    )));
+    pub const ANY_PORT: Self =
+        Self::Tcp(SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)));
 
     /// The NBD URI of an export here.
     pub fn uri(&self, export: &str) -> String {

@@ -101,11 +101,7 @@ fn qemu_img_converts_in_every_mode() {
     for replies in [Replies::Simple, Replies::Structured, Replies::Extended] {
         for interleaved in [false, true] {
             let builder = Hostile::builder().size(size).replies(replies);
-            let builder = if interleaved {
-                builder.interleaved(9)
-            } else {
-                builder
-            };
+            let builder = if interleaved { builder.interleaved(9) } else { builder };
             let server = builder.start().unwrap();
             let mut command = Command::new("qemu-img");
             command.args(["convert", "-n", "-W", "-f", "raw", "-O", "raw"]);
@@ -116,10 +112,8 @@ fn qemu_img_converts_in_every_mode() {
             convert_to_raw(server.uri().as_ref(), "raw", &back).unwrap();
             compare_raw(&disk.path, &back).unwrap();
             // That it leaves out the flag of a write shows that it has agreed on them.
-            let (extended, others): (Vec<String>, _) = server
-                .violations()
-                .into_iter()
-                .partition(|v| v.contains("no PAYLOAD_LEN"));
+            let (extended, others): (Vec<String>, _) =
+                server.violations().into_iter().partition(|v| v.contains("no PAYLOAD_LEN"));
             assert_eq!(others, Vec::<String>::new());
             assert_eq!(extended.is_empty(), replies != Replies::Extended);
         }
@@ -128,11 +122,7 @@ fn qemu_img_converts_in_every_mode() {
 
 #[test]
 fn nbdinfo_sees_what_is_advertised() {
-    let server = Hostile::builder()
-        .size(1 << 41)
-        .block_size(4096, 65536, 1 << 20)
-        .start()
-        .unwrap();
+    let server = Hostile::builder().size(1 << 41).block_size(4096, 65536, 1 << 20).start().unwrap();
     let mut command = Command::new("nbdinfo");
     command.args(["--json", &server.uri()]);
     let output = run_ok(command, DEADLINE).unwrap();
@@ -197,10 +187,7 @@ fn libnbd_notices_what_is_against_the_protocol() {
                 .fault_on(Occasion::Read, fault.clone(), Trigger::Nth(2))
                 .start()
                 .unwrap();
-            assert!(
-                !nbdcopy(&["--no-extents", &server.uri(), "null:"]),
-                "{fault:?}"
-            );
+            assert!(!nbdcopy(&["--no-extents", &server.uri(), "null:"]), "{fault:?}");
             assert!(server.fired().contains(&fault), "{fault:?}");
         }
     }
@@ -244,15 +231,9 @@ fn qemu_notices_what_is_against_the_protocol() {
 
 #[test]
 fn tls_can_be_refused() {
-    let server = Hostile::builder()
-        .tcp()
-        .fault(Fault::TlsRefused, Trigger::Always)
-        .start()
-        .unwrap();
-    assert!(!nbdcopy(&[
-        &server.uri().replace("nbd://", "nbds://"),
-        "null:"
-    ]));
+    let server =
+        Hostile::builder().tcp().fault(Fault::TlsRefused, Trigger::Always).start().unwrap();
+    assert!(!nbdcopy(&[&server.uri().replace("nbd://", "nbds://"), "null:"]));
     assert_eq!(server.fired(), [Fault::TlsRefused]);
 }
 
@@ -283,12 +264,7 @@ fn a_crash_loses_what_was_not_flushed() {
     assert!(nbdcopy(&[&path, &server.uri()]));
     server.crash();
     assert!(server.content().iter().all(|&byte| byte == 0));
-    assert!(nbdcopy(&[
-        "--flush",
-        "--connections=1",
-        &path,
-        &server.uri()
-    ]));
+    assert!(nbdcopy(&["--flush", "--connections=1", &path, &server.uri()]));
     server.crash();
     assert!(server.content() == disk.content().unwrap());
 }
@@ -317,10 +293,7 @@ fn faults_that_stall_end_with_the_server() {
         Fault::HalfOpen,
         Fault::StallMidPayload,
     ] {
-        let server = Hostile::builder()
-            .fault(fault.clone(), Trigger::Always)
-            .start()
-            .unwrap();
+        let server = Hostile::builder().fault(fault.clone(), Trigger::Always).start().unwrap();
         let mut copy = Command::new("nbdcopy");
         copy.args([&server.uri(), "null:"]);
         let mut copy = blockferry_doubles::Child::spawn(copy).unwrap();
@@ -333,11 +306,7 @@ fn faults_that_stall_end_with_the_server() {
 
 #[test]
 fn the_size_changes_on_reconnect() {
-    let server = Hostile::builder()
-        .size(4096)
-        .size_on_reconnect(8192)
-        .start()
-        .unwrap();
+    let server = Hostile::builder().size(4096).size_on_reconnect(8192).start().unwrap();
     let size = || {
         let mut info = Command::new("nbdinfo");
         info.args(["--size", &server.uri()]);
@@ -354,7 +323,6 @@ fn a_log_can_be_waited_for() {
     copy.args([&server.uri(), "null:"]);
     let _copy = blockferry_doubles::Child::spawn(copy).unwrap();
     assert!(server.wait_for_log(DEADLINE, |log| {
-        log.iter()
-            .any(|request| request.command == hostile::Command::Disc)
+        log.iter().any(|request| request.command == hostile::Command::Disc)
     }));
 }

@@ -26,18 +26,14 @@ fn nbdcopy(from: &str, to: &str) -> Command {
 /// A client and the server's end of its connection, through a line.
 fn ends(line: impl Fn(Line) -> Line) -> (Proxy, Stream, Stream) {
     let listener: Listener = Address::ANY_PORT.listen().unwrap();
-    let proxy = line(Proxy::to(&listener.address().unwrap()))
-        .start()
-        .unwrap();
+    let proxy = line(Proxy::to(&listener.address().unwrap())).start().unwrap();
     let client = proxy.address().connect().unwrap();
     let server = listener.accept().unwrap();
     (proxy, client, server)
 }
 
 fn read_within(stream: &Stream, time: Duration) -> io::Result<u8> {
-    let Stream::Tcp(tcp) = stream else {
-        unreachable!("all are TCP here")
-    };
+    let Stream::Tcp(tcp) = stream else { unreachable!("all are TCP here") };
     tcp.set_read_timeout(Some(time))?;
     let mut byte = [0];
     (&*tcp).read_exact(&mut byte)?;
@@ -49,23 +45,12 @@ fn nbdcopy_round_trip_through_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let disk = TestDisk::random(dir.path(), (4 << 20) + 99, 0.6, 8).unwrap();
     let server = Hostile::builder().size(disk.size).tcp().start().unwrap();
-    for line in [
-        Proxy::to(server.address()),
-        Proxy::to(server.address()).unix(),
-    ] {
+    for line in [Proxy::to(server.address()), Proxy::to(server.address()).unix()] {
         let proxy = line.delay(Duration::from_millis(3)).start().unwrap();
-        run_ok(
-            nbdcopy(disk.path.to_str().unwrap(), &proxy.uri("")),
-            DEADLINE,
-        )
-        .unwrap();
+        run_ok(nbdcopy(disk.path.to_str().unwrap(), &proxy.uri("")), DEADLINE).unwrap();
         assert!(server.content() == disk.content().unwrap());
         let back = TestDisk::sized(dir.path(), disk.size).unwrap();
-        run_ok(
-            nbdcopy(&proxy.uri(""), back.path.to_str().unwrap()),
-            DEADLINE,
-        )
-        .unwrap();
+        run_ok(nbdcopy(&proxy.uri(""), back.path.to_str().unwrap()), DEADLINE).unwrap();
         compare_raw(&disk.path, &back.path).unwrap();
         assert!(proxy.up_bytes() > 0 && proxy.down_bytes() > 0 && proxy.accepted() > 0);
     }
@@ -73,10 +58,8 @@ fn nbdcopy_round_trip_through_a_line() {
 
 #[test]
 fn the_delay_is_that_of_the_line_and_not_of_each_chunk() {
-    let (_proxy, mut client, mut server) = ends(|line| {
-        line.delay_up(Duration::from_millis(80))
-            .delay_down(Duration::from_millis(20))
-    });
+    let (_proxy, mut client, mut server) =
+        ends(|line| line.delay_up(Duration::from_millis(80)).delay_down(Duration::from_millis(20)));
     let start = Instant::now();
     client.write_all(&[1]).unwrap();
     read_within(&server, DEADLINE).unwrap();
@@ -99,11 +82,7 @@ fn the_delay_is_that_of_the_line_and_not_of_each_chunk() {
         client.write_all(&[3]).unwrap();
     }
     reader.join().unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -158,10 +137,7 @@ fn a_frozen_line_moves_nothing_and_loses_nothing() {
 #[test]
 fn a_copy_hangs_while_frozen_and_fails_when_cut() {
     let nbdkit = Nbdkit::pattern(256 << 20).tcp().start().unwrap();
-    let proxy = Proxy::to(nbdkit.address())
-        .bytes_per_second(8 << 20)
-        .start()
-        .unwrap();
+    let proxy = Proxy::to(nbdkit.address()).bytes_per_second(8 << 20).start().unwrap();
     let mut copy = Child::spawn(nbdcopy(&proxy.uri(""), "null:")).unwrap();
     assert!(proxy.wait_for_bytes(0, 1 << 20, DEADLINE));
     proxy.freeze();

@@ -21,11 +21,7 @@ fn command(program: &str, args: &[&str]) -> Command {
 
 fn size_of(server: &Server) -> u64 {
     let output = run_ok(command("nbdinfo", &["--size", &server.uri()]), DEADLINE).unwrap();
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
 #[test]
@@ -67,11 +63,7 @@ fn a_file_goes_through_nbdkit_and_qemu_nbd_unchanged() {
         .tcp()
         .start()
         .unwrap();
-    run_ok(
-        command("nbdcopy", &["--flush", &source.uri(), &target.uri()]),
-        DEADLINE,
-    )
-    .unwrap();
+    run_ok(command("nbdcopy", &["--flush", &source.uri(), &target.uri()]), DEADLINE).unwrap();
     target.child.term_and_wait(DEADLINE).unwrap();
     compare(&disk.path, &image, "qcow2").unwrap();
 }
@@ -82,17 +74,9 @@ fn qemu_nbd_offers_a_bitmap() {
     let image = dir.path().join("disk.qcow2");
     qemu_img_create(&image, "qcow2", 1 << 20, None).unwrap();
     let path = image.to_str().unwrap();
-    run_ok(
-        command("qemu-img", &["bitmap", "--add", path, "changed"]),
-        DEADLINE,
-    )
-    .unwrap();
-    let server = QemuNbd::new(&image)
-        .format("qcow2")
-        .read_only()
-        .bitmap("changed")
-        .start()
-        .unwrap();
+    run_ok(command("qemu-img", &["bitmap", "--add", path, "changed"]), DEADLINE).unwrap();
+    let server =
+        QemuNbd::new(&image).format("qcow2").read_only().bitmap("changed").start().unwrap();
     let list = run_ok(command("nbdinfo", &["--json", &server.uri()]), DEADLINE).unwrap();
     let list = String::from_utf8(list.stdout).unwrap();
     assert!(list.contains("qemu:dirty-bitmap:changed"), "{list}");
@@ -121,9 +105,5 @@ fn a_server_that_cannot_start_says_why() {
     assert!(!error.is_empty());
     let mut server = server;
     server.child.wait(DEADLINE).unwrap();
-    assert!(
-        server.stderr().contains("nonexistent"),
-        "{}",
-        server.stderr()
-    );
+    assert!(server.stderr().contains("nonexistent"), "{}", server.stderr());
 }

@@ -39,23 +39,14 @@ fn heads_of_another_mode_are_an_error() {
     ];
     for (mode, stream) in heads {
         let error = read(&mut ReplyReader::new(mode), &stream, &[]).unwrap_err();
-        assert!(
-            matches!(error, ReplyError::Magic { .. }),
-            "{mode:?}: {error}"
-        );
+        assert!(matches!(error, ReplyError::Magic { .. }), "{mode:?}: {error}");
     }
 }
 
 #[test]
 fn an_unknown_type_without_the_error_bit_is_an_error() {
     let error = error_of(STRUCTURED, 77, &[0; 8]);
-    assert_eq!(
-        error,
-        ReplyError::Kind {
-            cookie: 5,
-            kind: 77
-        }
-    );
+    assert_eq!(error, ReplyError::Kind { cookie: 5, kind: 77 });
 }
 
 #[test]
@@ -87,24 +78,14 @@ fn lengths_that_do_not_go_with_the_type_are_errors() {
         }
     }
     for length in [8, 23, 25] {
-        assert!(is_length(&error_of(
-            EXTENDED,
-            NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
-            &vec![1; length]
-        )));
+        assert!(is_length(&error_of(EXTENDED, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, &vec![1; length])));
     }
 }
 
 #[test]
 fn a_length_beyond_the_limits_is_an_error_before_memory_is_taken() {
-    let limits = ReplyLimits {
-        data_len: 4096,
-        status_len: 44,
-    };
-    for (kind, length) in [
-        (NBD_REPLY_TYPE_OFFSET_DATA, 4105),
-        (NBD_REPLY_TYPE_BLOCK_STATUS, 52),
-    ] {
+    let limits = ReplyLimits { data_len: 4096, status_len: 44 };
+    for (kind, length) in [(NBD_REPLY_TYPE_OFFSET_DATA, 4105), (NBD_REPLY_TYPE_BLOCK_STATUS, 52)] {
         let stream = chunk(STRUCTURED, true, kind, 5, &vec![1; length]);
         let mut reader = ReplyReader::with_limits(STRUCTURED, limits);
         assert!(is_length(&read(&mut reader, &stream, &[]).unwrap_err()));
@@ -119,87 +100,53 @@ fn a_length_beyond_the_limits_is_an_error_before_memory_is_taken() {
 #[test]
 fn a_chunk_without_content_must_end_the_reply() {
     let stream = chunk(STRUCTURED, false, NBD_REPLY_TYPE_NONE, 5, &[]);
-    assert!(is_content(
-        &read(&mut ReplyReader::new(STRUCTURED), &stream, &[]).unwrap_err()
-    ));
+    assert!(is_content(&read(&mut ReplyReader::new(STRUCTURED), &stream, &[]).unwrap_err()));
 }
 
 #[test]
 fn data_and_holes_must_end_within_64_bits() {
     let far = (u64::MAX - 10).to_be_bytes();
     let data = [&far[..], &[0; 11]].concat();
-    assert!(is_content(&error_of(
-        STRUCTURED,
-        NBD_REPLY_TYPE_OFFSET_DATA,
-        &data
-    )));
+    assert!(is_content(&error_of(STRUCTURED, NBD_REPLY_TYPE_OFFSET_DATA, &data)));
     let hole = [&far[..], &11u32.to_be_bytes()].concat();
-    assert!(is_content(&error_of(
-        EXTENDED,
-        NBD_REPLY_TYPE_OFFSET_HOLE,
-        &hole
-    )));
+    assert!(is_content(&error_of(EXTENDED, NBD_REPLY_TYPE_OFFSET_HOLE, &hole)));
 }
 
 #[test]
 fn a_hole_of_no_bytes_is_an_error() {
-    assert!(is_content(&error_of(
-        STRUCTURED,
-        NBD_REPLY_TYPE_OFFSET_HOLE,
-        &[0; 12]
-    )));
+    assert!(is_content(&error_of(STRUCTURED, NBD_REPLY_TYPE_OFFSET_HOLE, &[0; 12])));
 }
 
 #[test]
 fn extents_of_no_bytes_are_an_error() {
     let payload = status_payload(STRUCTURED, 1, &[(512, 0), (0, 3)]);
-    assert!(is_content(&error_of(
-        STRUCTURED,
-        NBD_REPLY_TYPE_BLOCK_STATUS,
-        &payload
-    )));
+    assert!(is_content(&error_of(STRUCTURED, NBD_REPLY_TYPE_BLOCK_STATUS, &payload)));
 }
 
 #[test]
 fn extents_that_add_up_beyond_64_bits_are_an_error() {
     let payload = status_payload(EXTENDED, 1, &[(u64::MAX, 0), (1, 3)]);
-    assert!(is_content(&error_of(
-        EXTENDED,
-        NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
-        &payload
-    )));
+    assert!(is_content(&error_of(EXTENDED, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, &payload)));
 }
 
 #[test]
 fn a_count_of_extents_that_is_not_theirs_is_an_error() {
     let mut payload = status_payload(EXTENDED, 1, &[(512, 0)]);
     payload[7] = 2;
-    assert!(is_content(&error_of(
-        EXTENDED,
-        NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
-        &payload
-    )));
+    assert!(is_content(&error_of(EXTENDED, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, &payload)));
 }
 
 #[test]
 fn an_error_message_longer_than_its_chunk_is_an_error() {
     let mut payload = error_payload(NBD_EIO, "disk on fire", None);
     payload[5] = 13;
-    assert!(is_content(&error_of(
-        STRUCTURED,
-        NBD_REPLY_TYPE_ERROR,
-        &payload
-    )));
+    assert!(is_content(&error_of(STRUCTURED, NBD_REPLY_TYPE_ERROR, &payload)));
 }
 
 #[test]
 fn an_error_message_longer_than_a_string_may_be_is_an_error() {
     let payload = error_payload(NBD_EIO, &"x".repeat(4097), None);
-    assert!(is_content(&error_of(
-        STRUCTURED,
-        NBD_REPLY_TYPE_ERROR,
-        &payload
-    )));
+    assert!(is_content(&error_of(STRUCTURED, NBD_REPLY_TYPE_ERROR, &payload)));
 }
 
 fn single(mode: ReplyMode, stream: &[u8], check: impl FnOnce(Reply<'_>)) {
@@ -219,57 +166,29 @@ fn single(mode: ReplyMode, stream: &[u8], check: impl FnOnce(Reply<'_>)) {
 #[test]
 fn an_unknown_kind_of_error_fails_the_request_and_not_the_connection() {
     let payload = [&error_payload(NBD_EIO, "odd", None)[..], &[9; 30]].concat();
-    single(
-        STRUCTURED,
-        &chunk(STRUCTURED, true, 0x8123, 5, &payload),
-        |reply| {
-            let (error, message) = (NbdError::Inval, "odd");
-            assert_eq!(
-                reply,
-                Reply::Error {
-                    cookie: 5,
-                    error,
-                    message,
-                    offset: None,
-                    done: true
-                }
-            );
-        },
-    );
+    single(STRUCTURED, &chunk(STRUCTURED, true, 0x8123, 5, &payload), |reply| {
+        let (error, message) = (NbdError::Inval, "odd");
+        assert_eq!(reply, Reply::Error { cookie: 5, error, message, offset: None, done: true });
+    });
 }
 
 #[test]
 fn an_unknown_number_counts_as_invalid_and_keeps_its_number() {
     let payload = error_payload(4711, "", None);
-    single(
-        EXTENDED,
-        &chunk(EXTENDED, false, NBD_REPLY_TYPE_ERROR, 5, &payload),
-        |reply| {
-            let Reply::Error {
-                error, done: false, ..
-            } = reply
-            else {
-                panic!("{reply:?}")
-            };
-            assert_eq!((error.effective(), error.number()), (NbdError::Inval, 4711));
-            assert_eq!(error.to_string(), "invalid request (unknown error 4711)");
-        },
-    );
+    single(EXTENDED, &chunk(EXTENDED, false, NBD_REPLY_TYPE_ERROR, 5, &payload), |reply| {
+        let Reply::Error { error, done: false, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!((error.effective(), error.number()), (NbdError::Inval, 4711));
+        assert_eq!(error.to_string(), "invalid request (unknown error 4711)");
+    });
 }
 
 #[test]
 fn an_error_of_number_zero_is_an_error_still() {
     let payload = error_payload(0, "", None);
-    single(
-        STRUCTURED,
-        &chunk(STRUCTURED, true, NBD_REPLY_TYPE_ERROR, 5, &payload),
-        |reply| {
-            let Reply::Error { error, .. } = reply else {
-                panic!("{reply:?}")
-            };
-            assert_eq!(error.effective(), NbdError::Inval);
-        },
-    );
+    single(STRUCTURED, &chunk(STRUCTURED, true, NBD_REPLY_TYPE_ERROR, 5, &payload), |reply| {
+        let Reply::Error { error, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!(error.effective(), NbdError::Inval);
+    });
 }
 
 #[test]
@@ -279,15 +198,7 @@ fn an_error_message_cannot_break_out_of_its_line() {
         STRUCTURED,
         &chunk(STRUCTURED, true, NBD_REPLY_TYPE_ERROR_OFFSET, 5, &payload),
         |reply| {
-            let Reply::Error {
-                error,
-                message,
-                offset,
-                ..
-            } = reply
-            else {
-                panic!("{reply:?}")
-            };
+            let Reply::Error { error, message, offset, .. } = reply else { panic!("{reply:?}") };
             assert!(error.is_shutdown());
             assert_eq!(offset, Some(8192));
             assert_eq!(message, "bye\\n\\u{1b}[2Jroot# \\u{202e}");

@@ -50,27 +50,15 @@ pub(super) fn asked(mut output: &[u8]) -> Vec<u32> {
 
 /// The end of every handshake that opens an export.
 pub(super) fn go() -> Vec<u8> {
-    [
-        export_info(1 << 30, FLAGS),
-        block_size_info([512, 65536, 32 << 20]),
-        ack(NBD_OPT_GO),
-    ]
-    .concat()
+    [export_info(1 << 30, FLAGS), block_size_info([512, 65536, 32 << 20]), ack(NBD_OPT_GO)].concat()
 }
 
 pub(super) fn session(mode: ReplyMode, contexts: &[(u32, &str)]) -> Session {
-    let contexts = contexts.iter().map(|&(id, name)| MetaContext {
-        id,
-        name: name.to_owned(),
-    });
+    let contexts = contexts.iter().map(|&(id, name)| MetaContext { id, name: name.to_owned() });
     Session {
         size: 1 << 30,
         flags: super::super::TransmissionFlags::from_wire(FLAGS).in_mode(mode),
-        block_size: BlockSize {
-            minimum: 512,
-            preferred: 65536,
-            maximum: 32 << 20,
-        },
+        block_size: BlockSize { minimum: 512, preferred: 65536, maximum: 32 << 20 },
         mode,
         contexts: contexts.collect(),
     }
@@ -124,13 +112,8 @@ fn a_server_without_chunks_is_not_asked_for_contexts() {
         go(),
     ];
     let (status, output) = drive(&mut Handshake::open(wishes()), &stream.concat()).unwrap();
-    let HandshakeStatus::Ready(session) = status else {
-        panic!("{status:?}")
-    };
-    assert_eq!(
-        (session.mode, session.flags.send_df()),
-        (ReplyMode::Simple, false)
-    );
+    let HandshakeStatus::Ready(session) = status else { panic!("{status:?}") };
+    assert_eq!((session.mode, session.flags.send_df()), (ReplyMode::Simple, false));
     assert_eq!(asked(&output[4..]), [11, 8, 7]);
 }
 
@@ -144,30 +127,20 @@ fn refused_contexts_do_not_end_the_handshake() {
         go(),
     ];
     let (status, _) = drive(&mut Handshake::open(wishes()), &stream.concat()).unwrap();
-    assert_eq!(
-        status,
-        HandshakeStatus::Ready(session(ReplyMode::Extended, &[]))
-    );
+    assert_eq!(status, HandshakeStatus::Ready(session(ReplyMode::Extended, &[])));
 }
 
 #[test]
 fn contexts_are_asked_for_with_the_name_of_the_export() {
     let (_, output) = drive(&mut Handshake::open(wishes()), &extended()).unwrap();
     let name = [&4u32.to_be_bytes()[..], b"disk"].concat();
-    let count = output
-        .windows(name.len())
-        .filter(|window| *window == name)
-        .count();
+    let count = output.windows(name.len()).filter(|window| *window == name).count();
     assert_eq!(count, 2, "once for the contexts, once for GO");
 }
 
 #[test]
 fn what_is_not_wished_is_not_asked() {
-    let plain = ClientWishes {
-        extended_headers: false,
-        structured_replies: false,
-        ..wishes()
-    };
+    let plain = ClientWishes { extended_headers: false, structured_replies: false, ..wishes() };
     let stream = [fixed_greeting(), go()].concat();
     let (_, output) = drive(&mut Handshake::open(plain), &stream).unwrap();
     assert_eq!(asked(&output[4..]), [7]);
@@ -184,34 +157,20 @@ fn information_that_was_not_asked_for_is_passed_over() {
         go(),
     ];
     let (status, _) = drive(&mut Handshake::open(wishes()), &stream.concat()).unwrap();
-    assert_eq!(
-        status,
-        HandshakeStatus::Ready(session(ReplyMode::Extended, &[]))
-    );
+    assert_eq!(status, HandshakeStatus::Ready(session(ReplyMode::Extended, &[])));
 }
 
 #[test]
 fn without_block_sizes_the_defaults_hold() {
-    let plain = ClientWishes {
-        extended_headers: false,
-        structured_replies: false,
-        ..wishes()
-    };
+    let plain = ClientWishes { extended_headers: false, structured_replies: false, ..wishes() };
     let stream = [fixed_greeting(), export_info(0, FLAGS), ack(NBD_OPT_GO)].concat();
     let (status, _) = drive(&mut Handshake::open(plain), &stream).unwrap();
-    let HandshakeStatus::Ready(session) = status else {
-        panic!("{status:?}")
-    };
+    let HandshakeStatus::Ready(session) = status else { panic!("{status:?}") };
     assert_eq!((session.size, session.block_size), (0, BlockSize::DEFAULT));
 }
 
 fn export_name_reply(zeroes: usize) -> Vec<u8> {
-    [
-        &4096u64.to_be_bytes()[..],
-        &FLAGS.to_be_bytes(),
-        &vec![0; zeroes],
-    ]
-    .concat()
+    [&4096u64.to_be_bytes()[..], &FLAGS.to_be_bytes(), &vec![0; zeroes]].concat()
 }
 
 #[test]
@@ -222,19 +181,10 @@ fn export_name_is_the_last_resort() {
             refusal(NBD_OPT_GO, NBD_REP_ERR_UNSUP, ""),
             export_name_reply(zeroes),
         ];
-        let plain = ClientWishes {
-            extended_headers: false,
-            structured_replies: false,
-            ..wishes()
-        };
+        let plain = ClientWishes { extended_headers: false, structured_replies: false, ..wishes() };
         let (status, output) = drive(&mut Handshake::open(plain), &stream.concat()).unwrap();
-        let HandshakeStatus::Ready(session) = status else {
-            panic!("{status:?}")
-        };
-        assert_eq!(
-            (session.size, session.block_size),
-            (4096, BlockSize::DEFAULT)
-        );
+        let HandshakeStatus::Ready(session) = status else { panic!("{status:?}") };
+        assert_eq!((session.size, session.block_size), (4096, BlockSize::DEFAULT));
         assert_eq!(asked(&output[4..]), [7, 1]);
     }
 }
@@ -243,9 +193,7 @@ fn export_name_is_the_last_resort() {
 fn a_server_that_is_not_fixed_is_asked_for_the_export_only() {
     let stream = [greeting(0), export_name_reply(124)].concat();
     let (status, output) = drive(&mut Handshake::open(wishes()), &stream).unwrap();
-    let HandshakeStatus::Ready(session) = status else {
-        panic!("{status:?}")
-    };
+    let HandshakeStatus::Ready(session) = status else { panic!("{status:?}") };
     assert_eq!((session.size, session.mode), (4096, ReplyMode::Simple));
     assert_eq!(output[..4], 0u32.to_be_bytes());
     assert_eq!(asked(&output[4..]), [1]);
@@ -253,20 +201,14 @@ fn a_server_that_is_not_fixed_is_asked_for_the_export_only() {
 
 #[test]
 fn tls_comes_before_anything_else() {
-    let mut handshake = Handshake::open(ClientWishes {
-        tls: Tls::Require,
-        ..wishes()
-    });
+    let mut handshake = Handshake::open(ClientWishes { tls: Tls::Require, ..wishes() });
     let stream = [fixed_greeting(), ack(NBD_OPT_STARTTLS)].concat();
     let (status, output) = drive(&mut handshake, &stream).unwrap();
     assert_eq!(status, HandshakeStatus::StartTls);
     assert_eq!(asked(&output[4..]), [5]);
     assert_eq!(handshake.waiting_for(), "the TLS handshake");
     let (status, output) = drive(&mut handshake, &[]).unwrap();
-    assert_eq!(
-        (status, asked(&output)),
-        (HandshakeStatus::NeedInput, vec![11])
-    );
+    assert_eq!((status, asked(&output)), (HandshakeStatus::NeedInput, vec![11]));
     let rest = &extended()[GREETING_LEN..];
     let (status, _) = drive(&mut handshake, rest).unwrap();
     let expected = session(ReplyMode::Extended, &[(7, "base:allocation")]);
@@ -275,12 +217,8 @@ fn tls_comes_before_anything_else() {
 
 #[test]
 fn a_list_ends_with_leave_taken() {
-    let stream = [
-        fixed_greeting(),
-        listed("a", ""),
-        listed("b c", "second\ndisk"),
-        ack(NBD_OPT_LIST),
-    ];
+    let stream =
+        [fixed_greeting(), listed("a", ""), listed("b c", "second\ndisk"), ack(NBD_OPT_LIST)];
     let (status, output) = drive(&mut Handshake::list(Tls::Never), &stream.concat()).unwrap();
     let export = |name: &str, description: &str| ExportInfo {
         name: name.to_owned(),
@@ -294,9 +232,7 @@ fn a_list_ends_with_leave_taken() {
 #[test]
 fn bytes_behind_the_handshake_are_left_to_the_next_reader() {
     let stream = [extended(), b"more".to_vec()].concat();
-    let advance = Handshake::open(wishes())
-        .advance(&stream, &mut Vec::new())
-        .unwrap();
+    let advance = Handshake::open(wishes()).advance(&stream, &mut Vec::new()).unwrap();
     assert_eq!(advance.consumed, stream.len() - 4);
 }
 
@@ -305,10 +241,7 @@ fn a_handshake_says_what_it_waits_for() {
     let mut handshake = Handshake::open(wishes());
     assert_eq!(handshake.waiting_for(), "the server's greeting");
     drive(&mut handshake, &fixed_greeting()).unwrap();
-    assert_eq!(
-        handshake.waiting_for(),
-        "the reply to NBD_OPT_EXTENDED_HEADERS"
-    );
+    assert_eq!(handshake.waiting_for(), "the reply to NBD_OPT_EXTENDED_HEADERS");
 }
 
 /// A server that answers each option with its own whim.
@@ -321,16 +254,8 @@ fn whims() -> impl Strategy<Value = Vec<u8>> {
             1 => prop::collection::vec(any::<u8>(), 0..40),
         ]
     };
-    let contexts = [
-        context(1, "base:allocation"),
-        context(2, "qemu:allocation-depth"),
-    ]
-    .concat();
-    let sizes = [
-        export_info(1 << 20, FLAGS),
-        block_size_info([1, 4096, 1 << 20]),
-    ]
-    .concat();
+    let contexts = [context(1, "base:allocation"), context(2, "qemu:allocation-depth")].concat();
+    let sizes = [export_info(1 << 20, FLAGS), block_size_info([1, 4096, 1 << 20])].concat();
     (
         prop_oneof![9 => Just(fixed_greeting()), 1 => Just(greeting(0))],
         whim(NBD_OPT_EXTENDED_HEADERS, vec![]),
@@ -355,10 +280,7 @@ fn drive_in_pieces(stream: &[u8], pieces: &[usize]) -> End {
     while done < stream.len() {
         let size = sizes.next().unwrap_or(usize::MAX).min(stream.len() - done);
         match handshake.advance(&stream[done..done + size], &mut output) {
-            Ok(Advance {
-                consumed,
-                status: HandshakeStatus::NeedInput,
-            }) => {
+            Ok(Advance { consumed, status: HandshakeStatus::NeedInput }) => {
                 assert_eq!(consumed, size);
                 done += consumed;
             }

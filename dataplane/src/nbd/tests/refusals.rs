@@ -10,23 +10,14 @@ use super::server::{
 
 /// Asks for nothing but the export.
 fn plain() -> Handshake {
-    Handshake::open(ClientWishes {
-        extended_headers: false,
-        structured_replies: false,
-        ..wishes()
-    })
+    Handshake::open(ClientWishes { extended_headers: false, structured_replies: false, ..wishes() })
 }
 
 fn failure(mut handshake: Handshake, stream: &[Vec<u8>]) -> HandshakeError {
     let mut output = Vec::new();
-    let error = handshake
-        .advance(&stream.concat(), &mut output)
-        .unwrap_err();
+    let error = handshake.advance(&stream.concat(), &mut output).unwrap_err();
     assert!(!error.to_string().contains('\n'));
-    assert_eq!(
-        handshake.advance(&[], &mut output),
-        Err(HandshakeError::Over)
-    );
+    assert_eq!(handshake.advance(&[], &mut output), Err(HandshakeError::Over));
     error
 }
 
@@ -40,10 +31,7 @@ fn something_else_than_nbd_is_recognised_from_its_first_bytes() {
 
 #[test]
 fn an_oldstyle_server_is_recognised() {
-    let error = failure(
-        plain(),
-        &[b"NBDMAGIC".to_vec(), OLDSTYLE_MAGIC.to_be_bytes().to_vec()],
-    );
+    let error = failure(plain(), &[b"NBDMAGIC".to_vec(), OLDSTYLE_MAGIC.to_be_bytes().to_vec()]);
     assert_eq!(error, HandshakeError::OldStyle);
 }
 
@@ -57,54 +45,25 @@ fn tls_and_lists_need_a_server_that_answers_options() {
 
 #[test]
 fn a_refusal_of_tls_ends_the_handshake() {
-    for code in [
-        NBD_REP_ERR_UNSUP,
-        NBD_REP_ERR_POLICY,
-        NBD_REP_ERR_INVALID,
-        0x8000_1234,
-    ] {
-        let secure = Handshake::open(ClientWishes {
-            tls: Tls::Require,
-            ..wishes()
-        });
-        let error = failure(
-            secure,
-            &[fixed_greeting(), refusal(NBD_OPT_STARTTLS, code, "no")],
-        );
-        assert_eq!(
-            error,
-            HandshakeError::TlsRefused {
-                message: "no".to_owned()
-            }
-        );
+    for code in [NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_INVALID, 0x8000_1234] {
+        let secure = Handshake::open(ClientWishes { tls: Tls::Require, ..wishes() });
+        let error = failure(secure, &[fixed_greeting(), refusal(NBD_OPT_STARTTLS, code, "no")]);
+        assert_eq!(error, HandshakeError::TlsRefused { message: "no".to_owned() });
     }
 }
 
 #[test]
 fn plain_bytes_behind_the_acknowledgement_of_tls_are_an_attack() {
-    let secure = Handshake::open(ClientWishes {
-        tls: Tls::Require,
-        ..wishes()
-    });
-    let stream = [
-        fixed_greeting(),
-        ack(NBD_OPT_STARTTLS),
-        ack(NBD_OPT_EXTENDED_HEADERS),
-    ];
-    assert_eq!(
-        failure(secure, &stream),
-        HandshakeError::Injection { length: 20 }
-    );
+    let secure = Handshake::open(ClientWishes { tls: Tls::Require, ..wishes() });
+    let stream = [fixed_greeting(), ack(NBD_OPT_STARTTLS), ack(NBD_OPT_EXTENDED_HEADERS)];
+    assert_eq!(failure(secure, &stream), HandshakeError::Injection { length: 20 });
 }
 
 #[test]
 fn a_server_that_insists_on_tls_is_to_be_asked_with_nbds() {
     let code = NBD_REP_ERR_TLS_REQD;
     let streams = [
-        (
-            Handshake::open(wishes()),
-            refusal(NBD_OPT_EXTENDED_HEADERS, code, ""),
-        ),
+        (Handshake::open(wishes()), refusal(NBD_OPT_EXTENDED_HEADERS, code, "")),
         (plain(), refusal(NBD_OPT_GO, code, "")),
         (Handshake::list(Tls::Never), refusal(NBD_OPT_LIST, code, "")),
     ];
@@ -116,10 +75,7 @@ fn a_server_that_insists_on_tls_is_to_be_asked_with_nbds() {
 }
 
 fn go_refused(code: u32) -> HandshakeError {
-    failure(
-        plain(),
-        &[fixed_greeting(), refusal(NBD_OPT_GO, code, "so\nthere")],
-    )
+    failure(plain(), &[fixed_greeting(), refusal(NBD_OPT_GO, code, "so\nthere")])
 }
 
 #[test]
@@ -127,47 +83,15 @@ fn each_refusal_of_go_has_its_own_error() {
     let message = "so\\nthere".to_owned();
     let (export, option) = ("disk".to_owned(), "NBD_OPT_GO");
     let expected = [
-        (
-            NBD_REP_ERR_UNKNOWN,
-            HandshakeError::UnknownExport {
-                export,
-                message: message.clone(),
-            },
-        ),
-        (
-            NBD_REP_ERR_POLICY,
-            HandshakeError::Policy {
-                option,
-                message: message.clone(),
-            },
-        ),
-        (
-            NBD_REP_ERR_SHUTDOWN,
-            HandshakeError::Shutdown {
-                message: message.clone(),
-            },
-        ),
+        (NBD_REP_ERR_UNKNOWN, HandshakeError::UnknownExport { export, message: message.clone() }),
+        (NBD_REP_ERR_POLICY, HandshakeError::Policy { option, message: message.clone() }),
+        (NBD_REP_ERR_SHUTDOWN, HandshakeError::Shutdown { message: message.clone() }),
         (
             NBD_REP_ERR_BLOCK_SIZE_REQD,
-            HandshakeError::BlockSizeRequired {
-                message: message.clone(),
-            },
+            HandshakeError::BlockSizeRequired { message: message.clone() },
         ),
-        (
-            NBD_REP_ERR_TOO_BIG,
-            HandshakeError::TooBig {
-                option,
-                message: message.clone(),
-            },
-        ),
-        (
-            0x8000_0077,
-            HandshakeError::Refused {
-                option,
-                code: 0x8000_0077,
-                message,
-            },
-        ),
+        (NBD_REP_ERR_TOO_BIG, HandshakeError::TooBig { option, message: message.clone() }),
+        (0x8000_0077, HandshakeError::Refused { option, code: 0x8000_0077, message }),
     ];
     for (code, error) in expected {
         assert_eq!(go_refused(code), error);
@@ -180,46 +104,25 @@ fn a_closed_connection_after_export_name_means_an_unknown_export() {
     let stream = [fixed_greeting(), refusal(NBD_OPT_GO, NBD_REP_ERR_UNSUP, "")].concat();
     drive(&mut handshake, &stream).unwrap();
     let error = handshake.disconnected().to_string();
-    assert!(
-        error.contains("NBD_OPT_EXPORT_NAME") && error.contains("no export"),
-        "{error}"
-    );
+    assert!(error.contains("NBD_OPT_EXPORT_NAME") && error.contains("no export"), "{error}");
 }
 
 #[test]
 fn names_that_are_too_long_are_not_sent() {
     let long = "x".repeat(4097);
-    let export = ClientWishes {
-        export: long.clone(),
-        ..wishes()
-    };
-    let contexts = ClientWishes {
-        contexts: vec![long],
-        ..wishes()
-    };
+    let export = ClientWishes { export: long.clone(), ..wishes() };
+    let contexts = ClientWishes { contexts: vec![long], ..wishes() };
     for wishes in [export, contexts] {
         let error = failure(Handshake::open(wishes), &[]);
-        assert!(matches!(
-            error,
-            HandshakeError::NameTooLong { length: 4097, .. }
-        ));
+        assert!(matches!(error, HandshakeError::NameTooLong { length: 4097, .. }));
     }
 }
 
 #[test]
 fn contexts_beyond_number_are_not_sent() {
     let contexts = vec![String::new(); 1025];
-    let error = failure(
-        Handshake::open(ClientWishes {
-            contexts,
-            ..wishes()
-        }),
-        &[],
-    );
-    assert!(matches!(
-        error,
-        HandshakeError::TooManyContexts { count: 1025, .. }
-    ));
+    let error = failure(Handshake::open(ClientWishes { contexts, ..wishes() }), &[]);
+    assert!(matches!(error, HandshakeError::TooManyContexts { count: 1025, .. }));
 }
 
 #[test]
@@ -239,10 +142,7 @@ fn a_wrong_magic_number_is_an_error() {
 #[test]
 fn types_that_do_not_go_with_the_option_are_an_error() {
     for kind in [0, NBD_REP_SERVER, NBD_REP_META_CONTEXT, 99] {
-        let error = failure(
-            plain(),
-            &[fixed_greeting(), option_reply(NBD_OPT_GO, kind, &[0; 12])],
-        );
+        let error = failure(plain(), &[fixed_greeting(), option_reply(NBD_OPT_GO, kind, &[0; 12])]);
         assert!(matches!(error, HandshakeError::Protocol { .. }));
     }
 }
@@ -270,13 +170,7 @@ fn a_reply_that_would_not_fit_is_refused_from_its_head() {
     let mut reply = ack(NBD_OPT_GO);
     reply[16..].copy_from_slice(&u32::MAX.to_be_bytes());
     let error = failure(plain(), &[fixed_greeting(), reply]);
-    assert!(matches!(
-        error,
-        HandshakeError::ReplyTooLong {
-            length: u32::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(error, HandshakeError::ReplyTooLong { length: u32::MAX, .. }));
 }
 
 #[test]
@@ -296,10 +190,7 @@ fn a_list_of_too_many_bytes_is_an_error() {
     let mut stream = fixed_greeting();
     stream.extend(listed("x", &"y".repeat(60_000)).repeat(140));
     let error = failure(Handshake::list(Tls::Never), &[stream]);
-    assert!(matches!(
-        error,
-        HandshakeError::Endless { limit: "8 MiB", .. }
-    ));
+    assert!(matches!(error, HandshakeError::Endless { limit: "8 MiB", .. }));
 }
 
 #[test]
@@ -352,10 +243,7 @@ fn block_sizes_against_the_rules_are_an_error() {
     ];
     for sizes in wrong {
         let error = failure(plain(), &[fixed_greeting(), block_size_info(sizes)]);
-        assert!(
-            matches!(error, HandshakeError::BlockSize { .. }),
-            "{sizes:?}"
-        );
+        assert!(matches!(error, HandshakeError::BlockSize { .. }), "{sizes:?}");
     }
 }
 

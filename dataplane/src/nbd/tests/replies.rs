@@ -6,11 +6,7 @@ use super::super::{NbdError, Reply, ReplyMode, ReplyReader};
 use super::server::{Event, simple};
 use super::stream::{acks, events, read};
 
-const MODES: [ReplyMode; 3] = [
-    ReplyMode::Simple,
-    ReplyMode::Structured,
-    ReplyMode::Extended,
-];
+const MODES: [ReplyMode; 3] = [ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended];
 
 fn encode(events: &[Event], mode: ReplyMode) -> Vec<u8> {
     events.iter().flat_map(|event| event.encode(mode)).collect()
@@ -87,34 +83,22 @@ proptest! {
 
 #[test]
 fn one_receive_takes_the_head_of_a_chunk_and_its_offset() {
-    for (mode, length) in [
-        (ReplyMode::Simple, 16),
-        (ReplyMode::Structured, 28),
-        (ReplyMode::Extended, 40),
-    ] {
+    for (mode, length) in
+        [(ReplyMode::Simple, 16), (ReplyMode::Structured, 28), (ReplyMode::Extended, 40)]
+    {
         assert_eq!(ReplyReader::new(mode).wanted(), length);
     }
 }
 
 #[test]
 fn data_are_announced_after_exactly_one_receive_and_none_of_them_is_swallowed() {
-    let event = Event::Data {
-        cookie: 7,
-        offset: 4096,
-        bytes: vec![1; 100],
-        done: true,
-    };
+    let event = Event::Data { cookie: 7, offset: 4096, bytes: vec![1; 100], done: true };
     for mode in [ReplyMode::Structured, ReplyMode::Extended] {
         let stream = event.encode(mode);
         let mut reader = ReplyReader::new(mode);
         let taken = reader.feed(&stream);
         assert_eq!(stream.len() - taken, 100);
-        let expected = Reply::Data {
-            cookie: 7,
-            offset: 4096,
-            length: 100,
-            done: true,
-        };
+        let expected = Reply::Data { cookie: 7, offset: 4096, length: 100, done: true };
         assert_eq!(reader.next(), Ok(Some(expected)));
         assert_eq!((reader.wanted(), reader.next()), (0, Ok(None)));
         reader.payload_taken();
@@ -125,10 +109,7 @@ fn data_are_announced_after_exactly_one_receive_and_none_of_them_is_swallowed() 
 #[test]
 fn excess_behind_a_short_chunk_belongs_to_the_next_head() {
     let mode = ReplyMode::Structured;
-    let stream = encode(
-        &[Event::Done { cookie: 1 }, Event::Done { cookie: 2 }],
-        mode,
-    );
+    let stream = encode(&[Event::Done { cookie: 1 }, Event::Done { cookie: 2 }], mode);
     let mut reader = ReplyReader::new(mode);
     assert_eq!(reader.feed(&stream), 28);
     assert_eq!(reader.next(), Ok(Some(Reply::Done { cookie: 1 })));
@@ -143,13 +124,7 @@ fn data_that_came_along_with_a_simple_reply_in_structured_mode_can_be_had_back()
     let stream = simple(9, None, b"twelve bytes and more");
     let mut reader = ReplyReader::new(ReplyMode::Structured);
     let taken = reader.feed(&stream);
-    assert_eq!(
-        reader.next(),
-        Ok(Some(Reply::Simple {
-            cookie: 9,
-            error: None
-        }))
-    );
+    assert_eq!(reader.next(), Ok(Some(Reply::Simple { cookie: 9, error: None })));
     let mut excess = [0; 64];
     let count = reader.take_excess(&mut excess);
     assert_eq!(&excess[..count], b"twelve bytes");
@@ -167,21 +142,13 @@ fn a_head_that_is_known_to_be_simple_is_received_to_its_end_only() {
 
 #[test]
 fn acknowledgements_are_wanted_by_the_page_where_nothing_is_read() {
-    let stream: Vec<u8> = (0..200)
-        .flat_map(|cookie| simple(cookie, None, &[]))
-        .collect();
+    let stream: Vec<u8> = (0..200).flat_map(|cookie| simple(cookie, None, &[])).collect();
     let mut reader = ReplyReader::new(ReplyMode::Simple);
     reader.set_acks_only(true);
     assert_eq!(reader.wanted(), 4096);
     assert_eq!(reader.feed(&stream), stream.len());
     for cookie in 0..200 {
-        assert_eq!(
-            reader.next(),
-            Ok(Some(Reply::Simple {
-                cookie,
-                error: None
-            }))
-        );
+        assert_eq!(reader.next(), Ok(Some(Reply::Simple { cookie, error: None })));
     }
     assert!(reader.is_between_replies());
 }
@@ -196,9 +163,6 @@ fn bytes_can_be_received_straight_into_the_reader() {
     assert_eq!(reader.free().len(), 6);
     reader.free().copy_from_slice(&stream[10..]);
     reader.filled(6);
-    let expected = Reply::Simple {
-        cookie: 3,
-        error: Some(NbdError::NoSpc),
-    };
+    let expected = Reply::Simple { cookie: 3, error: Some(NbdError::NoSpc) };
     assert_eq!(reader.next(), Ok(Some(expected)));
 }

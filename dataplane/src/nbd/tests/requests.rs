@@ -54,13 +54,7 @@ proptest! {
 #[test]
 fn the_flag_for_payloads_is_left_out_of_compact_requests() {
     let flags = CommandFlags::PAYLOAD_LEN;
-    let request = Request {
-        command: Command::Write,
-        flags,
-        cookie: 0,
-        offset: 0,
-        length: 1,
-    };
+    let request = Request { command: Command::Write, flags, cookie: 0, offset: 0, length: 1 };
     let mut out = [0; MAX_REQUEST_LEN];
     request.encode(ReplyMode::Structured, &mut out);
     assert_eq!(field(&out, 4), [0, 0]);

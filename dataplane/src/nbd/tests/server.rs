@@ -4,12 +4,7 @@ use super::super::wire::*;
 use super::super::{NbdError, ReplyMode};
 
 pub(super) fn greeting(flags: u16) -> Vec<u8> {
-    [
-        &NBDMAGIC.to_be_bytes()[..],
-        &IHAVEOPT.to_be_bytes(),
-        &flags.to_be_bytes(),
-    ]
-    .concat()
+    [&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &flags.to_be_bytes()].concat()
 }
 
 /// The greeting of every server of today.
@@ -35,12 +30,8 @@ pub(super) fn refusal(option: u32, code: u32, message: &str) -> Vec<u8> {
 }
 
 pub(super) fn export_info(size: u64, flags: u16) -> Vec<u8> {
-    let info = [
-        &NBD_INFO_EXPORT.to_be_bytes()[..],
-        &size.to_be_bytes(),
-        &flags.to_be_bytes(),
-    ]
-    .concat();
+    let info =
+        [&NBD_INFO_EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &flags.to_be_bytes()].concat();
     option_reply(NBD_OPT_GO, NBD_REP_INFO, &info)
 }
 
@@ -57,51 +48,19 @@ pub(super) fn context(id: u32, name: &str) -> Vec<u8> {
 
 pub(super) fn listed(name: &str, description: &str) -> Vec<u8> {
     let length = u32::try_from(name.len()).unwrap();
-    let payload = [
-        &length.to_be_bytes()[..],
-        name.as_bytes(),
-        description.as_bytes(),
-    ]
-    .concat();
+    let payload = [&length.to_be_bytes()[..], name.as_bytes(), description.as_bytes()].concat();
     option_reply(NBD_OPT_LIST, NBD_REP_SERVER, &payload)
 }
 
 /// A reply as one value, data included, to be sent and to be compared with what was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    Data {
-        cookie: u64,
-        offset: u64,
-        bytes: Vec<u8>,
-        done: bool,
-    },
-    Hole {
-        cookie: u64,
-        offset: u64,
-        length: u32,
-        done: bool,
-    },
-    Status {
-        cookie: u64,
-        context: u32,
-        extents: Vec<(u64, u64)>,
-        done: bool,
-    },
-    Error {
-        cookie: u64,
-        error: NbdError,
-        message: String,
-        offset: Option<u64>,
-        done: bool,
-    },
-    Done {
-        cookie: u64,
-    },
-    Simple {
-        cookie: u64,
-        error: Option<NbdError>,
-        bytes: Vec<u8>,
-    },
+    Data { cookie: u64, offset: u64, bytes: Vec<u8>, done: bool },
+    Hole { cookie: u64, offset: u64, length: u32, done: bool },
+    Status { cookie: u64, context: u32, extents: Vec<(u64, u64)>, done: bool },
+    Error { cookie: u64, error: NbdError, message: String, offset: Option<u64>, done: bool },
+    Done { cookie: u64 },
+    Simple { cookie: u64, error: Option<NbdError>, bytes: Vec<u8> },
 }
 
 /// Bytes of a chunk.
@@ -132,11 +91,8 @@ pub(super) fn chunk(
 
 pub(super) fn simple(cookie: u64, error: Option<NbdError>, data: &[u8]) -> Vec<u8> {
     let number = error.map_or(0, NbdError::number);
-    let head = [
-        &NBD_SIMPLE_REPLY_MAGIC.to_be_bytes()[..],
-        &number.to_be_bytes(),
-        &cookie.to_be_bytes(),
-    ];
+    let head =
+        [&NBD_SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &cookie.to_be_bytes()];
     [&head.concat()[..], data].concat()
 }
 
@@ -168,49 +124,22 @@ impl Event {
     /// The event on the wire.
     pub(super) fn encode(&self, mode: ReplyMode) -> Vec<u8> {
         match self {
-            Self::Data {
-                cookie,
-                offset,
-                bytes,
-                done,
-            } => {
+            Self::Data { cookie, offset, bytes, done } => {
                 let payload = [&offset.to_be_bytes()[..], bytes].concat();
                 chunk(mode, *done, NBD_REPLY_TYPE_OFFSET_DATA, *cookie, &payload)
             }
-            Self::Hole {
-                cookie,
-                offset,
-                length,
-                done,
-            } => {
+            Self::Hole { cookie, offset, length, done } => {
                 let payload = [&offset.to_be_bytes()[..], &length.to_be_bytes()].concat();
                 chunk(mode, *done, NBD_REPLY_TYPE_OFFSET_HOLE, *cookie, &payload)
             }
-            Self::Status {
-                cookie,
-                context,
-                extents,
-                done,
-            } => {
+            Self::Status { cookie, context, extents, done } => {
                 let kind = match mode {
                     ReplyMode::Extended => NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
                     _ => NBD_REPLY_TYPE_BLOCK_STATUS,
                 };
-                chunk(
-                    mode,
-                    *done,
-                    kind,
-                    *cookie,
-                    &status_payload(mode, *context, extents),
-                )
+                chunk(mode, *done, kind, *cookie, &status_payload(mode, *context, extents))
             }
-            Self::Error {
-                cookie,
-                error,
-                message,
-                offset,
-                done,
-            } => {
+            Self::Error { cookie, error, message, offset, done } => {
                 let kind = match offset {
                     Some(_) => NBD_REPLY_TYPE_ERROR_OFFSET,
                     None => NBD_REPLY_TYPE_ERROR,
@@ -219,11 +148,7 @@ impl Event {
                 chunk(mode, *done, kind, *cookie, &payload)
             }
             Self::Done { cookie } => chunk(mode, true, NBD_REPLY_TYPE_NONE, *cookie, &[]),
-            Self::Simple {
-                cookie,
-                error,
-                bytes,
-            } => simple(*cookie, *error, bytes),
+            Self::Simple { cookie, error, bytes } => simple(*cookie, *error, bytes),
         }
     }
 }

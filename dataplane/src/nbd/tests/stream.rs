@@ -24,19 +24,12 @@ pub(super) fn read(
             events.push(event);
         }
         if stream.is_empty() {
-            assert!(
-                reader.is_between_replies(),
-                "the stream ended, and more is wanted"
-            );
+            assert!(reader.is_between_replies(), "the stream ended, and more is wanted");
             return Ok(events);
         }
         let wanted = reader.wanted();
         assert!(wanted > 0, "nothing to say and nothing wanted");
-        let size = sizes
-            .next()
-            .unwrap_or(usize::MAX)
-            .min(wanted)
-            .min(stream.len());
+        let size = sizes.next().unwrap_or(usize::MAX).min(wanted).min(stream.len());
         assert_eq!(reader.feed(&stream[..size]), size);
         stream = &stream[size..];
     }
@@ -47,64 +40,24 @@ fn next(reader: &mut ReplyReader, stream: &mut &[u8]) -> Result<Option<Event>, R
         return Ok(None);
     };
     let event = match reply {
-        Reply::Data {
-            cookie,
-            offset,
-            length,
-            done,
-        } => {
+        Reply::Data { cookie, offset, length, done } => {
             let (bytes, rest) = stream.split_at(usize::try_from(length).unwrap());
             *stream = rest;
             assert_eq!(reader.wanted(), 0);
             assert_eq!(reader.next(), Ok(None));
             reader.payload_taken();
-            Event::Data {
-                cookie,
-                offset,
-                bytes: bytes.to_vec(),
-                done,
-            }
+            Event::Data { cookie, offset, bytes: bytes.to_vec(), done }
         }
-        Reply::Hole {
-            cookie,
-            offset,
-            length,
-            done,
-        } => Event::Hole {
-            cookie,
-            offset,
-            length,
-            done,
-        },
-        Reply::Status {
-            cookie,
-            context,
-            extents,
-            done,
-        } => {
-            let extents = extents
-                .map(|extent| (extent.length, extent.flags))
-                .collect();
-            Event::Status {
-                cookie,
-                context,
-                extents,
-                done,
-            }
+        Reply::Hole { cookie, offset, length, done } => {
+            Event::Hole { cookie, offset, length, done }
         }
-        Reply::Error {
-            cookie,
-            error,
-            message,
-            offset,
-            done,
-        } => Event::Error {
-            cookie,
-            error,
-            message: message.to_owned(),
-            offset,
-            done,
-        },
+        Reply::Status { cookie, context, extents, done } => {
+            let extents = extents.map(|extent| (extent.length, extent.flags)).collect();
+            Event::Status { cookie, context, extents, done }
+        }
+        Reply::Error { cookie, error, message, offset, done } => {
+            Event::Error { cookie, error, message: message.to_owned(), offset, done }
+        }
         Reply::Done { cookie } => Event::Done { cookie },
         Reply::Simple { cookie, error } => {
             let length = if error.is_none() { data_len(cookie) } else { 0 };
@@ -114,11 +67,7 @@ fn next(reader: &mut ReplyReader, stream: &mut &[u8]) -> Result<Option<Event>, R
             bytes[taken..].copy_from_slice(data);
             *stream = rest;
             reader.payload_taken();
-            Event::Simple {
-                cookie,
-                error,
-                bytes,
-            }
+            Event::Simple { cookie, error, bytes }
         }
     };
     Ok(Some(event))
@@ -129,11 +78,7 @@ fn errors() -> impl Strategy<Value = NbdError> {
 }
 
 fn extents(mode: ReplyMode) -> impl Strategy<Value = Vec<(u64, u64)>> {
-    let most = if mode == ReplyMode::Extended {
-        1 << 56
-    } else {
-        u64::from(u32::MAX)
-    };
+    let most = if mode == ReplyMode::Extended { 1 << 56 } else { u64::from(u32::MAX) };
     prop::collection::vec((1..=most, 0..=most), 1..40)
 }
 
@@ -143,11 +88,7 @@ fn simple_replies(with_data: bool) -> BoxedStrategy<Event> {
         .prop_map(move |(cookie, error, byte)| {
             let cookie = if with_data { cookie } else { cookie & !0xff };
             let length = if error.is_none() { data_len(cookie) } else { 0 };
-            Event::Simple {
-                cookie,
-                error,
-                bytes: vec![byte; length],
-            }
+            Event::Simple { cookie, error, bytes: vec![byte; length] }
         })
         .boxed()
 }
@@ -158,37 +99,16 @@ fn small_chunks(mode: ReplyMode) -> BoxedStrategy<Event> {
     let place = (any::<u64>(), 1..=u32::MAX).prop_map(|(offset, length)| (offset >> 1, length));
     prop_oneof![
         (cookie, place, any::<bool>()).prop_map(|(cookie, (offset, length), done)| {
-            Event::Hole {
-                cookie,
-                offset,
-                length,
-                done,
-            }
+            Event::Hole { cookie, offset, length, done }
         }),
         (cookie, any::<u32>(), extents(mode), any::<bool>()).prop_map(
-            |(cookie, context, extents, done)| Event::Status {
-                cookie,
-                context,
-                extents,
-                done
+            |(cookie, context, extents, done)| Event::Status { cookie, context, extents, done }
+        ),
+        (cookie, errors(), "[ -~]{0,60}", any::<Option<u64>>(), any::<bool>()).prop_map(
+            |(cookie, error, message, offset, done)| {
+                Event::Error { cookie, error, message, offset, done }
             }
         ),
-        (
-            cookie,
-            errors(),
-            "[ -~]{0,60}",
-            any::<Option<u64>>(),
-            any::<bool>()
-        )
-            .prop_map(|(cookie, error, message, offset, done)| {
-                Event::Error {
-                    cookie,
-                    error,
-                    message,
-                    offset,
-                    done,
-                }
-            }),
         cookie.prop_map(|cookie| Event::Done { cookie }),
     ]
     .boxed()
@@ -207,12 +127,7 @@ pub(super) fn acks(mode: ReplyMode) -> BoxedStrategy<Event> {
 pub(super) fn events(mode: ReplyMode) -> BoxedStrategy<Event> {
     let bytes = prop::collection::vec(any::<u8>(), 1..300);
     let data = (any::<u64>(), any::<u64>(), bytes, any::<bool>()).prop_map(
-        |(cookie, offset, bytes, done)| Event::Data {
-            cookie,
-            offset: offset >> 1,
-            bytes,
-            done,
-        },
+        |(cookie, offset, bytes, done)| Event::Data { cookie, offset: offset >> 1, bytes, done },
     );
     match mode {
         ReplyMode::Simple => simple_replies(true),

@@ -15,10 +15,7 @@ fn error(uri: &str) -> NbdUriError {
 }
 
 fn tcp(host: &str, port: u16) -> Address {
-    Address::Tcp {
-        host: host.to_owned(),
-        port,
-    }
+    Address::Tcp { host: host.to_owned(), port }
 }
 
 fn unix(path: &str) -> Address {
@@ -38,25 +35,13 @@ fn the_parts_of_a_uri_are_found() {
         ("nbd:///a", tcp("localhost", 10809), "a"),
         ("nbd://[::1]:10100/a", tcp("::1", 10100), "a"),
         ("nbd://[fe80::1%25eth0]/a", tcp("fe80::1%eth0", 10809), "a"),
-        (
-            "nbd+unix:///foo?socket=/tmp/nbd.sock",
-            unix("/tmp/nbd.sock"),
-            "foo",
-        ),
+        ("nbd+unix:///foo?socket=/tmp/nbd.sock", unix("/tmp/nbd.sock"), "foo"),
         ("nbd+unix://?socket=nbd.sock", unix("nbd.sock"), ""),
-        (
-            "nbd+unix:///a%3Fb?socket=/tmp/a%20b%26c",
-            unix("/tmp/a b&c"),
-            "a?b",
-        ),
+        ("nbd+unix:///a%3Fb?socket=/tmp/a%20b%26c", unix("/tmp/a b&c"), "a?b"),
     ];
     for (uri, address, export) in cases {
         let parsed = parse(uri);
-        assert_eq!(
-            (parsed.address, parsed.export.as_str()),
-            (address, export),
-            "{uri}"
-        );
+        assert_eq!((parsed.address, parsed.export.as_str()), (address, export), "{uri}");
         assert!(!parsed.tls, "{uri}");
     }
 }
@@ -91,10 +76,7 @@ fn the_canonical_form_is_short_and_escaped() {
         ("nbd://[0::1]:10100/", "nbd://[0::1]:10100"),
         ("nbd://h/a%20b%25%2f%2F?", "nbd://h/a%20b%25//"),
         ("nbd+unix://?socket=a%26b", "nbd+unix:///?socket=a%26b"),
-        (
-            "nbds://h/?tls-verify-peer=yes",
-            "nbds://h?tls-verify-peer=1",
-        ),
+        ("nbds://h/?tls-verify-peer=yes", "nbds://h?tls-verify-peer=1"),
     ];
     for (uri, canonical) in cases {
         assert_eq!(parse(uri).to_string(), canonical);
@@ -115,64 +97,26 @@ fn each_mistake_has_its_own_error() {
         assert!(matches!(error(uri), NbdUriError::Escape { .. }), "{uri}");
     }
     for uri in ["nbd://h/%ff", "nbd://h/a%00b"] {
-        assert_eq!(
-            error(uri),
-            NbdUriError::NotText {
-                what: "export name"
-            }
-        );
+        assert_eq!(error(uri), NbdUriError::NotText { what: "export name" });
     }
-    for uri in [
-        "nbd://::1/a",
-        "nbd://[::1/a",
-        "nbd://[host]/a",
-        "nbd://[::1]1/a",
-    ] {
+    for uri in ["nbd://::1/a", "nbd://[::1/a", "nbd://[host]/a", "nbd://[::1]1/a"] {
         assert!(matches!(error(uri), NbdUriError::Host { .. }), "{uri}");
     }
-    for uri in [
-        "nbd://h:0/",
-        "nbd://h:65536/",
-        "nbd://h:+1/",
-        "nbd://h:nbd/",
-        "nbd://[::1]:x/",
-    ] {
+    for uri in ["nbd://h:0/", "nbd://h:65536/", "nbd://h:+1/", "nbd://h:nbd/", "nbd://[::1]:x/"] {
         assert!(matches!(error(uri), NbdUriError::Port { .. }), "{uri}");
     }
     let too_long = format!("nbd://h/{}", "x".repeat(4097));
-    assert_eq!(
-        error(&too_long),
-        NbdUriError::ExportTooLong { length: 4097 }
-    );
+    assert_eq!(error(&too_long), NbdUriError::ExportTooLong { length: 4097 });
     assert_eq!(parse(&too_long[..too_long.len() - 1]).export.len(), 4096);
-    assert_eq!(
-        error("nbd+unix:///tmp/s"),
-        NbdUriError::SocketMissing { scheme: "nbd+unix" }
-    );
-    assert_eq!(
-        error("nbds://h/?socket=/s"),
-        NbdUriError::SocketForTcp { scheme: "nbds" }
-    );
-    assert_eq!(
-        error("nbd+unix://tmp/?socket=/s"),
-        NbdUriError::HostForUnix { scheme: "nbd+unix" }
-    );
+    assert_eq!(error("nbd+unix:///tmp/s"), NbdUriError::SocketMissing { scheme: "nbd+unix" });
+    assert_eq!(error("nbds://h/?socket=/s"), NbdUriError::SocketForTcp { scheme: "nbds" });
+    assert_eq!(error("nbd+unix://tmp/?socket=/s"), NbdUriError::HostForUnix { scheme: "nbd+unix" });
     let long_path = format!("nbd+unix:///?socket=/{}", "x".repeat(107));
-    for uri in [
-        "nbd+unix:///?socket=",
-        "nbd+unix:///?socket=%00abstract",
-        &long_path,
-    ] {
+    for uri in ["nbd+unix:///?socket=", "nbd+unix:///?socket=%00abstract", &long_path] {
         assert_eq!(error(uri), NbdUriError::SocketPath);
     }
-    assert_eq!(
-        error("nbd+unix:///?socket=a&socket=b"),
-        NbdUriError::Twice { name: "socket" }
-    );
-    assert!(matches!(
-        error("nbds://h/?tls-verify-peer=2"),
-        NbdUriError::Bool { .. }
-    ));
+    assert_eq!(error("nbd+unix:///?socket=a&socket=b"), NbdUriError::Twice { name: "socket" });
+    assert!(matches!(error("nbds://h/?tls-verify-peer=2"), NbdUriError::Bool { .. }));
 }
 
 #[test]
@@ -183,19 +127,13 @@ fn a_newline_in_a_truth_value_does_not_break_the_line_of_its_error() {
 fn uris() -> impl Strategy<Value = NbdUri> {
     let text = "\\PC{1,40}";
     let address = prop_oneof![
-        (text, 1..=u16::MAX).prop_map(|(host, port)| Address::Tcp {
-            host: host.replace(':', ""),
-            port
-        }),
+        (text, 1..=u16::MAX)
+            .prop_map(|(host, port)| Address::Tcp { host: host.replace(':', ""), port }),
         any::<[u16; 8]>()
             .prop_map(|address| tcp(&std::net::Ipv6Addr::from(address).to_string(), 1)),
         "[^\\x00]{1,20}".prop_map(|path| Address::Unix { path: path.into() }),
     ];
-    let tls = (
-        prop::option::of(text),
-        prop::option::of(text),
-        any::<Option<bool>>(),
-    );
+    let tls = (prop::option::of(text), prop::option::of(text), any::<Option<bool>>());
     let export = "[^\\x00]{0,60}";
     (any::<bool>(), address, export, prop::option::of(text), tls).prop_map(
         |(tls, mut address, export, user, (certificates, hostname, verify_peer))| {
@@ -205,19 +143,8 @@ fn uris() -> impl Strategy<Value = NbdUri> {
                 "localhost".clone_into(host);
             }
             let certificates = certificates.map(Into::into);
-            let tls_params = TlsParams {
-                certificates,
-                hostname,
-                verify_peer,
-            };
-            NbdUri {
-                tls,
-                address,
-                export,
-                user,
-                tls_params,
-                ignored: vec![],
-            }
+            let tls_params = TlsParams { certificates, hostname, verify_peer };
+            NbdUri { tls, address, export, user, tls_params, ignored: vec![] }
         },
     )
 }

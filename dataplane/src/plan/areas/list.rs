@@ -10,10 +10,7 @@ use super::{Area, AreaError, AreaSet};
 /// Reads a JSON array of areas into `builder`.
 pub(super) fn read_json(source: impl Read, builder: AreaSetBuilder) -> Result<AreaSet, AreaError> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(source));
-    let mut list = ListSeed {
-        builder,
-        rejected: None,
-    };
+    let mut list = ListSeed { builder, rejected: None };
     let read = (&mut list).deserialize(&mut json).and_then(|()| json.end());
     match (list.rejected, read) {
         (Some(error), _) => Err(error),
@@ -33,28 +30,15 @@ pub(super) struct AreaSetBuilder {
 
 impl AreaSetBuilder {
     pub(super) fn new(disk_size: u64, limit: usize) -> Self {
-        Self {
-            areas: Vec::new(),
-            disk_size,
-            limit: limit.max(1),
-            index: 0,
-            sorted: true,
-        }
+        Self { areas: Vec::new(), disk_size, limit: limit.max(1), index: 0, sorted: true }
     }
 
     pub(super) fn push(&mut self, area: Area) -> Result<(), AreaError> {
         let Area { start, length } = area;
-        let inside = start
-            .checked_add(length)
-            .is_some_and(|end| end <= self.disk_size);
+        let inside = start.checked_add(length).is_some_and(|end| end <= self.disk_size);
         if !inside {
             let (index, disk_size) = (self.index, self.disk_size);
-            return Err(AreaError::OutOfRange {
-                index,
-                start,
-                length,
-                disk_size,
-            });
+            return Err(AreaError::OutOfRange { index, start, length, disk_size });
         }
         self.index += 1;
         if length == 0 {
@@ -70,9 +54,7 @@ impl AreaSetBuilder {
         }
         if self.areas.len() >= self.limit.saturating_mul(2) {
             let full = std::mem::take(&mut self.areas);
-            self.areas = Self::settled(full, self.sorted)
-                .coalesced_to(self.limit)
-                .areas;
+            self.areas = Self::settled(full, self.sorted).coalesced_to(self.limit).areas;
             self.sorted = self.areas.last().is_none_or(|last| last.start <= start);
         }
         self.areas.push(area);
@@ -106,11 +88,7 @@ fn json_error(error: serde_json::Error) -> AreaError {
     let text = error.to_string();
     let place = format!(" at line {line} column {column}");
     let problem = text.strip_suffix(&place).unwrap_or(&text).to_owned();
-    AreaError::Json {
-        line,
-        column,
-        problem,
-    }
+    AreaError::Json { line, column, problem }
 }
 
 /// Reads the array into the builder. An area that the builder rejects is kept here, because an

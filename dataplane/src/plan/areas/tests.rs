@@ -7,9 +7,7 @@ use super::*;
 const DISK: u64 = 200;
 
 fn set(areas: &[(u64, u64)]) -> AreaSet {
-    let areas = areas
-        .iter()
-        .map(|&(start, length)| Area::new(start, length));
+    let areas = areas.iter().map(|&(start, length)| Area::new(start, length));
     AreaSet::from_unsorted(areas, u64::MAX).unwrap()
 }
 
@@ -49,11 +47,7 @@ fn an_area_that_overflows_is_refused() {
 #[test]
 fn an_empty_area_past_the_end_is_refused_too() {
     assert!(AreaSet::from_unsorted([Area::new(101, 0)], 100).is_err());
-    assert!(
-        AreaSet::from_unsorted([Area::new(100, 0)], 100)
-            .unwrap()
-            .is_empty()
-    );
+    assert!(AreaSet::from_unsorted([Area::new(100, 0)], 100).unwrap().is_empty());
 }
 
 #[test]
@@ -64,10 +58,7 @@ fn the_whole_of_an_empty_disk_is_no_area() {
 
 #[test]
 fn rounding_out_stops_at_the_end_of_the_disk() {
-    assert_eq!(
-        set(&[(10, 1), (95, 3)]).rounded_out(64, 100),
-        set(&[(0, 100)])
-    );
+    assert_eq!(set(&[(10, 1), (95, 3)]).rounded_out(64, 100), set(&[(0, 100)]));
     assert_eq!(set(&[(10, 1)]).rounded_out(64, 100), set(&[(0, 64)]));
 }
 
@@ -80,10 +71,7 @@ fn rounding_in_takes_the_end_of_the_disk_as_aligned() {
 #[test]
 fn merging_to_a_maximum_closes_the_smallest_gaps() {
     let spread = set(&[(0, 1), (2, 1), (10, 1), (12, 1), (40, 1)]);
-    assert_eq!(
-        spread.clone().coalesced_to(3),
-        set(&[(0, 3), (10, 3), (40, 1)])
-    );
+    assert_eq!(spread.clone().coalesced_to(3), set(&[(0, 3), (10, 3), (40, 1)]));
     assert_eq!(spread.clone().coalesced_to(4).len(), 4);
     assert_eq!(spread.clone().coalesced_to(0), set(&[(0, 41)]));
     assert_eq!(spread.clone().coalesced_to(5), spread);
@@ -118,12 +106,7 @@ fn malformed_json_is_refused_with_line_and_column() {
 
 #[test]
 fn json_that_is_cut_off_is_refused() {
-    for text in [
-        "",
-        "[",
-        "[{\"start\": 0, \"length\": 1}",
-        "[{\"start\": 0, \"length\": 1},",
-    ] {
+    for text in ["", "[", "[{\"start\": 0, \"length\": 1}", "[{\"start\": 0, \"length\": 1},"] {
         assert!(json_problem(text).contains("EOF"), "{text}");
     }
 }
@@ -178,14 +161,7 @@ fn an_object_is_no_list() {
 fn an_area_past_the_end_keeps_its_kind_when_it_comes_from_json() {
     let text = br#"[{"start": 0, "length": 1}, {"start": 10, "length": 1}]"#;
     let error = AreaSet::read_json(text.as_slice(), 10, 1000).unwrap_err();
-    assert!(matches!(
-        error,
-        AreaError::OutOfRange {
-            index: 1,
-            start: 10,
-            ..
-        }
-    ));
+    assert!(matches!(error, AreaError::OutOfRange { index: 1, start: 10, .. }));
 }
 
 #[test]
@@ -222,10 +198,7 @@ fn a_million_areas_in_reverse_stay_within_the_limit() {
             Ok(count)
         }
     }
-    let source = Million {
-        left: 1_000_000,
-        pending: b"[".to_vec(),
-    };
+    let source = Million { left: 1_000_000, pending: b"[".to_vec() };
     let read = AreaSet::read_json(source, 100_000_000, 5_000).unwrap();
     assert!(read.len() <= 5_000 && read.total() >= 1_000_000);
     assert!(read.contains(Area::new(0, 1)) && read.contains(Area::new(99_999_900, 1)));
@@ -241,27 +214,16 @@ fn areas() -> impl Strategy<Value = Vec<Area>> {
 type Bitmap = Vec<bool>;
 
 fn bitmap(areas: &[Area]) -> Bitmap {
-    let held = |byte: u64| {
-        areas
-            .iter()
-            .any(|area| area.start <= byte && byte < area.end())
-    };
+    let held = |byte: u64| areas.iter().any(|area| area.start <= byte && byte < area.end());
     (0..DISK).map(held).collect()
 }
 
 /// The bytes of a set, after a check that it keeps its invariants.
 fn bytes_of(set: &AreaSet) -> Bitmap {
     assert!(set.iter().all(|area| area.length > 0));
-    assert!(
-        set.as_slice()
-            .windows(2)
-            .all(|pair| pair[0].end() < pair[1].start)
-    );
+    assert!(set.as_slice().windows(2).all(|pair| pair[0].end() < pair[1].start));
     let bytes = bitmap(set.as_slice());
-    assert_eq!(
-        set.total(),
-        u64::try_from(bytes.iter().filter(|held| **held).count()).unwrap()
-    );
+    assert_eq!(set.total(), u64::try_from(bytes.iter().filter(|held| **held).count()).unwrap());
     bytes
 }
 

@@ -6,9 +6,7 @@ use SegmentKind::{Data, Zero};
 const K: u64 = 1024;
 
 fn runs(list: &[(u64, u64)]) -> Vec<Run> {
-    list.iter()
-        .map(|&(length, flags)| Run { length, flags })
-        .collect()
+    list.iter().map(|&(length, flags)| Run { length, flags }).collect()
 }
 
 type Plain = (u64, u64, SegmentKind);
@@ -23,15 +21,8 @@ fn cut(
     let mut segments = Vec::new();
     let (allocation, dirty) = (allocation.map(runs), dirty.map(runs));
     let range = Area::new(range.0, range.1);
-    let cut = cutter.cut(
-        range,
-        allocation.as_deref(),
-        dirty.as_deref(),
-        &mut segments,
-    )?;
-    let plain = segments
-        .iter()
-        .map(|segment| (segment.start, segment.length, segment.kind));
+    let cut = cutter.cut(range, allocation.as_deref(), dirty.as_deref(), &mut segments)?;
+    let plain = segments.iter().map(|segment| (segment.start, segment.length, segment.kind));
     Ok((cut, plain.collect()))
 }
 
@@ -45,12 +36,7 @@ fn segments(
 
 #[test]
 fn only_the_zero_bit_makes_zeros_and_a_hole_alone_is_data() {
-    let allocation = [
-        (4 * K, 0),
-        (4 * K, HOLE),
-        (4 * K, HOLE | ZERO),
-        (4 * K, ZERO),
-    ];
+    let allocation = [(4 * K, 0), (4 * K, HOLE), (4 * K, HOLE | ZERO), (4 * K, ZERO)];
     let expected = [(0, 8 * K, Data), (8 * K, 8 * K, Zero)];
     assert_eq!(segments((0, 16 * K), &allocation, None), expected);
 }
@@ -63,12 +49,8 @@ fn without_any_context_all_is_data() {
 
 #[test]
 fn what_is_not_dirty_is_skipped() {
-    let (cut, segments) = cut(
-        (0, 16 * K),
-        None,
-        Some(&[(4 * K, 0), (4 * K, DIRTY), (8 * K, 0)]),
-    )
-    .unwrap();
+    let (cut, segments) =
+        cut((0, 16 * K), None, Some(&[(4 * K, 0), (4 * K, DIRTY), (8 * K, 0)])).unwrap();
     assert_eq!(segments, [(4 * K, 4 * K, Data)]);
     assert_eq!((cut.covered, cut.skipped), (16 * K, 12 * K));
 }
@@ -88,20 +70,13 @@ fn a_unit_of_zeros_and_data_is_data() {
 
 #[test]
 fn a_unit_of_zeros_and_skipped_bytes_is_data() {
-    let segments = segments(
-        (0, 4 * K),
-        &[(4 * K, ZERO)],
-        Some(&[(2 * K, DIRTY), (2 * K, 0)]),
-    );
+    let segments = segments((0, 4 * K), &[(4 * K, ZERO)], Some(&[(2 * K, DIRTY), (2 * K, 0)]));
     assert_eq!(segments, [(0, 4 * K, Data)]);
 }
 
 #[test]
 fn zeros_at_the_end_of_the_disk_count_as_aligned() {
-    assert_eq!(
-        segments((999_424, 576), &[(576, ZERO)], None),
-        [(999_424, 576, Zero)]
-    );
+    assert_eq!(segments((999_424, 576), &[(576, ZERO)], None), [(999_424, 576, Zero)]);
 }
 
 #[test]
@@ -142,19 +117,13 @@ fn a_run_of_length_zero_is_refused() {
 
 #[test]
 fn an_empty_description_is_refused() {
-    assert_eq!(
-        cut((0, K), None, Some(&[])).unwrap_err(),
-        ExtentError::Empty { start: 0 }
-    );
+    assert_eq!(cut((0, K), None, Some(&[])).unwrap_err(), ExtentError::Empty { start: 0 });
 }
 
 #[test]
 fn a_range_past_the_disk_is_refused() {
     for range in [(999_999, 2), (u64::MAX, 2)] {
-        assert!(matches!(
-            cut(range, None, None),
-            Err(ExtentError::OutOfRange { .. })
-        ));
+        assert!(matches!(cut(range, None, None), Err(ExtentError::OutOfRange { .. })));
     }
 }
 
@@ -175,18 +144,9 @@ fn a_segment_continues_the_last_one_of_the_call_before() {
     let cutter = ExtentCutter::new(4 * K, 64 * K).unwrap();
     let mut segments = Vec::new();
     for start in [0, 4 * K, 8 * K] {
-        cutter
-            .cut(Area::new(start, 4 * K), None, None, &mut segments)
-            .unwrap();
+        cutter.cut(Area::new(start, 4 * K), None, None, &mut segments).unwrap();
     }
-    assert_eq!(
-        segments,
-        [Segment {
-            start: 0,
-            length: 12 * K,
-            kind: Data
-        }]
-    );
+    assert_eq!(segments, [Segment { start: 0, length: 12 * K, kind: Data }]);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -203,9 +163,7 @@ fn described(allocation: Option<&[Run]>, dirty: Option<&[Run]>, length: u64) -> 
         let Some(runs) = runs else {
             return vec![otherwise; length];
         };
-        let flags = runs
-            .iter()
-            .flat_map(|run| (0..run.length).map(|_| run.flags));
+        let flags = runs.iter().flat_map(|run| (0..run.length).map(|_| run.flags));
         flags.take(length).collect()
     };
     let both = spread(allocation, 0).into_iter().zip(spread(dirty, DIRTY));

@@ -65,27 +65,17 @@ impl Client {
         let mut output = Vec::new();
         machine.advance(&[], &mut output).unwrap();
         match negotiate(&mut machine, &mut stream, output) {
-            Ok(HandshakeStatus::Ready(session)) => Ok(Self {
-                upgrade,
-                near,
-                stream,
-                mode: session.mode,
-            }),
+            Ok(HandshakeStatus::Ready(session)) => {
+                Ok(Self { upgrade, near, stream, mode: session.mode })
+            }
             Ok(other) => panic!("{other:?}"),
-            Err(e) => Err(upgrade
-                .failure()
-                .unwrap_or_else(|| panic!("no reason for {e}"))),
+            Err(e) => Err(upgrade.failure().unwrap_or_else(|| panic!("no reason for {e}"))),
         }
     }
 
     pub(super) fn send(&mut self, command: Command, offset: u64, length: u64) -> io::Result<()> {
-        let request = Request {
-            command,
-            flags: CommandFlags::NONE,
-            cookie: offset,
-            offset,
-            length,
-        };
+        let request =
+            Request { command, flags: CommandFlags::NONE, cookie: offset, offset, length };
         let mut head = [0; MAX_REQUEST_LEN];
         let count = request.encode(self.mode, &mut head);
         self.stream.write_all(&head[..count])

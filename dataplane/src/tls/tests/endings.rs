@@ -39,10 +39,7 @@ fn a_stream_cut_off_is_a_failure_after_all_that_came_is_delivered() {
     (&peer.near).read_to_end(&mut all).unwrap();
     assert_eq!(all, b"and then");
     let reason = peer.upgrade.failure().unwrap();
-    assert!(
-        reason.contains("without ending the TLS session"),
-        "{reason}"
-    );
+    assert!(reason.contains("without ending the TLS session"), "{reason}");
     peer.server.join().unwrap();
 }
 
@@ -64,9 +61,7 @@ fn a_forged_record_is_a_failure() {
 #[test]
 fn a_server_without_tls_is_a_failure() {
     let peer = peer::raw(|mut stream| {
-        stream
-            .write_all(b"NBDMAGICIHAVEOPT and so on, all in the clear")
-            .unwrap();
+        stream.write_all(b"NBDMAGICIHAVEOPT and so on, all in the clear").unwrap();
         let mut rest = Vec::new();
         let _reset = stream.read_to_end(&mut rest);
     });
@@ -117,10 +112,7 @@ fn a_handshake_that_stalls_ends_with_the_near_end() {
 #[test]
 fn a_server_killed_in_the_middle_is_a_failure() {
     let folder = Authority::new().server(&["127.0.0.1"]);
-    let mut server = nbdkit(Nbdkit::memory(64 << 20), folder.path())
-        .tcp()
-        .start()
-        .unwrap();
+    let mut server = nbdkit(Nbdkit::memory(64 << 20), folder.path()).tcp().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     for at in 0..32 {
         client.send(Command::Read, at << 20, 1 << 20).unwrap();
@@ -131,20 +123,14 @@ fn a_server_killed_in_the_middle_is_a_failure() {
     // An end of file or a reset, but an end.
     let _ended = client.stream.read_to_end(&mut rest);
     let reason = client.upgrade.failure().unwrap();
-    assert!(
-        reason.contains("without ending the TLS session"),
-        "{reason}"
-    );
+    assert!(reason.contains("without ending the TLS session"), "{reason}");
     end_of(&client.upgrade);
 }
 
 #[test]
 fn a_stopped_server_does_not_keep_a_session_whose_near_end_is_shut_down() {
     let folder = Authority::new().server(&["127.0.0.1"]);
-    let server = nbdkit(Nbdkit::memory(256 << 20), folder.path())
-        .tcp()
-        .start()
-        .unwrap();
+    let server = nbdkit(Nbdkit::memory(256 << 20), folder.path()).tcp().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     server.child.stop().unwrap();
     let mut out = client.stream.try_clone().unwrap();
@@ -163,16 +149,9 @@ fn a_stopped_server_does_not_keep_a_session_whose_near_end_is_shut_down() {
 #[test]
 fn a_near_end_that_is_dropped_ends_the_session_at_once() {
     let folder = Authority::new().server(&["127.0.0.1"]);
-    let server = nbdkit(Nbdkit::memory(1 << 20), folder.path())
-        .tcp()
-        .start()
-        .unwrap();
-    let Client {
-        upgrade,
-        near,
-        stream,
-        ..
-    } = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
+    let server = nbdkit(Nbdkit::memory(1 << 20), folder.path()).tcp().start().unwrap();
+    let Client { upgrade, near, stream, .. } =
+        Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     drop((near, stream));
     assert!(end_of(&upgrade) < PROMPT);
     assert_eq!(upgrade.failure(), None);

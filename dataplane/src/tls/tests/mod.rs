@@ -24,10 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn end_of(upgrade: &Upgrade) -> Duration {
     let start = Instant::now();
     while upgrade.runs() {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "the thread of the session does not end"
-        );
+        assert!(start.elapsed() < PATIENCE, "the thread of the session does not end");
         std::thread::sleep(Duration::from_millis(1));
     }
     start.elapsed()

@@ -72,10 +72,5 @@ fn start<T: Send + 'static>(
     let server = std::thread::spawn(move || act(stream));
     let socket = Descriptor::socket(OwnedFd::from(client)).unwrap();
     let (upgrade, near) = upgrade(&socket, &uri).unwrap();
-    Peer {
-        upgrade,
-        near: blocking(&near),
-        server,
-        _folder: folder,
-    }
+    Peer { upgrade, near: blocking(&near), server, _folder: folder }
 }

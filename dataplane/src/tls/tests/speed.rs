@@ -25,10 +25,7 @@ fn bulk() {
 }
 
 fn measure(folder: &std::path::Path, command: Command) {
-    let server = nbdkit(Nbdkit::memory(64 << 20), folder)
-        .tcp()
-        .start()
-        .unwrap();
+    let server = nbdkit(Nbdkit::memory(64 << 20), folder).tcp().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder), "")).unwrap();
     let data = vec![0x5A; usize::try_from(REQUEST_BYTES).unwrap()];
     let mut buffer = data.clone();
@@ -39,9 +36,7 @@ fn measure(folder: &std::path::Path, command: Command) {
     let count = TOTAL_BYTES / u64::from(REQUEST_BYTES);
     for at in 0..count + DEPTH {
         if at < count {
-            client
-                .send(command, (at % 64) << 20, REQUEST_BYTES.into())
-                .unwrap();
+            client.send(command, (at % 64) << 20, REQUEST_BYTES.into()).unwrap();
             if command == Command::Write {
                 client.stream.write_all(&data).unwrap();
             }

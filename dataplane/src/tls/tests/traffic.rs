@@ -16,11 +16,7 @@ const REQUEST_BYTES: usize = 1 << 20;
 /// Content in which every 8 bytes differ.
 fn content(length: usize) -> Vec<u8> {
     (0..length / 8)
-        .flat_map(|at| {
-            (at as u64)
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .to_le_bytes()
-        })
+        .flat_map(|at| (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
         .collect()
 }
 
@@ -33,20 +29,13 @@ fn writes_and_reads_back(server: &Server, client: &mut Client) {
     for (at, part) in back.chunks_mut(REQUEST_BYTES).enumerate() {
         client.read((at * REQUEST_BYTES) as u64, part).unwrap();
     }
-    assert!(
-        back == data,
-        "what was read is not what was written; {}",
-        server.stderr()
-    );
+    assert!(back == data, "what was read is not what was written; {}", server.stderr());
 }
 
 #[test]
 fn what_is_written_over_tcp_is_read_back() {
     let folder = Authority::new().server(&["127.0.0.1"]);
-    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path())
-        .tcp()
-        .start()
-        .unwrap();
+    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path()).tcp().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     writes_and_reads_back(&server, &mut client);
     assert_eq!(client.upgrade.failure(), None);
@@ -55,10 +44,7 @@ fn what_is_written_over_tcp_is_read_back() {
 #[test]
 fn what_is_written_over_a_unix_socket_is_read_back() {
     let folder = Authority::new().server(&["localhost"]);
-    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path())
-        .unix()
-        .start()
-        .unwrap();
+    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path()).unix().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     writes_and_reads_back(&server, &mut client);
 }
@@ -66,26 +52,19 @@ fn what_is_written_over_a_unix_socket_is_read_back() {
 #[test]
 fn many_requests_at_once_wait_for_a_slow_reader() {
     let folder = Authority::new().server(&["127.0.0.1"]);
-    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path())
-        .tcp()
-        .start()
-        .unwrap();
+    let server = nbdkit(Nbdkit::memory(DISK_BYTES as u64), folder.path()).tcp().start().unwrap();
     let mut client = Client::open(&server, &secure(&server, Some(folder.path()), "")).unwrap();
     let data = content(DISK_BYTES);
     let offsets = || (0..DISK_BYTES as u64).step_by(REQUEST_BYTES);
     for (offset, part) in offsets().zip(data.chunks(REQUEST_BYTES)) {
-        client
-            .send(Command::Write, offset, REQUEST_BYTES as u64)
-            .unwrap();
+        client.send(Command::Write, offset, REQUEST_BYTES as u64).unwrap();
         client.stream.write_all(part).unwrap();
     }
     for _ in offsets() {
         client.acknowledged().unwrap();
     }
     for offset in offsets() {
-        client
-            .send(Command::Read, offset, REQUEST_BYTES as u64)
-            .unwrap();
+        client.send(Command::Read, offset, REQUEST_BYTES as u64).unwrap();
     }
     std::thread::sleep(Duration::from_millis(200));
     let mut part = vec![0; REQUEST_BYTES];
@@ -94,10 +73,7 @@ fn many_requests_at_once_wait_for_a_slow_reader() {
         let offset = client.acknowledged().unwrap();
         client.stream.read_exact(&mut part).unwrap();
         let offset = usize::try_from(offset).unwrap();
-        assert!(
-            part == data[offset..offset + REQUEST_BYTES],
-            "damaged at {offset}"
-        );
+        assert!(part == data[offset..offset + REQUEST_BYTES], "damaged at {offset}");
     }
 }
 

@@ -149,10 +149,8 @@ impl Fault {
     /// Whether simple replies cannot express it; such a fault does not fire then.
     pub(super) fn needs_chunks(&self) -> bool {
         use Fault::*;
-        matches!(
-            self,
-            HugeErrorMessage | ErrorMessageOverrun | UnknownChunk(_)
-        ) || self.occasion() == Occasion::Read
+        matches!(self, HugeErrorMessage | ErrorMessageOverrun | UnknownChunk(_))
+            || self.occasion() == Occasion::Read
     }
 }
 

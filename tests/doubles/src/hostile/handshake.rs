@@ -106,16 +106,12 @@ impl Session<'_> {
                 self.park(FOREVER)?;
             }
             Some(Fault::OptionError(kind)) => {
-                return self
-                    .send(&plain(kind, b"refused by a test"))
-                    .map(|()| Next::Option);
+                return self.send(&plain(kind, b"refused by a test")).map(|()| Next::Option);
             }
             Some(Fault::StallAtOption) => self.park(FOREVER)?,
             Some(Fault::CloseAtOption) => return Err(self.break_off()),
             Some(Fault::TlsRefused) => {
-                return self
-                    .send(&plain(rep::ERR_POLICY, &[]))
-                    .map(|()| Next::Option);
+                return self.send(&plain(rep::ERR_POLICY, &[])).map(|()| Next::Option);
             }
             Some(Fault::TlsRequired) => {
                 let kind = match option {
@@ -127,9 +123,7 @@ impl Session<'_> {
             _ => {}
         }
         if self.shared.config.unsupported.contains(&option) {
-            return self
-                .send(&plain(rep::ERR_UNSUP, &[]))
-                .map(|()| Next::Option);
+            return self.send(&plain(rep::ERR_UNSUP, &[])).map(|()| Next::Option);
         }
         let oversize = fault == Some(Fault::OversizeExportSize);
         match option {
@@ -141,9 +135,8 @@ impl Session<'_> {
             }
             opt::LIST => {
                 let name = self.shared.config.export.clone().unwrap_or_default();
-                let server = Fields::default()
-                    .u32(length_of(name.as_bytes()))
-                    .bytes(name.as_bytes());
+                let server =
+                    Fields::default().u32(length_of(name.as_bytes())).bytes(name.as_bytes());
                 self.send(&plain(rep::SERVER, &server.0))?;
                 self.send(&plain(rep::ACK, &[]))?;
             }
@@ -227,17 +220,12 @@ impl Session<'_> {
             return Ok(Next::Option);
         }
         let size = if oversize { u64::MAX } else { self.size() };
-        let export_info = Fields::default()
-            .u16(info::EXPORT)
-            .u64(size)
-            .u16(self.shared.config.flags);
+        let export_info =
+            Fields::default().u16(info::EXPORT).u64(size).u16(self.shared.config.flags);
         self.send(&option_reply(option, rep::INFO, &export_info.0))?;
         if wanted.contains(&info::BLOCK_SIZE) {
-            let block = Fields::default()
-                .u16(info::BLOCK_SIZE)
-                .u32(minimum)
-                .u32(preferred)
-                .u32(maximum);
+            let block =
+                Fields::default().u16(info::BLOCK_SIZE).u32(minimum).u32(preferred).u32(maximum);
             self.send(&option_reply(option, rep::INFO, &block.0))?;
         }
         self.send(&option_reply(option, rep::ACK, &[]))?;
@@ -266,11 +254,7 @@ impl Session<'_> {
     }
 
     fn serves(&self, export: &str) -> bool {
-        self.shared
-            .config
-            .export
-            .as_ref()
-            .is_none_or(|name| name == export)
+        self.shared.config.export.as_ref().is_none_or(|name| name == export)
     }
 
     fn size(&self) -> u64 {
@@ -283,10 +267,7 @@ impl Session<'_> {
 }
 
 fn option_reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
-    let header = Fields::default()
-        .u64(wire::OPTION_REPLY)
-        .u32(option)
-        .u32(kind);
+    let header = Fields::default().u64(wire::OPTION_REPLY).u32(option).u32(kind);
     header.u32(length_of(data)).bytes(data).0
 }
 

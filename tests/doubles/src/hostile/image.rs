@@ -30,11 +30,7 @@ fn pieces(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize, std::op
         let start = at % page;
         let count = left.min(page - start);
         let done = at - offset;
-        let piece = (
-            at / page,
-            in_memory(start),
-            in_memory(done)..in_memory(done + count),
-        );
+        let piece = (at / page, in_memory(start), in_memory(done)..in_memory(done + count));
         at += count;
         Some(piece)
     })
@@ -47,10 +43,7 @@ pub(super) fn in_memory(length: u64) -> usize {
 
 impl Image {
     pub(super) fn new(size: u64) -> Self {
-        Self {
-            size,
-            ..Self::default()
-        }
+        Self { size, ..Self::default() }
     }
 
     pub(super) fn read(&self, offset: u64, length: u64) -> Vec<u8> {
@@ -160,10 +153,7 @@ mod tests {
         assert_eq!(image.extents(100, 50), [(50, true)]);
         image.zero(4095, 4097, false);
         assert_eq!(image.extents(0, 16384), [(4096, true), (12288, false)]);
-        assert_eq!(
-            image.read(4000, 200).iter().filter(|&&b| b == 7).count(),
-            95
-        );
+        assert_eq!(image.read(4000, 200).iter().filter(|&&b| b == 7).count(), 95);
     }
 
     #[test]

@@ -49,16 +49,8 @@ impl Encoder {
 
     pub(super) fn chunk(&self, flags: u16, kind: u16, payload: &[u8]) -> Vec<u8> {
         let extended = self.replies == Replies::Extended;
-        let magic = if extended {
-            wire::EXTENDED_REPLY
-        } else {
-            wire::STRUCTURED_REPLY
-        };
-        let header = Fields::default()
-            .u32(magic)
-            .u16(flags)
-            .u16(kind)
-            .u64(self.request.cookie);
+        let magic = if extended { wire::EXTENDED_REPLY } else { wire::STRUCTURED_REPLY };
+        let header = Fields::default().u32(magic).u16(flags).u16(kind).u64(self.request.cookie);
         let header = if extended {
             header.u64(self.request.offset).u64(payload.len() as u64)
         } else {
@@ -80,10 +72,7 @@ impl Encoder {
             return self.simple(errno, &[]);
         }
         let length = u16::try_from(message.len()).expect("a message of a test is short");
-        let payload = Fields::default()
-            .u32(errno)
-            .u16(length)
-            .bytes(message.as_bytes());
+        let payload = Fields::default().u32(errno).u16(length).bytes(message.as_bytes());
         self.chunk(DONE, chunk::ERROR, &payload.0)
     }
 
@@ -132,11 +121,7 @@ impl Encoder {
             Some(Fault::HugeChunkLength) => {
                 let mut header = self.data(0, offset, &[]);
                 header.truncate(header.len() - 8);
-                let length = if self.replies == Replies::Extended {
-                    24..32
-                } else {
-                    16..20
-                };
+                let length = if self.replies == Replies::Extended { 24..32 } else { 16..20 };
                 header[length].fill(0xff);
                 vec![header]
             }
@@ -219,11 +204,7 @@ impl Encoder {
             extents.truncate(1);
         }
         let status = |data| {
-            if data {
-                of_data
-            } else {
-                state::HOLE | state::ZERO
-            }
+            if data { of_data } else { state::HOLE | state::ZERO }
         };
         let mut payload = Fields::default().u32(context);
         if self.replies == Replies::Extended {
@@ -235,9 +216,7 @@ impl Encoder {
         }
         for (length, data) in extents {
             // A request has at most 32 bits, and only ExtentsPastEnd goes beyond.
-            payload = payload
-                .u32(u32::try_from(length).unwrap_or(u32::MAX))
-                .u32(status(data));
+            payload = payload.u32(u32::try_from(length).unwrap_or(u32::MAX)).u32(status(data));
         }
         self.chunk(DONE, chunk::BLOCK_STATUS, &payload.0)
     }
@@ -314,21 +293,14 @@ mod tests {
 
     /// The ranges that chunks of content cover, in order, and how many chunks were errors.
     fn covered(replies: Replies, fault: &Fault) -> (Vec<(u64, u64)>, usize) {
-        let encoder = Encoder {
-            replies,
-            request: request(),
-        };
+        let encoder = Encoder { replies, request: request() };
         let data = vec![1; in_memory(LENGTH)];
         let pieces = encoder.read(&data, Some(fault), &mut Random::new(3));
         let header = if replies == Replies::Extended { 32 } else { 20 };
         let (mut ranges, mut errors) = (Vec::new(), 0);
         for (index, piece) in pieces.iter().enumerate() {
             let last = index + 1 == pieces.len();
-            assert_eq!(
-                piece[5] & 1,
-                u8::from(last),
-                "DONE is at the end, {fault:?}"
-            );
+            assert_eq!(piece[5] & 1, u8::from(last), "DONE is at the end, {fault:?}");
             let payload = &piece[header..];
             match u16::from_be_bytes(piece[6..8].try_into().unwrap()) {
                 chunk::OFFSET_DATA => {
@@ -360,9 +332,7 @@ mod tests {
             assert_eq!(covered(Fault::DoneApart), (whole.clone(), 0));
             let (pieces, errors) = covered(Fault::MixedChunks);
             assert!(pieces.len() > 1 && errors == 0);
-            let exact = pieces
-                .windows(2)
-                .all(|pair| pair[0].0 + pair[0].1 == pair[1].0);
+            let exact = pieces.windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0);
             assert!(exact, "neither gaps nor overlaps: {pieces:?}");
             assert_eq!(super::super::merged(pieces), whole);
         }

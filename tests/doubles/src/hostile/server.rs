@@ -55,10 +55,7 @@ impl HostileServer {
     ) -> io::Result<Self> {
         let address = listener.address()?;
         let listener = Arc::new(listener);
-        let world = World {
-            image: hostile.image,
-            ..World::default()
-        };
+        let world = World { image: hostile.image, ..World::default() };
         let shared = Arc::new(Shared {
             config: hostile.config,
             faults: Mutex::new(hostile.faults),
@@ -69,19 +66,12 @@ impl HostileServer {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
             move || accept(&shared, &listener)
         });
-        Ok(Self {
-            shared,
-            listener,
-            address,
-            accepting: Some(accepting),
-            _dir: dir,
-        })
+        Ok(Self { shared, listener, address, accepting: Some(accepting), _dir: dir })
     }
 
     /// The NBD URI of its export.
     pub fn uri(&self) -> String {
-        self.address
-            .uri(self.shared.config.export.as_deref().unwrap_or(""))
+        self.address.uri(self.shared.config.export.as_deref().unwrap_or(""))
     }
 
     /// Where it listens.
@@ -183,10 +173,7 @@ impl Drop for HostileServer {
         self.listener.close();
         if let Some(accepting) = self.accepting.take() {
             let ended = accepting.join();
-            assert!(
-                ended.is_ok() || thread::panicking(),
-                "a session has panicked, see above"
-            );
+            assert!(ended.is_ok() || thread::panicking(), "a session has panicked, see above");
         }
     }
 }
@@ -202,10 +189,7 @@ impl Shared {
         connection: u64,
         chunks: bool,
     ) -> Option<Fault> {
-        self.faults
-            .lock()
-            .unwrap()
-            .take(occasions, connection, chunks)
+        self.faults.lock().unwrap().take(occasions, connection, chunks)
     }
 
     pub(super) fn violation(&self, connection: u64, text: &str) {

@@ -129,10 +129,7 @@ impl<'a> Session<'a> {
         if world.image.life != self.life {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let encoder = Encoder {
-            replies: self.replies,
-            request: *request,
-        };
+        let encoder = Encoder { replies: self.replies, request: *request };
         let refusal = fault.and_then(|fault| encoder.refusal(fault));
         let pieces = if let Some(refusal) = refusal {
             request.error = match fault {
@@ -142,9 +139,7 @@ impl<'a> Session<'a> {
             vec![refusal]
         } else if let Err((errno, why)) = self.check(request, world.image.size) {
             request.error = errno;
-            world
-                .violations
-                .push(format!("connection {}: {why}: {request:?}", self.id));
+            world.violations.push(format!("connection {}: {why}: {request:?}", self.id));
             vec![encoder.error(errno, why)]
         } else {
             if self.must_tell_payload(request.command) && request.flags & flag::PAYLOAD_LEN == 0 {
@@ -152,12 +147,7 @@ impl<'a> Session<'a> {
                 let text = format!("connection {}: no PAYLOAD_LEN: {request:?}", self.id);
                 world.violations.push(text);
             }
-            let Request {
-                offset,
-                length,
-                flags,
-                ..
-            } = *request;
+            let Request { offset, length, flags, .. } = *request;
             let stable = flags & flag::FUA != 0;
             match request.command {
                 Command::Read => {
@@ -199,19 +189,10 @@ impl<'a> Session<'a> {
 
     /// What is wrong with a request.
     fn check(&self, request: &Request, size: u64) -> Result<(), (u32, &'static str)> {
-        let Request {
-            command,
-            offset,
-            length,
-            flags,
-            ..
-        } = *request;
+        let Request { command, offset, length, flags, .. } = *request;
         let config = &self.shared.config;
         let lacks = |bits| config.flags & bits != bits;
-        let writes = matches!(
-            command,
-            Command::Write | Command::WriteZeroes | Command::Trim
-        );
+        let writes = matches!(command, Command::Write | Command::WriteZeroes | Command::Trim);
         let invalid = |why| Err((errno::EINVAL, why));
         if writes && !lacks(export::READ_ONLY) {
             return Err((errno::EPERM, "a write to a read-only export"));
@@ -228,10 +209,7 @@ impl<'a> Session<'a> {
             (flag::DF, export::SEND_DF),
             (flag::FAST_ZERO, export::SEND_FAST_ZERO),
         ];
-        if lacks(needed)
-            || conditions
-                .iter()
-                .any(|&(bit, needs)| flags & bit != 0 && lacks(needs))
+        if lacks(needed) || conditions.iter().any(|&(bit, needs)| flags & bit != 0 && lacks(needs))
         {
             return invalid("not advertised");
         }
@@ -307,13 +285,7 @@ impl<'a> Session<'a> {
     fn take_header(&mut self) -> io::Result<Request> {
         let extended = self.replies == Replies::Extended;
         let magic = self.take_u32()?;
-        if magic
-            != if extended {
-                wire::EXTENDED_REQUEST
-            } else {
-                wire::REQUEST
-            }
-        {
+        if magic != if extended { wire::EXTENDED_REQUEST } else { wire::REQUEST } {
             self.violation(&format!("a request with the magic {magic:#010x}"));
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -326,11 +298,7 @@ impl<'a> Session<'a> {
             flags,
             cookie: self.take_u64()?,
             offset: self.take_u64()?,
-            length: if extended {
-                self.take_u64()?
-            } else {
-                self.take_u32()?.into()
-            },
+            length: if extended { self.take_u64()? } else { self.take_u32()?.into() },
             error: 0,
         })
     }

@@ -89,10 +89,7 @@ impl<'a> Flow<'a> {
     /// written.
     fn wait(&self, source: &Stream, target: &Stream) -> io::Result<(bool, bool)> {
         let now = Instant::now();
-        let due = self
-            .queue
-            .front()
-            .map(|(due, ..)| due.saturating_duration_since(now));
+        let due = self.queue.front().map(|(due, ..)| due.saturating_duration_since(now));
         let reading = !self.ended && self.queued_bytes < self.capacity();
         let writing = due.is_some_and(|due| due.is_zero());
         let mut fds = Vec::new();
@@ -115,13 +112,11 @@ impl<'a> Flow<'a> {
 
     fn capacity(&self) -> usize {
         let ahead = self.direction.delay + NARROW_AHEAD;
-        self.direction
-            .bytes_per_second
-            .map_or(ON_THE_WAY_BYTES, |rate| {
-                let bytes = u128::from(rate) * ahead.as_micros() / 1_000_000;
-                usize::try_from(bytes)
-                    .map_or(ON_THE_WAY_BYTES, |bytes| bytes.clamp(1, ON_THE_WAY_BYTES))
-            })
+        self.direction.bytes_per_second.map_or(ON_THE_WAY_BYTES, |rate| {
+            let bytes = u128::from(rate) * ahead.as_micros() / 1_000_000;
+            usize::try_from(bytes)
+                .map_or(ON_THE_WAY_BYTES, |bytes| bytes.clamp(1, ON_THE_WAY_BYTES))
+        })
     }
 
     fn read(&mut self, source: &mut Stream, buffer: &mut [u8]) -> io::Result<()> {
@@ -135,12 +130,9 @@ impl<'a> Flow<'a> {
             return Ok(());
         }
         let now = Instant::now();
-        let taken = self
-            .direction
-            .bytes_per_second
-            .map_or(Duration::ZERO, |rate| {
-                Duration::from_secs(count as u64) / u32::try_from(rate.max(1)).unwrap_or(u32::MAX)
-            });
+        let taken = self.direction.bytes_per_second.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs(count as u64) / u32::try_from(rate.max(1)).unwrap_or(u32::MAX)
+        });
         self.free = self.free.max(now) + taken;
         let due = self.free + self.direction.delay;
         self.queue.push_back((due, buffer[..count].to_vec(), 0));
@@ -173,8 +165,5 @@ impl<'a> Flow<'a> {
 }
 
 fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -110,13 +110,7 @@ impl Line {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
             move || accept(&shared, &listener)
         });
-        Ok(Proxy {
-            shared,
-            listener,
-            address,
-            accepting: Some(accepting),
-            _dir: dir,
-        })
+        Ok(Proxy { shared, listener, address, accepting: Some(accepting), _dir: dir })
     }
 }
 
@@ -211,10 +205,7 @@ impl Drop for Proxy {
         self.listener.close();
         if let Some(accepting) = self.accepting.take() {
             let ended = accepting.join();
-            assert!(
-                ended.is_ok() || thread::panicking(),
-                "a line has panicked, see above"
-            );
+            assert!(ended.is_ok() || thread::panicking(), "a line has panicked, see above");
         }
     }
 }
@@ -228,11 +219,7 @@ impl Shared {
     pub(super) fn pass(&self, id: u64) -> io::Result<()> {
         let mut state = self.state();
         loop {
-            if !state
-                .connections
-                .iter()
-                .any(|connection| connection.id == id)
-            {
+            if !state.connections.iter().any(|connection| connection.id == id) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             if !state.frozen {
@@ -250,11 +237,7 @@ impl Shared {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let id = state.accepted;
-        state.connections.push(Connection {
-            id,
-            client: client.try_clone()?,
-            server: None,
-        });
+        state.connections.push(Connection { id, client: client.try_clone()?, server: None });
         Ok(id)
     }
 
