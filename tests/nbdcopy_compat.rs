@@ -176,12 +176,19 @@ fn difference(case: &Case) -> Option<String> {
             Some(format!("{name}: {file} has {our_size} bytes, not {their_size}"))
         } else if theirs.0 != ours.0 {
             Some(format!("{name}: {file} has other content"))
-        } else if !case.any_holes && (theirs.1 - ours.1).abs() > 0.2 {
+        } else if !case.any_holes && differs_in_holes(case, theirs.1, ours.1) {
             Some(format!("{name}: {file} is allocated to {:.2}, not {:.2}", ours.1, theirs.1))
         } else {
             None
         }
     })
+}
+
+/// Whether a file has other holes than nbdcopy leaves. On a server's image ours may have more: what
+/// reads as zeros there already is left alone, where nbdcopy has the server allocate it.
+fn differs_in_holes(case: &Case, theirs: f64, ours: f64) -> bool {
+    let left_alone = case.line.contains("{target}") && !case.line.contains("--allocated");
+    if left_alone { ours - theirs > 0.2 } else { (theirs - ours).abs() > 0.2 }
 }
 
 #[test]

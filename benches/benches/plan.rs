@@ -19,28 +19,23 @@ const RUNS: u64 = 65_536;
 
 /// Areas that lie askew to every cluster, in ascending order.
 fn ascending() -> Vec<Area> {
-    (0..AREAS)
-        .map(|n| Area::new(n * STEP + n % 7 * 512, STEP / 4))
-        .collect()
+    (0..AREAS).map(|n| Area::new(n * STEP + n % 7 * 512, STEP / 4)).collect()
 }
 
 /// The same in an order that looks random: a walk with a stride that is prime to their number.
 fn scattered() -> Vec<Area> {
     let areas = ascending();
     let stride = 618_033;
-    (0..areas.len())
-        .map(|n| areas[n * stride % areas.len()])
-        .collect()
+    (0..areas.len()).map(|n| areas[n * stride % areas.len()]).collect()
 }
 
 fn area_sets(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan/a million areas");
     group.sample_size(10);
     group.throughput(Throughput::Elements(AREAS));
-    for (name, areas) in [
-        ("collected, ascending", ascending()),
-        ("collected, in any order", scattered()),
-    ] {
+    for (name, areas) in
+        [("collected, ascending", ascending()), ("collected, in any order", scattered())]
+    {
         group.bench_function(name, |b| {
             b.iter(|| AreaSet::from_unsorted(areas.iter().copied(), DISK).expect("they fit"));
         });
@@ -58,11 +53,7 @@ fn area_sets(c: &mut Criterion) {
         b.iter(|| black_box(&set).rounded_out(CLUSTER, DISK));
     });
     group.bench_function("merged to 65536", |b| {
-        b.iter_batched(
-            || set.clone(),
-            |set| set.coalesced_to(65_536),
-            BatchSize::LargeInput,
-        );
+        b.iter_batched(|| set.clone(), |set| set.coalesced_to(65_536), BatchSize::LargeInput);
     });
     let other = set.rounded_in(CLUSTER, DISK);
     group.bench_function("subtracted", |b| {
@@ -100,11 +91,7 @@ fn pieces(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan/requests");
     group.throughput(Throughput::Elements(1 << 20));
     group.bench_function("a TiB cut into pieces of a MiB", |b| {
-        b.iter(|| {
-            Pieces::new(black_box(area), size)
-                .map(|piece| piece.length)
-                .sum::<u64>()
-        });
+        b.iter(|| Pieces::new(black_box(area), size).map(|piece| piece.length).sum::<u64>());
     });
     group.finish();
 }

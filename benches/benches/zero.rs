@@ -40,11 +40,9 @@ fn runs(c: &mut Criterion) {
     for unit in mixed.chunks_mut(UNIT).step_by(2) {
         unit.fill(0);
     }
-    for (name, block) in [
-        ("zeros", &vec![0; HOT]),
-        ("data", &data),
-        ("every other unit zero", &mixed),
-    ] {
+    for (name, block) in
+        [("zeros", &vec![0; HOT]), ("data", &data), ("every other unit zero", &mixed)]
+    {
         group.bench_function(format!("{name}, hot"), |b| {
             b.iter(|| zero_runs(black_box(block), UNIT).count());
         });

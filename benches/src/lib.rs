@@ -40,11 +40,7 @@ impl Blocks {
         for page in bytes.chunks_mut(4096) {
             page[0] = std::hint::black_box(page[0]);
         }
-        Self {
-            bytes,
-            block,
-            at: 0,
-        }
+        Self { bytes, block, at: 0 }
     }
 
     /// The next block; after the last one, the first.

@@ -22,27 +22,15 @@ pub(crate) fn svg(results: &Results) -> String {
 }
 
 fn write_all(results: &Results, out: &mut String) -> std::fmt::Result {
-    let rows: usize = results
-        .scenarios
-        .iter()
-        .map(|scenario| TITLE + scenario.contenders.len() * ROW)
-        .sum();
+    let rows: usize =
+        results.scenarios.iter().map(|scenario| TITLE + scenario.contenders.len() * ROW).sum();
     let height = rows + 70;
     writeln!(
         out,
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12" fill="#222">"##
     )?;
-    writeln!(
-        out,
-        r##"<rect width="{WIDTH}" height="{height}" fill="#fff"/>"##
-    )?;
-    text(
-        out,
-        10,
-        22,
-        "bold",
-        "Moving NBD payload between two sockets on one machine",
-    )?;
+    writeln!(out, r##"<rect width="{WIDTH}" height="{height}" fill="#fff"/>"##)?;
+    text(out, 10, 22, "bold", "Moving NBD payload between two sockets on one machine")?;
     let machine = &results.machine;
     let below = format!(
         "{} cores of {}, Linux {}; medians of {} rounds of {} MiB; blue: blockferry",
@@ -67,40 +55,18 @@ fn panel(out: &mut String, scenario: &Scenario, top: usize) -> std::fmt::Result 
     let (rate, cpu) = (largest(|m| m.mib_s), largest(|m| m.cpu_s_gib));
     let right = NAMES + BAR + FIGURE;
     text(out, 10, top + 34, "bold", &scenario.title())?;
-    text(
-        out,
-        NAMES + 60,
-        top + 34,
-        "normal",
-        "MiB/s (longer is better)",
-    )?;
-    text(
-        out,
-        right,
-        top + 34,
-        "normal",
-        "CPU seconds of the mover a GiB (shorter is better)",
-    )?;
+    text(out, NAMES + 60, top + 34, "normal", "MiB/s (longer is better)")?;
+    text(out, right, top + 34, "normal", "CPU seconds of the mover a GiB (shorter is better)")?;
     for (row, (contender, median)) in scenario.contenders.iter().zip(&medians).enumerate() {
         let y = top + TITLE + row * ROW;
         text(out, 10, y + 12, "normal", &contender.name)?;
-        let color = match (
-            contender.name.starts_with("ours"),
-            contender.name.contains("splice"),
-        ) {
+        let color = match (contender.name.starts_with("ours"), contender.name.contains("splice")) {
             (true, true) => "#1f5fbf",
             (true, false) => "#7fa8e0",
             (false, true) => "#8a8a8a",
             (false, false) => "#c4c4c4",
         };
-        bar(
-            out,
-            NAMES,
-            y,
-            median.mib_s / rate,
-            color,
-            &format!("{:.0}", median.mib_s),
-        )?;
+        bar(out, NAMES, y, median.mib_s / rate, color, &format!("{:.0}", median.mib_s))?;
         let figure = format!("{:.3}", median.cpu_s_gib);
         bar(out, right, y, median.cpu_s_gib / cpu, color, &figure)?;
     }
@@ -116,21 +82,10 @@ fn bar(
     figure: &str,
 ) -> std::fmt::Result {
     let width = share * BAR as f64;
-    writeln!(
-        out,
-        r#"<rect x="{x}" y="{y}" width="{width:.1}" height="15" fill="{color}"/>"#
-    )?;
-    writeln!(
-        out,
-        r#"<text x="{:.1}" y="{}">{figure}</text>"#,
-        x as f64 + width + 5.0,
-        y + 12
-    )
+    writeln!(out, r#"<rect x="{x}" y="{y}" width="{width:.1}" height="15" fill="{color}"/>"#)?;
+    writeln!(out, r#"<text x="{:.1}" y="{}">{figure}</text>"#, x as f64 + width + 5.0, y + 12)
 }
 
 fn text(out: &mut String, x: usize, y: usize, weight: &str, words: &str) -> std::fmt::Result {
-    writeln!(
-        out,
-        r#"<text x="{x}" y="{y}" font-weight="{weight}">{words}</text>"#
-    )
+    writeln!(out, r#"<text x="{x}" y="{y}" font-weight="{weight}">{words}</text>"#)
 }

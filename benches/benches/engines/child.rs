@@ -26,11 +26,7 @@ pub(crate) fn run(name: &str, job: &Job) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("no contender has that name"))?;
     let (started, cpu) = (Instant::now(), cpu_seconds());
     (contender.run)(job)?;
-    println!(
-        "{} {}",
-        started.elapsed().as_secs_f64(),
-        cpu_seconds() - cpu
-    );
+    println!("{} {}", started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     Ok(())
 }
 

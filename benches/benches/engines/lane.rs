@@ -65,14 +65,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(job: &Job) -> Self {
-        Self {
-            total: job.requests,
-            asked: 0,
-            taken: 0,
-            put: 0,
-            acked: 0,
-            request: job.request,
-        }
+        Self { total: job.requests, asked: 0, taken: 0, put: 0, acked: 0, request: job.request }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -165,11 +158,7 @@ impl Block {
     pub(crate) fn new(request: usize) -> Self {
         let bytes = vec![0; request + 2 * PAGE];
         let start = PAGE + bytes.as_ptr().align_offset(PAGE);
-        Self {
-            bytes,
-            start,
-            request,
-        }
+        Self { bytes, start, request }
     }
 
     /// Where the payload lies in [`all`](Self::all).
@@ -223,9 +212,7 @@ fn open(address: SocketAddr) -> io::Result<TcpStream> {
     });
     let (mut input, mut output) = (Vec::new(), Vec::new());
     loop {
-        let advance = handshake
-            .advance(&input, &mut output)
-            .map_err(io::Error::other)?;
+        let advance = handshake.advance(&input, &mut output).map_err(io::Error::other)?;
         stream.write_all(&output)?;
         output.clear();
         input.drain(..advance.consumed);

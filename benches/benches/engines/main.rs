@@ -71,16 +71,9 @@ fn measure(arguments: &Arguments) -> io::Result<Results> {
                 request: scenario.request,
                 requests: per_lane.max(1),
             };
-            eprintln!(
-                "round {} of {}: {}",
-                round + 1,
-                arguments.rounds,
-                scenario.title()
-            );
+            eprintln!("round {} of {}: {}", round + 1, arguments.rounds, scenario.title());
             for contender in &mut scenario.contenders {
-                contender
-                    .rounds
-                    .push(once(&servers, &contender.name, &job)?);
+                contender.rounds.push(once(&servers, &contender.name, &job)?);
             }
         }
     }

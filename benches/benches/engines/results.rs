@@ -88,20 +88,14 @@ impl Scenario {
             request,
             contenders: contenders
                 .filter(|name| name.contains(only))
-                .map(|name| Measurements {
-                    name: name.to_owned(),
-                    rounds: Vec::new(),
-                })
+                .map(|name| Measurements { name: name.to_owned(), rounds: Vec::new() })
                 .collect(),
         }
     }
 
     pub(crate) fn title(&self) -> String {
-        let lanes = if self.lanes == 1 {
-            "1 lane".to_owned()
-        } else {
-            format!("{} lanes", self.lanes)
-        };
+        let lanes =
+            if self.lanes == 1 { "1 lane".to_owned() } else { format!("{} lanes", self.lanes) };
         format!("{lanes}, requests of {} KiB", self.request / 1024)
     }
 }
@@ -120,10 +114,7 @@ impl Measurements {
     /// The slowest and the fastest round, in MiB/s.
     pub(crate) fn range(&self) -> (f64, f64) {
         let rates = self.rounds.iter().map(|m| m.mib_s);
-        (
-            rates.clone().fold(f64::INFINITY, f64::min),
-            rates.fold(0.0, f64::max),
-        )
+        (rates.clone().fold(f64::INFINITY, f64::min), rates.fold(0.0, f64::max))
     }
 }
 

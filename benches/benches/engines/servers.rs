@@ -129,11 +129,7 @@ fn check(payload: &[u8], pattern: &[u8]) -> io::Result<()> {
 
 fn send_all(stream: &TcpStream, mut bytes: &[u8], more: bool) -> io::Result<()> {
     use rustix::net::{SendFlags, send};
-    let more = if more {
-        SendFlags::MORE
-    } else {
-        SendFlags::empty()
-    };
+    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
     while !bytes.is_empty() {
         let sent = send(stream, bytes, SendFlags::NOSIGNAL | more)?;
         bytes = &bytes[sent..];

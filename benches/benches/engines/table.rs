@@ -38,10 +38,7 @@ fn write_all(results: &Results, out: &mut String) -> std::fmt::Result {
         "Medians of {} rounds in which the contenders took turns. CPU of the mover with its kernel",
         results.rounds
     )?;
-    writeln!(
-        out,
-        "threads; that of the servers shows what a mover saves or costs them.\n"
-    )?;
+    writeln!(out, "threads; that of the servers shows what a mover saves or costs them.\n")?;
     for contender in movers::ALL {
         writeln!(out, "{:<18} {}", contender.name, contender.what)?;
     }
@@ -65,10 +62,7 @@ fn write_all(results: &Results, out: &mut String) -> std::fmt::Result {
             )?;
         }
     }
-    writeln!(
-        out,
-        "\nEvery round: MiB/s / mover CPU s/GiB / servers CPU s/GiB"
-    )?;
+    writeln!(out, "\nEvery round: MiB/s / mover CPU s/GiB / servers CPU s/GiB")?;
     for scenario in &results.scenarios {
         writeln!(out, "\n{}", scenario.title())?;
         for contender in &scenario.contenders {

@@ -52,11 +52,7 @@ fn line(folder: &Path) -> io::Result<(String, String)> {
     let name = about["full_id"].as_str().ok_or_else(missing)?;
     let median = &estimates["median"];
     let nanoseconds = median["point_estimate"].as_f64().ok_or_else(missing)?;
-    let bound = |which| {
-        median["confidence_interval"][which]
-            .as_f64()
-            .ok_or_else(missing)
-    };
+    let bound = |which| median["confidence_interval"][which].as_f64().ok_or_else(missing);
     let spread = (bound("upper_bound")? - bound("lower_bound")?) / 2.0;
     let line = format!(
         "{name:<58} {:>12} {:>12} {:>16}",
@@ -77,10 +73,7 @@ fn time(nanoseconds: f64) -> String {
 
 fn rate(throughput: &Value, nanoseconds: f64) -> String {
     if let Some(bytes) = throughput["Bytes"].as_f64() {
-        return format!(
-            "{:.1} GiB/s",
-            bytes / f64::from(1 << 30) / (nanoseconds / 1e9)
-        );
+        return format!("{:.1} GiB/s", bytes / f64::from(1 << 30) / (nanoseconds / 1e9));
     }
     match throughput["Elements"].as_f64() {
         Some(elements) if elements > 1.0 => format!("{:.1} M/s", elements / nanoseconds * 1e3),

@@ -12,9 +12,8 @@ use crate::lane::{ACKS, Acks, Block, Job, Progress, REPLY, broken};
 
 pub(super) fn run(job: &Job, payload: Payload) -> io::Result<()> {
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..job.lanes)
-            .map(|_| scope.spawn(move || lane(job, payload)))
-            .collect();
+        let lanes: Vec<_> =
+            (0..job.lanes).map(|_| scope.spawn(move || lane(job, payload))).collect();
         for lane in lanes {
             lane.join().map_err(|_| broken("a lane panicked"))??;
         }
@@ -53,11 +52,7 @@ fn lane(job: &Job, payload: Payload) -> io::Result<()> {
             }
             progress.put += 1;
         }
-        let wait = if idle {
-            RecvFlags::empty()
-        } else {
-            RecvFlags::DONTWAIT
-        };
+        let wait = if idle { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         match recv(&target, &mut ack_bytes[..], wait) {
             Ok((_, count)) => acks.feed(&ack_bytes[..count], &mut progress)?,
             Err(Errno::AGAIN) => {}
@@ -95,11 +90,7 @@ fn convey(from: &TcpStream, pipe: &Pipe, to: &TcpStream, length: usize) -> io::R
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         left -= held;
-        let more = if left > 0 {
-            SpliceFlags::MORE
-        } else {
-            SpliceFlags::empty()
-        };
+        let more = if left > 0 { SpliceFlags::MORE } else { SpliceFlags::empty() };
         while held > 0 {
             held -= splice(&pipe.reader, None, to, None, held, SpliceFlags::MOVE | more)?;
         }

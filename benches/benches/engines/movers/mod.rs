@@ -107,10 +107,6 @@ impl Pipe {
         // Past the user's allowance of pipe memory the pipe stays smaller.
         let _as_large_as_allowed = fcntl_setpipe_size(&writer, PIPE);
         let capacity = fcntl_getpipe_size(&writer)?;
-        Ok(Self {
-            reader,
-            writer,
-            capacity,
-        })
+        Ok(Self { reader, writer, capacity })
     }
 }

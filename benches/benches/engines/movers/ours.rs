@@ -20,15 +20,8 @@ pub(super) fn run(job: &Job, engine: EngineChoice, payload: PayloadChoice) -> io
         ..LaneSettings::default()
     };
     let lane = Lane::new(endpoint(job.source)?, endpoint(job.target)?).with_settings(settings);
-    let mover = Mover::new(MoverSettings {
-        engine,
-        threads: Some(1),
-        ..MoverSettings::default()
-    });
-    let report = mover
-        .start(vec![lane; job.lanes])
-        .map_err(io::Error::other)?
-        .wait();
+    let mover = Mover::new(MoverSettings { engine, threads: Some(1), ..MoverSettings::default() });
+    let report = mover.start(vec![lane; job.lanes]).map_err(io::Error::other)?.wait();
     if report.totals().sent != job.disk() * job.lanes as u64 {
         return Err(broken("not all was sent"));
     }
@@ -39,8 +32,6 @@ pub(super) fn run(job: &Job, engine: EngineChoice, payload: PayloadChoice) -> io
 }
 
 fn endpoint(address: SocketAddr) -> io::Result<Endpoint> {
-    let uri = format!("nbd://{address}")
-        .parse()
-        .map_err(io::Error::other)?;
+    let uri = format!("nbd://{address}").parse().map_err(io::Error::other)?;
     Ok(Endpoint::nbd(uri))
 }

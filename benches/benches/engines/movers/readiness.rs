@@ -38,11 +38,7 @@ pub(super) fn run(job: &Job, payload: Payload) -> io::Result<()> {
             let lane = &mut lanes[event.token().0 / 2];
             let at_source = event.token().0 % 2 == 0;
             let ended = event.is_read_closed() || event.is_error();
-            let ready = if at_source {
-                &mut lane.source_ready
-            } else {
-                &mut lane.target_ready
-            };
+            let ready = if at_source { &mut lane.source_ready } else { &mut lane.target_ready };
             ready.read |= event.is_readable() || ended;
             ready.write |= event.is_writable() || ended;
             lane.step()?;
@@ -92,14 +88,8 @@ impl Lane {
         Ok(Self {
             source,
             target,
-            source_ready: Ready {
-                read: true,
-                write: true,
-            },
-            target_ready: Ready {
-                read: true,
-                write: true,
-            },
+            source_ready: Ready { read: true, write: true },
+            target_ready: Ready { read: true, write: true },
             progress: Progress::new(job),
             request: job.request,
             payload,
@@ -178,11 +168,7 @@ impl Lane {
             let Some(block) = self.free.last_mut().filter(|_| self.source_ready.read) else {
                 break;
             };
-            match recv(
-                &self.source,
-                &mut block.payload_mut()[have..],
-                RecvFlags::empty(),
-            ) {
+            match recv(&self.source, &mut block.payload_mut()[have..], RecvFlags::empty()) {
                 Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((_, count)) if have + count < self.request => {
                     self.taking = Taking::Payload(have + count);
@@ -208,11 +194,7 @@ impl Lane {
             if self.sent == 0 {
                 block.put_head(self.progress.write_head());
             }
-            match send(
-                &self.target,
-                &block.message()[self.sent..],
-                SendFlags::NOSIGNAL,
-            ) {
+            match send(&self.target, &block.message()[self.sent..], SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN) => self.target_ready.write = false,
                 Err(e) => return Err(e.into()),
@@ -256,19 +238,9 @@ impl Lane {
             }
             let mut left = false;
             while self.target_ready.write && self.held > 0 {
-                let more = if taken < self.request {
-                    SpliceFlags::MORE
-                } else {
-                    SpliceFlags::empty()
-                };
-                match splice(
-                    &self.pipe.reader,
-                    None,
-                    &self.target,
-                    None,
-                    self.held,
-                    flags | more,
-                ) {
+                let more =
+                    if taken < self.request { SpliceFlags::MORE } else { SpliceFlags::empty() };
+                match splice(&self.pipe.reader, None, &self.target, None, self.held, flags | more) {
                     Ok(count) => {
                         self.held -= count;
                         left = true;

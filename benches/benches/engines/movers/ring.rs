@@ -24,10 +24,8 @@ pub(super) fn run(job: &Job, payload: Payload) -> io::Result<()> {
         lanes.push(Box::new(Lane::new(job, payload)?));
     }
     // After the lanes, so that it is dropped first.
-    let mut ring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(SUBMISSIONS)?;
+    let mut ring =
+        IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(SUBMISSIONS)?;
     for (index, lane) in lanes.iter_mut().enumerate() {
         lane.pump(&mut ring, index)?;
     }
@@ -168,12 +166,7 @@ impl Lane {
     fn fill(&mut self, have: usize) -> Option<Entry> {
         let into_pipe = (self.held == 0 && have < self.request).then(|| {
             let most = (self.request - have).min(self.pipe.capacity);
-            (
-                Fd(self.source.as_raw_fd()),
-                Fd(self.pipe.writer.as_raw_fd()),
-                most,
-                false,
-            )
+            (Fd(self.source.as_raw_fd()), Fd(self.pipe.writer.as_raw_fd()), most, false)
         })?;
         Some(splice(into_pipe))
     }
@@ -210,8 +203,7 @@ impl Lane {
                 }
             }
             (Track::Hear, _) => {
-                self.acks
-                    .feed(&self.ack_bytes[..count], &mut self.progress)?;
+                self.acks.feed(&self.ack_bytes[..count], &mut self.progress)?;
             }
         }
         Ok(())
@@ -274,7 +266,5 @@ fn recv(from: Fd, into: &mut [u8], all: bool) -> Entry {
 
 fn splice((from, to, bytes, more): (Fd, Fd, usize, bool)) -> Entry {
     let more = if more { libc::SPLICE_F_MORE } else { 0 };
-    opcode::Splice::new(from, -1, to, -1, length(bytes))
-        .flags(libc::SPLICE_F_MOVE | more)
-        .build()
+    opcode::Splice::new(from, -1, to, -1, length(bytes)).flags(libc::SPLICE_F_MOVE | more).build()
 }
