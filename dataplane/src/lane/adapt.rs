@@ -9,12 +9,12 @@ const FIRST_BYTES: u32 = 1 << 20;
 /// A trial is judged after this many bytes at the earliest ...
 const TRIAL_BYTES: u64 = 48 << 20;
 /// ... and after this time.
-const TRIAL_TIME: Duration = Duration::from_millis(60);
+const TRIAL_TIME: Duration = Duration::from_millis(250);
 /// A length is kept when its rate is better by this share, in percent. A small gain is not worth
 /// it: off the first length, the mover's own CPU grows faster than the rate.
-const BETTER_PERCENT: u64 = 15;
-/// After both neighbours were tried in vain, nothing is tried for this many trials; doubled
-/// each time, up to [`LONGEST_REST`].
+const BETTER_PERCENT: u64 = 25;
+/// Nothing is tried for this many trials at first, for a short lane has nothing to gain; and after
+/// both neighbours were tried in vain, then doubled each time, up to [`LONGEST_REST`].
 const FIRST_REST: u32 = 8;
 const LONGEST_REST: u32 = 256;
 
@@ -56,7 +56,7 @@ impl Adapt {
             best: None,
             up: false,
             failures: 0,
-            rest: 0,
+            rest: FIRST_REST,
             next_rest: FIRST_REST,
         }
     }
@@ -126,7 +126,7 @@ mod tests {
         for _ in 0..trials {
             seen.push(adapt.request_bytes());
             now += TRIAL_TIME;
-            let moved = rate_of(adapt.request_bytes()) * 60;
+            let moved = rate_of(adapt.request_bytes()) * 250;
             adapt.acknowledged(moved.max(TRIAL_BYTES), now);
         }
         seen

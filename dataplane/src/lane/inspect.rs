@@ -73,7 +73,11 @@ impl Task {
     pub(super) fn take_runs_of(&mut self, buf: &[u8], piece: Segment) -> Vec<Segment> {
         let mut runs = std::mem::take(&mut self.runs);
         runs.clear();
-        let granularity = self.inspector.sparse_bytes.filter(|_| !self.settings.allocated);
+        let zeroes = !self.settings.allocated && self.can_zero;
+        let granularity = self.inspector.sparse_bytes.filter(|_| zeroes);
+        // One request at a time: a block is zero as a whole, or written as a whole.
+        let whole = usize::try_from(piece.length).ok().filter(|_| self.settings.synchronous);
+        let granularity = granularity.map(|bytes| whole.unwrap_or(bytes));
         match granularity {
             None => runs.push(piece),
             Some(granularity) => {

@@ -70,6 +70,10 @@ impl Task {
             self.write_slot(slot, context);
             return true;
         }
+        if !self.may_begin_data(piece) {
+            self.work.put_back(piece);
+            return false;
+        }
         let buf = match self.payload {
             PayloadKind::Splice => None,
             PayloadKind::Pooled => match context.blocks.claim() {

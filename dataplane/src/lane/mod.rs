@@ -35,6 +35,7 @@ mod target_zeros;
 mod task;
 mod work;
 mod writing;
+mod zeroing;
 
 pub(crate) use context::{Context, HEAD_BYTES};
 pub(crate) use task::{Observer, Task};

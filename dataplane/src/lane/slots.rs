@@ -5,7 +5,7 @@
 //! given up, or that nobody asked, is never taken for another.
 
 use crate::nbd::NbdError;
-use crate::plan::Segment;
+use crate::plan::{Segment, SegmentKind};
 use crate::pool::Buf;
 
 use super::coverage::Coverage;
@@ -44,6 +44,10 @@ pub(super) struct Slot {
     pub(super) again: bool,
     /// The target was asked to make some of it zero by itself.
     pub(super) zeroed: bool,
+    /// Its data are written and its runs of zeros are yet to be made; the buffer tells where.
+    pub(super) zeros_wait: bool,
+    /// Counted in [`Slots::with_zeros`].
+    with_zeros: bool,
     pub(super) since: std::time::Instant,
     /// Which of all the lane's requests it was.
     number: u64,
@@ -55,6 +59,8 @@ pub(super) struct Slots {
     free: Vec<SlotIndex>,
     /// Bytes of data in flight.
     pub(super) data_bytes: u64,
+    /// Slots that are zero, or wait to have runs of them made zero.
+    pub(super) with_zeros: usize,
     /// Requests so far.
     requests: u64,
 }
@@ -124,13 +130,15 @@ impl Slots {
             state: SlotState::Free,
             generation: 0,
             strand: 0,
-            piece: Segment { start: 0, length: 0, kind: crate::plan::SegmentKind::Data },
+            piece: Segment { start: 0, length: 0, kind: SegmentKind::Data },
             buf: None,
             coverage: Coverage::default(),
             parts: 0,
             error: None,
             again: false,
             zeroed: false,
+            zeros_wait: false,
+            with_zeros: false,
             since: now,
             number: 0,
         };
@@ -138,6 +146,7 @@ impl Slots {
             slots: (0..count).map(|_| slot()).collect(),
             free: (0..count).rev().collect(),
             data_bytes: 0,
+            with_zeros: 0,
             requests: 0,
         }
     }
@@ -167,11 +176,22 @@ impl Slots {
         slot.error = None;
         slot.again = false;
         slot.zeroed = false;
+        slot.zeros_wait = false;
         self.stamp(index, now);
-        if piece.kind == crate::plan::SegmentKind::Data {
-            self.data_bytes += piece.length;
+        match piece.kind {
+            SegmentKind::Data => self.data_bytes += piece.length,
+            SegmentKind::Zero => self.note_zeros(index),
         }
         Some(index)
+    }
+
+    /// Notes that some of a slot is to be made zero.
+    pub(super) fn note_zeros(&mut self, index: SlotIndex) {
+        let slot = &mut self.slots[usize::from(index)];
+        if !slot.with_zeros {
+            slot.with_zeros = true;
+            self.with_zeros += 1;
+        }
     }
 
     /// Notes that a request about a slot is made now.
@@ -194,7 +214,10 @@ impl Slots {
         slot.generation = slot.generation.wrapping_add(1);
         slot.buf = None;
         let piece = slot.piece;
-        if piece.kind == crate::plan::SegmentKind::Data {
+        if std::mem::take(&mut slot.with_zeros) {
+            self.with_zeros -= 1;
+        }
+        if piece.kind == SegmentKind::Data {
             self.data_bytes -= piece.length;
         }
         self.free.push(index);
@@ -223,6 +246,11 @@ impl Slots {
         self[index].generation
     }
 
+    /// All indices, those of free slots among them.
+    pub(super) fn indices(&self) -> std::ops::Range<SlotIndex> {
+        0..u16::try_from(self.slots.len()).expect("slots are counted in 16 bits")
+    }
+
     /// Slots in use, in no order that means anything.
     pub(super) fn used(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
         (0u16..).zip(&self.slots).filter(|(_, slot)| slot.state != SlotState::Free)
@@ -246,7 +274,6 @@ impl std::ops::IndexMut<SlotIndex> for Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::SegmentKind;
     use std::time::Instant;
 
     fn piece(start: u64) -> Segment {

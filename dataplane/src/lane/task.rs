@@ -171,6 +171,7 @@ impl Task {
             self.ask_status(context);
             self.flush_if_due(context);
         }
+        self.make_waiting_zeros(context);
         for strand in 0..self.strands.len() {
             self.convey_announced(strand, context);
             for link in self.strands[strand].links() {

@@ -46,40 +46,44 @@ impl Task {
             // It was cut for a target that makes zeros by itself, and that has changed since.
             return self.put_back(slot);
         }
+        if piece.kind == SegmentKind::Zero {
+            return self.make_zero(slot, context);
+        }
         self.slots[slot].state = SlotState::Writing;
         self.slots.stamp(slot, context.now);
-        if piece.kind == SegmentKind::Zero {
-            self.slots[slot].parts = 1;
-            return self.zero_part(slot, 0, piece, context);
-        }
         let Some(buf) = self.slots[slot].buf.take() else {
             return;
         };
         let runs = self.take_runs_of(&buf, piece);
-        self.slots[slot].parts = part_count(&runs);
         for (part, run) in (0u16..).zip(&runs) {
             if run.kind == SegmentKind::Zero {
-                self.live.zero.add(run.length);
-                self.zero_part(slot, part, *run, context);
-            } else {
-                let payload = (buf.clone(), bytes(run.start - piece.start), bytes(run.length));
-                self.send_part(
-                    slot,
-                    part,
-                    Command::Write,
-                    CommandFlags::NONE,
-                    *run,
-                    Some(payload),
-                    context,
-                );
-                self.live.sent.add(run.length);
+                self.slots[slot].zeros_wait = true;
+                continue;
             }
+            self.slots[slot].parts += 1;
+            let payload = (buf.clone(), bytes(run.start - piece.start), bytes(run.length));
+            let (write, flags) = (Command::Write, CommandFlags::NONE);
+            self.send_part(slot, part, write, flags, *run, Some(payload), context);
+            self.live.sent.add(run.length);
         }
         self.runs = runs;
+        if self.slots[slot].zeros_wait {
+            self.slots.note_zeros(slot);
+            self.slots[slot].buf = Some(buf);
+            if self.slots[slot].parts == 0 {
+                self.make_zeros_of(slot, context);
+            }
+        }
     }
 
     /// Makes a part of a slot zero, with real zeros where the target can do nothing better.
-    fn zero_part(&mut self, slot: SlotIndex, part: u16, run: Segment, context: &mut Context<'_>) {
+    pub(super) fn zero_part(
+        &mut self,
+        slot: SlotIndex,
+        part: u16,
+        run: Segment,
+        context: &mut Context<'_>,
+    ) {
         if self.can_zero {
             self.slots[slot].zeroed = true;
             let flags =
@@ -92,7 +96,7 @@ impl Task {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
-    fn send_part(
+    pub(super) fn send_part(
         &mut self,
         slot: SlotIndex,
         part: u16,
@@ -327,6 +331,9 @@ impl Task {
         }
         if entry.again {
             return self.put_back(slot);
+        }
+        if entry.zeros_wait {
+            return self.make_zeros_of(slot, context);
         }
         self.acknowledged(slot, context);
     }
