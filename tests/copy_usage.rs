@@ -239,6 +239,24 @@ fn too_few_open_files_for_all_lanes_is_said_and_the_lanes_take_turns() {
 }
 
 #[test]
+fn threads_and_connections_beyond_what_is_used_or_allowed_do_not_stop_a_copy() {
+    let folder = folder();
+    for (limit, options, says) in [
+        ("1024", "-T 1000", ""),
+        ("1024", "-T 1000000000000", ""),
+        ("100", "-C 64", "connections a side"),
+    ] {
+        let script = format!("ulimit -n {limit}; exec \"$0\" copy {options} a b");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_blockferry")]).current_dir(folder.path());
+        let output = command.output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(code(&output), 0, "{options}: {text}");
+        assert!(text.contains(says) && text.lines().count() == usize::from(!says.is_empty()));
+    }
+}
+
+#[test]
 fn help_version_completions_and_manual_pages_are_there() {
     let folder = folder();
     let printed = |args: &[&str]| {
