@@ -120,6 +120,33 @@ fn the_lanes_file_is_checked_as_a_whole_before_any_lane_starts() {
 }
 
 #[test]
+fn a_lane_is_not_to_overwrite_the_source_of_another() {
+    let folder = folder();
+    fs::copy(folder.path().join("a"), folder.path().join("b")).unwrap();
+    std::os::unix::fs::symlink("a", folder.path().join("link")).unwrap();
+    let lane = |source: &str, target: &str| {
+        format!("{{\"source\":\"{source}\",\"target\":\"{target}\"}}\n")
+    };
+    for (first, second, says) in [
+        (lane("a", "c"), lane("b", "link"), "line 2: link is the source of line 1"),
+        (lane("b", "link"), lane("a", "c"), "line 2: a is the target of line 1"),
+        (
+            lane("nbd://h/x", "c"),
+            lane("b", "nbds://h:10809/x"),
+            "line 2: nbds://h:10809/x is the source of line 1",
+        ),
+    ] {
+        fs::write(folder.path().join("lanes"), first + &second).unwrap();
+        let output = copy(folder.path(), "--lanes lanes");
+        assert_eq!(code(&output), 2, "{says}");
+        assert!(stderr(&output).contains(says), "{says}: {}", stderr(&output));
+    }
+    assert!(!folder.path().join("c").exists());
+    fs::write(folder.path().join("lanes"), lane("a", "c") + &lane("a", "d")).unwrap();
+    assert_eq!(code(&copy(folder.path(), "--lanes lanes")), 0);
+}
+
+#[test]
 fn a_usage_error_is_reported_as_json_too() {
     let output = copy(folder().path(), "--json a a");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
