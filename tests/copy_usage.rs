@@ -157,6 +157,18 @@ fn a_usage_error_is_reported_as_json_too() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_a_failure() {
+    let folder = folder();
+    for (line, expected) in [("a b", 1), ("nosuch c", 4), ("a a", 2)] {
+        let args: Vec<&str> = ["copy", "--json"].into_iter().chain(line.split(' ')).collect();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command(folder.path(), &args).stdout(full).output().unwrap();
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        assert!(stderr(&output).contains("writing the report"), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_command_that_is_not_there_is_one_line_and_the_code_of_its_side() {
     let folder = folder();
     for (line, side) in [("-- [ no-such-server ] b", 4), ("-- a [ no-such-server ]", 5)] {
@@ -194,6 +206,7 @@ fn a_failed_lane_of_many_is_partly_done() {
     assert_eq!(report["lanes"][0]["outcome"], "done");
     assert_eq!(report["lanes"][1]["outcome"], "source_fault");
     assert!(report["lanes"][1]["error"].as_str().unwrap().contains("source nosuch: "));
+    assert_eq!(report["error"], report["lanes"][1]["error"]);
     let failures = stderr(&output).matches("lane 1: source nosuch").count();
     assert_eq!(failures, 1, "{}", stderr(&output));
     assert_eq!(
