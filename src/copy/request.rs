@@ -336,9 +336,8 @@ fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
 }
 
 fn lane_settings(options: &CopyOptions) -> LaneSettings {
-    let extent = options.bitmap.clone().map_or(Extent::Whole, Extent::Bitmap);
     LaneSettings {
-        extent,
+        extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
         adapt_bytes: options.request_size.least..=options.request_size.most,
@@ -360,6 +359,11 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
         retries: options.retries,
         backoff: options.backoff,
     }
+}
+
+/// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
+fn bitmap(name: &str) -> Extent {
+    Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
 }
 
 fn mover_settings(options: &CopyOptions) -> MoverSettings {
@@ -399,6 +403,13 @@ mod tests {
         assert_ne!(key(&file), key(&folder.path().join("c")));
         assert_eq!(place_key(&Place::Null), None);
         assert_eq!(key(Path::new("/dev/null")), None);
+    }
+
+    #[test]
+    fn a_bitmap_may_be_named_as_nbdinfo_shows_it() {
+        for name in ["daily", "qemu:dirty-bitmap:daily"] {
+            assert!(matches!(bitmap(name), Extent::Bitmap(name) if name == "daily"), "{name}");
+        }
     }
 
     #[test]
