@@ -195,6 +195,19 @@ fn a_progress_bar_leaves_no_control_characters_in_a_file() {
 }
 
 #[test]
+fn a_progress_bar_on_a_terminal_ends_with_a_line() {
+    let folder = folder();
+    for (line, end) in [("a b", "100 %, 1.00 MiB in "), ("nosuch b", "source nosuch: ")] {
+        let copy = format!("{} copy -p {line}", env!("CARGO_BIN_EXE_blockferry"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &copy, "/dev/null"]).current_dir(folder.path());
+        let output = script.stdin(Stdio::null()).env("TERM", "xterm").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(end) && text.ends_with('\n'), "{text:?}");
+    }
+}
+
+#[test]
 fn a_failed_lane_of_many_is_partly_done() {
     let folder = folder();
     let lanes = "{\"source\":\"a\",\"target\":\"b\"}\n{\"source\":\"nosuch\",\"target\":\"c\"}\n";
