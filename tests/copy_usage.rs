@@ -120,6 +120,33 @@ fn the_lanes_file_is_checked_as_a_whole_before_any_lane_starts() {
 }
 
 #[test]
+fn a_lane_is_not_to_overwrite_the_source_of_another() {
+    let folder = folder();
+    fs::copy(folder.path().join("a"), folder.path().join("b")).unwrap();
+    std::os::unix::fs::symlink("a", folder.path().join("link")).unwrap();
+    let lane = |source: &str, target: &str| {
+        format!("{{\"source\":\"{source}\",\"target\":\"{target}\"}}\n")
+    };
+    for (first, second, says) in [
+        (lane("a", "c"), lane("b", "link"), "line 2: link is the source of line 1"),
+        (lane("b", "link"), lane("a", "c"), "line 2: a is the target of line 1"),
+        (
+            lane("nbd://h/x", "c"),
+            lane("b", "nbds://h:10809/x"),
+            "line 2: nbds://h:10809/x is the source of line 1",
+        ),
+    ] {
+        fs::write(folder.path().join("lanes"), first + &second).unwrap();
+        let output = copy(folder.path(), "--lanes lanes");
+        assert_eq!(code(&output), 2, "{says}");
+        assert!(stderr(&output).contains(says), "{says}: {}", stderr(&output));
+    }
+    assert!(!folder.path().join("c").exists());
+    fs::write(folder.path().join("lanes"), lane("a", "c") + &lane("a", "d")).unwrap();
+    assert_eq!(code(&copy(folder.path(), "--lanes lanes")), 0);
+}
+
+#[test]
 fn a_usage_error_is_reported_as_json_too() {
     let output = copy(folder().path(), "--json a a");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -127,6 +154,18 @@ fn a_usage_error_is_reported_as_json_too() {
     assert_eq!(report["exit_code"], 2);
     assert!(report["error"].as_str().unwrap().contains("same file"));
     assert_eq!(report["lanes"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure() {
+    let folder = folder();
+    for (line, expected) in [("a b", 1), ("nosuch c", 4), ("a a", 2)] {
+        let args: Vec<&str> = ["copy", "--json"].into_iter().chain(line.split(' ')).collect();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command(folder.path(), &args).stdout(full).output().unwrap();
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        assert!(stderr(&output).contains("writing the report"), "{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -156,6 +195,19 @@ fn a_progress_bar_leaves_no_control_characters_in_a_file() {
 }
 
 #[test]
+fn a_progress_bar_on_a_terminal_ends_with_a_line() {
+    let folder = folder();
+    for (line, end) in [("a b", "100 %, 1.00 MiB in "), ("nosuch b", "source nosuch: ")] {
+        let copy = format!("{} copy -p {line}", env!("CARGO_BIN_EXE_blockferry"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &copy, "/dev/null"]).current_dir(folder.path());
+        let output = script.stdin(Stdio::null()).env("TERM", "xterm").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(end) && text.ends_with('\n'), "{text:?}");
+    }
+}
+
+#[test]
 fn a_failed_lane_of_many_is_partly_done() {
     let folder = folder();
     let lanes = "{\"source\":\"a\",\"target\":\"b\"}\n{\"source\":\"nosuch\",\"target\":\"c\"}\n";
@@ -167,6 +219,7 @@ fn a_failed_lane_of_many_is_partly_done() {
     assert_eq!(report["lanes"][0]["outcome"], "done");
     assert_eq!(report["lanes"][1]["outcome"], "source_fault");
     assert!(report["lanes"][1]["error"].as_str().unwrap().contains("source nosuch: "));
+    assert_eq!(report["error"], report["lanes"][1]["error"]);
     let failures = stderr(&output).matches("lane 1: source nosuch").count();
     assert_eq!(failures, 1, "{}", stderr(&output));
     assert_eq!(
@@ -236,6 +289,24 @@ fn too_few_open_files_for_all_lanes_is_said_and_the_lanes_take_turns() {
     let output = limited("20");
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("raise ulimit -n"), "{}", stderr(&output));
+}
+
+#[test]
+fn threads_and_connections_beyond_what_is_used_or_allowed_do_not_stop_a_copy() {
+    let folder = folder();
+    for (limit, options, says) in [
+        ("1024", "-T 1000", ""),
+        ("1024", "-T 1000000000000", ""),
+        ("100", "-C 64", "connections a side"),
+    ] {
+        let script = format!("ulimit -n {limit}; exec \"$0\" copy {options} a b");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_blockferry")]).current_dir(folder.path());
+        let output = command.output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(code(&output), 0, "{options}: {text}");
+        assert!(text.contains(says) && text.lines().count() == usize::from(!says.is_empty()));
+    }
 }
 
 #[test]

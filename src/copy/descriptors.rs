@@ -1,4 +1,4 @@
-//! How many lanes the limit on open files allows.
+//! How many lanes, threads and connections the limit on open files allows.
 
 use std::fs;
 
@@ -16,40 +16,101 @@ const PER_THREAD: u64 = 4;
 /// For what the libraries open now and then.
 const SLACK: u64 = 16;
 
-/// Raises the soft limit on open files to the hard one, and lowers the number of lanes at once to
-/// what fits. Returns what to tell the user, if lanes have to wait.
+/// Raises the soft limit on open files to the hard one, and lowers what is open at once to what
+/// fits: lanes and the threads that they need, then the connections of the one lane that is left.
+/// Returns what to tell the user, if something was lowered.
 ///
 /// # Errors
-/// When not even one lane fits.
+/// When not even one lane with one connection fits.
 pub(crate) fn fit(request: &mut CopyRequest) -> anyhow::Result<Option<String>> {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |folder| folder.count() as u64);
-    let threads = request.mover.threads.unwrap_or_else(processors) as u64;
-    let shared = open + SLACK + PER_THREAD * threads;
-    let connections = request.lanes.iter().map(|lane| u64::from(lane.settings.connections)).max();
-    let per_lane = PER_LANE + PER_CONNECTION * connections.unwrap_or(1);
-    let lanes = request.lanes.len().min(request.mover.max_lanes);
-    let needed = shared + per_lane * lanes as u64;
+    let connections = request.lanes.iter().map(|lane| lane.settings.connections.max(1)).max();
+    let lanes = request.lanes.len().min(request.mover.max_lanes).max(1);
+    let threads = request.mover.threads.unwrap_or_else(processors).min(lanes);
+    // Each thread takes as many lanes as any other.
+    let lanes = lanes.next_multiple_of(threads).min(request.lanes.len()).max(lanes);
+    let wanted = Load { threads, lanes, connections: connections.unwrap_or(1) };
+    let needed = open + wanted.descriptors();
 
     let limit = raise(needed);
-    let fitting = limit.saturating_sub(shared) / per_lane;
-    let Ok(fitting) = usize::try_from(fitting) else {
-        return Ok(None);
-    };
-    if fitting >= lanes {
-        return Ok(None);
-    }
-    if fitting == 0 {
-        let least = shared + per_lane;
+    let Some(fitting) = wanted.within(limit.saturating_sub(open)) else {
+        let least = open + Load { threads: 1, lanes: 1, connections: 1 }.descriptors();
         return Err(Refusal::of(
             Exit::Failed,
             format!("{limit} open files are allowed, and one lane needs {least}: raise ulimit -n"),
         ));
+    };
+    request.mover.threads = Some(fitting.threads);
+    if fitting == wanted {
+        return Ok(None);
     }
-    request.mover.max_lanes = fitting;
-    Ok(Some(format!(
-        "{limit} open files are allowed, enough for {fitting} of {lanes} lanes at once; \
-         the others wait, unless ulimit -n is {needed} or more"
-    )))
+    request.mover.max_lanes = fitting.lanes;
+    for lane in &mut request.lanes {
+        lane.settings.connections = lane.settings.connections.min(fitting.connections);
+    }
+    Ok(Some(format!("{limit} open files are allowed, {}", fitting.told(wanted, needed))))
+}
+
+/// What is at work at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Load {
+    /// From 1 to the number of lanes: each has a lane at least.
+    threads: usize,
+    lanes: usize,
+    /// Of the lane that has most of them.
+    connections: u16,
+}
+
+impl Load {
+    fn descriptors(self) -> u64 {
+        SLACK + PER_THREAD * self.threads as u64 + self.per_lane() * self.lanes as u64
+    }
+
+    fn per_lane(self) -> u64 {
+        PER_LANE + PER_CONNECTION * u64::from(self.connections)
+    }
+
+    /// As much of it as `descriptors` are enough for.
+    fn within(self, descriptors: u64) -> Option<Self> {
+        if self.descriptors() <= descriptors {
+            return Some(self);
+        }
+        let left = descriptors.checked_sub(SLACK)?;
+        let most = |each: u64, of: u64| usize::try_from(of / each).unwrap_or(usize::MAX);
+        let shared = left.saturating_sub(PER_THREAD * self.threads as u64);
+        let lanes = most(self.per_lane(), shared);
+        if lanes >= self.threads {
+            // A thread with fewer lanes than another would be given one more.
+            return Some(Self { lanes: lanes - lanes % self.threads, ..self });
+        }
+        let lanes = most(self.per_lane() + PER_THREAD, left);
+        if lanes > 0 {
+            return Some(Self { threads: lanes, lanes, ..self });
+        }
+        let connections = left.checked_sub(PER_THREAD + PER_LANE)? / PER_CONNECTION;
+        // Fewer than were wanted, or the lane had fitted.
+        let connections = u16::try_from(connections).ok().filter(|&number| number > 0)?;
+        Some(Self { threads: 1, lanes: 1, connections })
+    }
+
+    /// What is lowered to it from `wanted`, and what would be enough for that.
+    fn told(self, wanted: Self, needed: u64) -> String {
+        let (lanes, connections) = (self.lanes, self.connections);
+        if connections < wanted.connections {
+            let plural = if connections == 1 { "" } else { "s" };
+            let one = if wanted.lanes > 1 { "one lane at a time with " } else { "" };
+            format!(
+                "enough for {one}{connections} connection{plural} a side; \
+                 for all of them ulimit -n has to be {needed} or more"
+            )
+        } else {
+            format!(
+                "enough for {lanes} of {} lanes at once; \
+                 the others wait, unless ulimit -n is {needed} or more",
+                wanted.lanes
+            )
+        }
+    }
 }
 
 /// The limit on open files, after an attempt to have `needed`.
@@ -66,4 +127,37 @@ fn raise(needed: u64) -> u64 {
 
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn load(threads: usize, lanes: usize, connections: u16) -> Load {
+        Load { threads, lanes, connections }
+    }
+
+    #[test]
+    fn what_is_lowered_fits_and_leaves_no_thread_without_lanes() {
+        for wanted in [load(1, 1, 1), load(1, 40, 1), load(12, 132, 4), load(64, 64, 64)] {
+            for descriptors in 0..wanted.descriptors() {
+                let Some(fitting) = wanted.within(descriptors) else {
+                    assert!(descriptors < load(1, 1, 1).descriptors());
+                    continue;
+                };
+                assert!(fitting.descriptors() <= descriptors, "{fitting:?} of {descriptors}");
+                assert!(fitting.connections <= wanted.connections && fitting.connections > 0);
+                assert_eq!(fitting.lanes % fitting.threads, 0, "{fitting:?}");
+            }
+            assert_eq!(wanted.within(wanted.descriptors()), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn lanes_wait_before_connections_are_lowered() {
+        let wanted = load(2, 8, 16);
+        let one = load(1, 1, 16);
+        assert_eq!(wanted.within(one.descriptors()), Some(one));
+        assert_eq!(wanted.within(one.descriptors() - 1), Some(load(1, 1, 15)));
+    }
 }

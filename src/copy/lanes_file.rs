@@ -58,6 +58,11 @@ fn parse(mut text: impl BufRead, shown: &str) -> anyhow::Result<Vec<LaneLine>> {
         if line.trim_ascii().is_empty() {
             continue;
         }
+        // serde would take an array for the fields in their order.
+        if line.trim_ascii_start().starts_with(b"[") {
+            let expected = "expected {\"source\": ..., \"target\": ...}";
+            return Err(wrong(format!("invalid type: an array; {expected}")));
+        }
         let lane: LaneLine = serde_json::from_slice(&line).map_err(|error| wrong(plain(&error)))?;
         if lanes.len() == MAX_LANES {
             return Err(wrong(format!("more than {MAX_LANES} lanes")));
@@ -110,6 +115,7 @@ mod tests {
             ("{\"source\":\"a\",\"target\":\"b\",\"speed\":1}", "unknown field `speed`"),
             ("{\"source\":\"a\",\"target\":1}", "invalid type"),
             ("[]", "invalid"),
+            (" [\"a\",\"b\"]", "an array"),
             ("{\"source\":\"a\",\"source\":\"a\",\"target\":\"b\"}", "duplicate field"),
             ("nbd://a nbd://b", "expected"),
             ("{\"source\":\"a\",\"target\":\"b\"} x", "trailing"),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use blockferry_dataplane::nbd::NbdUri;
+use blockferry_dataplane::nbd::{Address, NbdUri};
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
@@ -223,6 +223,7 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
     let max_areas = (MAX_AREAS / lines.len()).min(MAX_LANE_AREAS);
     let mut lanes = Vec::with_capacity(lines.len());
     let mut targets: HashMap<String, usize> = HashMap::new();
+    let mut sources: HashMap<String, usize> = HashMap::new();
     for (index, line) in lines.into_iter().enumerate() {
         let at = |what: String| {
             Refusal::usage(format!("{}, line {}: {what}", path.display(), line.number))
@@ -233,12 +234,23 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
         };
         let (source, target) = (end(&line.source)?, end(&line.target)?);
         check_pair(&source, &target).map_err(|error| at(error.to_string()))?;
-        if let Some(key) = target_key(&target)
+        let (source_key, target_key) = (place_key(&source), place_key(&target));
+        if let Some(first) = source_key.as_ref().and_then(|key| targets.get(key)) {
+            let source = &line.source;
+            return Err(at(format!("{source} is the target of line {first}, which overwrites it")));
+        }
+        if let Some(first) = target_key.as_ref().and_then(|key| sources.get(key)) {
+            let target = &line.target;
+            return Err(at(format!("{target} is the source of line {first}: it is not to change")));
+        }
+        if let Some(key) = target_key
             && let Some(first) = targets.insert(key, line.number)
         {
             let target = &line.target;
             return Err(at(format!("{target} is the target of line {first} already")));
         }
+        // Many lanes may read one source.
+        sources.extend(source_key.map(|key| (key, line.number)));
         let mut settings = shared.clone();
         if let Some(changed) = &line.changed {
             if options.bitmap.is_some() {
@@ -255,9 +267,9 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
     Ok(lanes)
 }
 
-/// The same for two names of one target; `None` for what can be had any number of times.
-fn target_key(target: &Place) -> Option<String> {
-    match target {
+/// The same for two names of one place; `None` for what can be had any number of times.
+fn place_key(place: &Place) -> Option<String> {
+    match place {
         // A terminal or /dev/null.
         Place::Path(path)
             if path.metadata().is_ok_and(|data| data.file_type().is_char_device()) =>
@@ -268,7 +280,16 @@ fn target_key(target: &Place) -> Option<String> {
             Some((device, inode)) => format!("file {device} {inode}"),
             None => std::path::absolute(path).unwrap_or(path.clone()).display().to_string(),
         }),
-        Place::Uri(uri) => Some(uri.to_string()),
+        // However the way to the export is encrypted.
+        Place::Uri(uri) => Some(match &uri.address {
+            Address::Tcp { host, port } => {
+                format!("tcp {} {port} {}", host.to_ascii_lowercase(), uri.export)
+            }
+            Address::Unix { path } => {
+                let path = path.canonicalize().or_else(|_| std::path::absolute(path));
+                format!("unix {path:?} {}", uri.export)
+            }
+        }),
         Place::Command(_) | Place::Standard | Place::Null => None,
     }
 }
@@ -315,9 +336,8 @@ fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
 }
 
 fn lane_settings(options: &CopyOptions) -> LaneSettings {
-    let extent = options.bitmap.clone().map_or(Extent::Whole, Extent::Bitmap);
     LaneSettings {
-        extent,
+        extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
         adapt_bytes: options.request_size.least..=options.request_size.most,
@@ -339,6 +359,11 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
         retries: options.retries,
         backoff: options.backoff,
     }
+}
+
+/// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
+fn bitmap(name: &str) -> Extent {
+    Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
 }
 
 fn mover_settings(options: &CopyOptions) -> MoverSettings {
@@ -373,17 +398,26 @@ mod tests {
         let (file, link) = (folder.path().join("a"), folder.path().join("b"));
         std::fs::write(&file, "x").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let key = |path: &Path| target_key(&Place::Path(path.into()));
+        let key = |path: &Path| place_key(&Place::Path(path.into()));
         assert_eq!(key(&file), key(&link));
         assert_ne!(key(&file), key(&folder.path().join("c")));
-        assert_eq!(target_key(&Place::Null), None);
+        assert_eq!(place_key(&Place::Null), None);
         assert_eq!(key(Path::new("/dev/null")), None);
     }
 
     #[test]
+    fn a_bitmap_may_be_named_as_nbdinfo_shows_it() {
+        for name in ["daily", "qemu:dirty-bitmap:daily"] {
+            assert!(matches!(bitmap(name), Extent::Bitmap(name) if name == "daily"), "{name}");
+        }
+    }
+
+    #[test]
     fn uris_that_mean_the_same_have_the_same_key() {
-        let key = |uri: &str| target_key(&named_place(uri.as_ref()).unwrap());
+        let key = |uri: &str| place_key(&named_place(uri.as_ref()).unwrap());
         assert_eq!(key("nbd://host/a"), key("NBD://host:10809/a"));
+        assert_eq!(key("nbd://host/a"), key("nbds://me@HOST/a?tls-verify-peer=false"));
+        assert_eq!(key("nbd+unix:///a?socket=s"), key("nbd+unix:///a?socket=./s"));
         assert_ne!(key("nbd://host/a"), key("nbd://host/b"));
     }
 }

@@ -15,7 +15,7 @@ use super::options::CopyOptions;
 use super::request::{CopyRequest, LaneRequest};
 use super::words::Words;
 use crate::exit::{Exit, Refusal};
-use crate::output::{Console, Estimate, Progress, Telling, json};
+use crate::output::{Console, Estimate, Progress, Telling, json, line};
 
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -29,8 +29,10 @@ type Servers = [Option<Server>; 2];
 /// What kept the copy from starting. How the lanes went is told here and in the returned code.
 pub(crate) fn command(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     let ended = copy(options, words);
-    if let (true, Err(error)) = (options.json, &ended) {
-        json::print(&json::Report::of_refusal(error));
+    if let (true, Err(error)) = (options.json, &ended)
+        && let Err(unwritten) = json::print(&json::Report::of_refusal(error))
+    {
+        line(&format!("{unwritten:#}"));
     }
     ended
 }
@@ -73,8 +75,11 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     let exit = Exit::of_lanes(outcomes.iter().map(|outcome| outcome.exit));
     progress.finish(exit == Exit::Done, &report.totals());
     telling.end(&report, &outcomes);
-    if options.json {
-        json::print(&json::Report::of(exit, &report, &outcomes));
+    if options.json
+        && let Err(unwritten) = json::print(&json::Report::of(exit, &report, &outcomes))
+    {
+        console.note(&format!("{unwritten:#}"));
+        return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
     }
     Ok(exit)
 }

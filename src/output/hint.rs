@@ -3,17 +3,17 @@
 use std::io;
 
 use blockferry_dataplane::nbd::{HandshakeError, NbdError};
-use blockferry_dataplane::{Cause, Fault};
+use blockferry_dataplane::{Cause, Fault, Side};
 
 /// A line of advice, where the fault itself does not say what to do.
 pub(crate) fn hint(fault: &Fault) -> Option<&'static str> {
     match fault {
-        Fault::Side { cause, .. } => of_cause(cause),
+        Fault::Side { side, cause, .. } => of_cause(*side, cause),
         _ => None,
     }
 }
 
-fn of_cause(cause: &Cause) -> Option<&'static str> {
+fn of_cause(side: Side, cause: &Cause) -> Option<&'static str> {
     match cause {
         Cause::Connect(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => {
@@ -37,10 +37,30 @@ fn of_cause(cause: &Cause) -> Option<&'static str> {
             "tls-certificates=DIR in the URI names the folder of ca-cert.pem, \
              tls-hostname=NAME the name in the server's certificate",
         ),
-        Cause::Refused { error: NbdError::NoSpc, .. } => Some(
+        Cause::Refused { error: NbdError::NoSpc, .. } if side == Side::Target => Some(
             "the storage behind the target is full; with --resume the copy can go on from there",
         ),
-        Cause::GaveUp { last, .. } => of_cause(last),
+        Cause::GaveUp { last, .. } => of_cause(side, last),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_target_without_space_is_said_to_be_full() {
+        let full = |side| Fault::Side {
+            side,
+            endpoint: "nbd://host".into(),
+            cause: Cause::Refused {
+                request: "a request".into(),
+                error: NbdError::NoSpc,
+                message: String::new(),
+            },
+        };
+        assert_eq!(hint(&full(Side::Source)), None);
+        assert!(hint(&full(Side::Target)).is_some_and(|text| text.contains("full")));
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use blockferry_dataplane::{Counts, LaneReport};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -16,7 +17,8 @@ pub(crate) struct Report<'a> {
     /// The exit code in a word.
     outcome: &'static str,
     exit_code: u8,
-    /// What kept the copy from starting; what happened to lanes is told with them.
+    /// What kept the copy from starting, or what happened to the first of the lanes that failed;
+    /// what happened to each is told with it.
     error: Option<String>,
     engine: Option<Engine<'a>>,
     seconds: f64,
@@ -76,7 +78,7 @@ impl<'a> Report<'a> {
         Self {
             outcome: exit.word(),
             exit_code: exit.code(),
-            error: None,
+            error: outcomes.iter().find_map(|outcome| outcome.error.clone()),
             engine: Some(Engine {
                 kind: report.engine.to_string(),
                 reason: &report.engine_reason,
@@ -142,12 +144,18 @@ impl From<Counts> for Bytes {
     }
 }
 
-/// Prints it on one line. A reader that is gone does not read the exit code of a print either.
-pub(crate) fn print(report: &Report<'_>) {
-    if let Ok(mut text) = serde_json::to_vec(report) {
-        text.push(b'\n');
-        let _ = io::stdout().write_all(&text);
-    }
+/// Prints it on one line.
+///
+/// # Errors
+/// When standard output does not take it: a program that waits for the report has none.
+pub(crate) fn print(report: &Report<'_>) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(report).context("making the report")?;
+    text.push(b'\n');
+    let mut output = io::stdout().lock();
+    output
+        .write_all(&text)
+        .and_then(|()| output.flush())
+        .context("writing the report to standard output")
 }
 
 /// Bytes read from the sources in a second. Zeros that were never read are no throughput.

@@ -23,7 +23,7 @@ pub(crate) enum Progress {
     /// Nothing.
     None,
     /// A bar on the terminal.
-    Bar(ProgressBar),
+    Bar { bar: ProgressBar, start: Instant },
     /// A line now and then, since standard error is no terminal.
     Lines { start: Instant, last: Instant },
     /// Lines for a program, as nbdcopy writes them.
@@ -51,7 +51,7 @@ impl Progress {
                 {
                     bar.set_style(style.progress_chars("=> "));
                 }
-                Self::Bar(bar)
+                Self::Bar { bar, start: Instant::now() }
             }
             Some(ProgressChoice::Bar) => {
                 let now = Instant::now();
@@ -63,7 +63,7 @@ impl Progress {
     /// The bar, for whoever prints beside it.
     pub(crate) fn bar(&self) -> Option<ProgressBar> {
         match self {
-            Self::Bar(bar) => Some(bar.clone()),
+            Self::Bar { bar, .. } => Some(bar.clone()),
             _ => None,
         }
     }
@@ -85,7 +85,7 @@ impl Progress {
         let moved = totals.finished();
         match self {
             Self::None => {}
-            Self::Bar(bar) => {
+            Self::Bar { bar, .. } => {
                 bar.set_position(parts(share, STEPS));
                 bar.set_message(BinaryBytes(moved).to_string());
             }
@@ -113,21 +113,28 @@ impl Progress {
 
     /// The lanes are over.
     pub(crate) fn finish(&mut self, done: bool, totals: &Counts) {
+        let moved = BinaryBytes(totals.finished());
+        let sum = |percent, start: &Instant| {
+            line(&format!("{percent} %, {moved} in {:.1} s", start.elapsed().as_secs_f64()));
+        };
         match self {
             Self::None => {}
-            Self::Bar(bar) if done => {
-                bar.set_message(BinaryBytes(totals.finished()).to_string());
-                bar.finish();
+            // A bar that stays ends in no newline, and the next line would be written behind it.
+            Self::Bar { bar, start } => {
+                let percent = percent_shown(bar);
+                bar.finish_and_clear();
+                sum(if done { 100 } else { percent }, start);
             }
-            Self::Bar(bar) => bar.abandon(),
-            Self::Lines { start, .. } if done => {
-                let (moved, time) = (BinaryBytes(totals.finished()), start.elapsed());
-                line(&format!("100 %, {moved} in {:.1} s", time.as_secs_f64()));
-            }
+            Self::Lines { start, .. } if done => sum(100, start),
             Self::Descriptor { to, .. } if done => write_share(to, 100),
             Self::Lines { .. } | Self::Descriptor { .. } => {}
         }
     }
+}
+
+/// What the bar shows, in percent.
+fn percent_shown(bar: &ProgressBar) -> u64 {
+    bar.position() * 100 / STEPS
 }
 
 /// A share as a whole number of `steps`.
