@@ -83,10 +83,15 @@ pub struct LaneSettings {
     pub manifest: Option<PathBuf>,
     /// A resume journal: made if it is not there, else what it calls safe is not moved again.
     pub journal: Option<PathBuf>,
+    /// The journal stays when all is copied and flushed, for a caller whose work goes on: a run
+    /// over the same list then finds this lane done. Otherwise it is removed.
+    pub keep_journal: bool,
     /// FLUSH the target whenever this much time has passed since the last one, so that a resumed
     /// lane has little to do again.
     pub flush_interval: Duration,
-    /// A side that makes no progress for this long while something is outstanding has failed.
+    /// A side that makes no progress for this long while something is outstanding is connected
+    /// again, and has failed if it answers nothing for half of that time more; with no retries, at
+    /// once.
     pub deadline: Duration,
     /// Attempts to connect again before a lane fails; the count starts anew with progress, and
     /// what is only done again is none. Zero: the first loss of a connection fails the lane.
@@ -119,6 +124,7 @@ impl Default for LaneSettings {
             digest: None,
             manifest: None,
             journal: None,
+            keep_journal: false,
             flush_interval: Duration::from_secs(30),
             deadline: Duration::from_secs(30),
             retries: 5,

@@ -247,8 +247,8 @@ fn a_line_that_freezes_and_thaws_only_delays_the_lane() {
             scope.spawn(|| {
                 assert!(line.wait_for_bytes(300 * KIB, 0, lanes::HANG));
                 line.freeze();
-                // The lane notices at half of its deadline, and comes back by the other half.
-                std::thread::sleep(DEADLINE * 2 / 3);
+                // The lane notices after its deadline, and has half of another to come back.
+                std::thread::sleep(DEADLINE * 5 / 2);
                 line.thaw();
             });
             let settings = LaneSettings { deadline: DEADLINE * 2, ..patient(way) };

@@ -192,11 +192,13 @@ pub(crate) struct CopyOptions {
     ///
     /// The same command goes on where the last run was stopped. A journal of another source or
     /// target is refused. With --lanes, a folder with 0.journal, 1.journal ... in the order of the
-    /// lanes.
+    /// lanes, which are removed when all lanes are done.
     #[arg(long, value_name = "JOURNAL", help_heading = SAFETY)]
     pub(crate) resume: Option<PathBuf>,
 
-    /// A side that gives no answer for this long has failed
+    /// A side that makes no progress for this long is connected again, or has failed
+    ///
+    /// It has half of that time more to come back.
     #[arg(
         long, value_name = "TIME", default_value = "30s", value_parser = positive_duration,
         help_heading = FAULTS

@@ -262,6 +262,8 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
         let inside = |folder: &PathBuf, kind| folder.join(format!("{index}.{kind}"));
         settings.manifest = options.manifest.as_ref().map(|folder| inside(folder, "manifest"));
         settings.journal = options.resume.as_ref().map(|folder| inside(folder, "journal"));
+        // Until all lanes are done, the same command finds those that are.
+        settings.keep_journal = true;
         lanes.push(LaneRequest { source, target, settings });
     }
     Ok(lanes)
@@ -354,6 +356,7 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
         digest: options.digest.0,
         manifest: None,
         journal: None,
+        keep_journal: false,
         flush_interval: options.flush_interval,
         deadline: options.deadline,
         retries: options.retries,

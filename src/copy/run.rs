@@ -1,6 +1,7 @@
 //! Runs the mover, watches it, and tells how it went.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     for folder in &request.folders {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
+    let kept = request.lanes.iter().filter(|lane| lane.settings.keep_journal);
+    let journals: Vec<PathBuf> = kept.filter_map(|lane| lane.settings.journal.clone()).collect();
     let slot = interrupt::listen(Arc::clone(&console))?;
     let transport =
         if options.server_stdio { ServerTransport::Stdio } else { ServerTransport::Activation };
@@ -73,6 +76,11 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     // They are ended here, and their last words come before ours.
     drop(servers);
     let exit = Exit::of_lanes(outcomes.iter().map(|outcome| outcome.exit));
+    if exit == Exit::Done {
+        for journal in &journals {
+            fs::remove_file(journal).with_context(|| format!("removing {}", journal.display()))?;
+        }
+    }
     progress.finish(exit == Exit::Done, &report.totals());
     telling.end(&report, &outcomes);
     if options.json

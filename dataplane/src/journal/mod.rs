@@ -39,7 +39,7 @@ pub use lines::{Identity, Side, Witness};
 pub const MAX_SAFE_AREAS: usize = 1 << 20;
 
 /// Witnesses that a resumed journal gives: the last ones.
-pub const MAX_WITNESSES: usize = 8;
+pub const MAX_WITNESSES: usize = 32;
 
 /// Bytes that a witness covers at most.
 pub const MAX_WITNESS_BYTES: usize = 4096;

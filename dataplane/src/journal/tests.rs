@@ -113,13 +113,13 @@ fn many_areas_become_several_lines_and_one_set() {
 fn only_the_last_witnesses_are_kept() {
     let (_folder, path) = place();
     let mut journal = Journal::create(&path, &identity()).unwrap();
-    let witnesses: Vec<_> = (0..20).map(|offset| Witness::of(offset, b"x")).collect();
+    let witnesses: Vec<_> = (0..40).map(|offset| Witness::of(offset, b"x")).collect();
     for witness in &witnesses {
         journal.append([], Some(witness)).unwrap();
     }
     drop(journal);
     let kept = Journal::resume(&path, &identity()).unwrap().witnesses;
-    assert_eq!(kept, witnesses[20 - MAX_WITNESSES..]);
+    assert_eq!(kept, witnesses[40 - MAX_WITNESSES..]);
 }
 
 #[test]

@@ -227,10 +227,10 @@ impl Task {
         };
         let resumed = Journal::resume_or_create(&path, &identity)
             .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
-        let safe = resumed.safe.intersect(&areas);
+        let mut safe = resumed.safe.intersect(&areas);
         if !safe.is_empty() && self.settings.manifest.is_some() {
-            let what = "the journal resumes a copy whose first digests are gone; leave --manifest out, or remove the journal to start anew";
-            return Err(Refusal::Fault(Fault::Request(what.into())));
+            self.note("the digests of what the journal calls safe went with the run that was interrupted: all of it is moved again");
+            safe = AreaSet::new();
         }
         self.live.skipped.add(safe.total());
         if !self.target_can_flush() {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Completion, Op, Token};
 use crate::fault::{Cause, Fault, Side};
-use crate::journal::Witness;
 use crate::nbd::{Command, CommandFlags, NbdError, Request};
-use crate::plan::{AreaSet, Segment, SegmentKind};
+use crate::plan::{Area, AreaSet, Segment, SegmentKind};
+use crate::settings::Extent;
 
 use super::context::Context;
 use super::role::Role;
@@ -22,6 +22,10 @@ use super::slots::Cookie;
 use super::strand::TargetSide;
 use super::task::{Phase, Task};
 
+/// Bytes of a witness at most.
+pub(super) const WITNESS_BYTES: u64 = 4096;
+/// Witnesses that are taken after a FLUSH.
+const WITNESSES: usize = 4;
 /// Separate areas that may wait for a FLUSH; past that one is sent, whatever the time.
 const UNFLUSHED_AREAS: usize = 16 << 10;
 
@@ -267,27 +271,52 @@ impl Task {
         if self.journal.is_some()
             && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0)
         {
-            return self.probe_witness(context);
+            return self.probe_witnesses(context);
         }
         self.unflushed.covered = None;
         self.end_after_flush();
     }
 
-    /// The area that a witness is taken from: the last data that the FLUSH covered.
-    pub(super) fn witness_place(&self) -> Option<(u64, u64)> {
-        let covered = self.unflushed.covered.as_ref()?;
-        covered.data.as_slice().last().map(|area| (area.start, area.length))
+    /// The ranges that witnesses are taken from, among the data that the FLUSH covered: the start
+    /// of the last changed area, and some at random. Areas that were rounded out to clusters begin
+    /// and end with bytes that are the same in the layer below; those tell nothing.
+    pub(super) fn witness_places(&self) -> Vec<Area> {
+        let Some(covered) = &self.unflushed.covered else {
+            return Vec::new();
+        };
+        let changed = match &self.settings.extent {
+            Extent::Areas(areas) => covered.data.intersect(areas),
+            Extent::Whole | Extent::Bitmap(_) => covered.data.clone(),
+        };
+        let areas = changed.as_slice();
+        let Some(last) = areas.last() else {
+            return Vec::new();
+        };
+        let mut places = vec![Area::new(last.start, last.length.min(WITNESS_BYTES))];
+        let mut random = self.live.acknowledged.get() ^ self.index as u64;
+        for _ in 1..WITNESSES {
+            // A multiplicative hash is random enough to spread them.
+            random = (random + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+            let area = areas[usize::try_from(random % areas.len() as u64).unwrap_or(0)];
+            let length = area.length.min(WITNESS_BYTES);
+            let at = random % (area.length - length + 1) / WITNESS_BYTES * WITNESS_BYTES;
+            places.push(Area::new(area.start + at, length));
+        }
+        places
     }
 
     /// Writes into the journal what the FLUSH covered.
-    pub(super) fn journal_flushed(&mut self, witness: Option<Witness>, context: &mut Context<'_>) {
+    pub(super) fn journal_flushed(&mut self, context: &mut Context<'_>) {
         let covered = self.unflushed.covered.take().unwrap_or_default();
+        let made = std::mem::take(&mut self.made);
         if let Some(journal) = &mut self.journal {
             let mut safe = covered.data;
             for area in covered.zero.iter() {
                 safe.insert(area);
             }
-            if let Err(e) = journal.append(safe.iter(), witness.as_ref()) {
+            // The witnesses go first: what is called safe is never without them.
+            let witnessed = made.iter().try_for_each(|witness| journal.append([], Some(witness)));
+            if let Err(e) = witnessed.and_then(|()| journal.append(safe.iter(), None)) {
                 let what = "cannot write the resume journal".into();
                 self.journal = None;
                 return self.fail(

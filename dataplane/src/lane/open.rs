@@ -85,6 +85,8 @@ impl Task {
             best_acknowledged: 0,
             journal: None,
             probe: None,
+            places: Vec::new(),
+            made: Vec::new(),
             witnesses: Vec::new(),
             inspector: Inspector::default(),
             runs: Vec::new(),

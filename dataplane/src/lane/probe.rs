@@ -9,13 +9,11 @@ use crate::journal::Witness;
 use crate::nbd::{Command, CommandFlags, ReplyMode, Request};
 
 use super::context::Context;
+use super::durable::WITNESS_BYTES;
 use super::replies::{Go, Heard};
 use super::slots::Cookie;
 use super::strand::{SourceSide, TargetSide};
 use super::task::{Phase, Task};
-
-/// Bytes of a witness at most.
-const WITNESS_BYTES: u64 = 4096;
 
 /// A read of a few bytes that is in flight.
 pub(super) struct Probe {
@@ -31,13 +29,18 @@ pub(super) struct Probe {
 }
 
 impl Task {
-    /// Reads back a range of what the FLUSH covered.
-    pub(super) fn probe_witness(&mut self, context: &mut Context<'_>) {
-        match self.witness_place() {
-            Some((offset, length)) => {
-                self.begin_probe(Side::Target, offset, length.min(WITNESS_BYTES), None, context)
+    /// Reads back some ranges of what the FLUSH covered.
+    pub(super) fn probe_witnesses(&mut self, context: &mut Context<'_>) {
+        self.places = self.witness_places();
+        self.probe_next_witness(context);
+    }
+
+    fn probe_next_witness(&mut self, context: &mut Context<'_>) {
+        match self.places.pop() {
+            Some(place) => {
+                self.begin_probe(Side::Target, place.start, place.length, None, context);
             }
-            None => self.journal_flushed(None, context),
+            None => self.journal_flushed(context),
         }
     }
 
@@ -200,6 +203,8 @@ impl Task {
     pub(super) fn probe_lost(&mut self, side: Side) {
         if self.probe.as_ref().is_some_and(|probe| probe.side == side) {
             let probe = self.probe.take();
+            self.places.clear();
+            self.made.clear();
             if let Some(witness) = probe.and_then(|probe| probe.compare) {
                 self.witnesses.push(witness);
             }
@@ -211,8 +216,8 @@ impl Task {
             return;
         };
         let Some(witness) = probe.compare else {
-            let witness = probe.bytes.map(|bytes| Witness::of(probe.offset, &bytes));
-            return self.journal_flushed(witness, context);
+            self.made.extend(probe.bytes.map(|bytes| Witness::of(probe.offset, &bytes)));
+            return self.probe_next_witness(context);
         };
         let side = probe.side;
         if !probe.bytes.is_some_and(|bytes| witness.matches(&bytes)) {

@@ -58,8 +58,12 @@ impl Task {
         let (retries, salt) = (self.settings.retries, (self.index as u64) << 8 | strand as u64);
         let first_wait = self.settings.backoff;
         if let Some(link) = self.strands[strand].link(side) {
-            let progress_at = link.liveness.progress_at;
-            link.liveness.lost_at.get_or_insert(progress_at);
+            // A side that was waited for through a whole deadline has half of another to come back.
+            let since = match cause {
+                Cause::Deadline { deadline, .. } => context.now - deadline / 2,
+                _ => link.liveness.progress_at,
+            };
+            link.liveness.lost_at.get_or_insert(since);
         }
         let fails_at = self.fails_at(strand, side);
         let Some(link) = self.strands[strand].link(side) else {
@@ -217,7 +221,7 @@ impl Task {
 
     /// Why a side has to be given up by now, if it has.
     pub(super) fn overdue(&mut self, strand: usize, side: Side, now: Instant) -> Option<Cause> {
-        let (deadline, retries) = (self.settings.deadline, self.settings.retries);
+        let deadline = self.settings.deadline;
         if matches!(self.phase, Phase::Closing | Phase::Over) || self.strands[strand].abandoned {
             return None;
         }
@@ -231,9 +235,9 @@ impl Task {
             return None;
         }
         let late = match (link.session.is_some(), link.is_ready()) {
-            // Half of the deadline is for noticing, the other half for coming back.
+            // One that was lost and has answered nothing since is not waited for as long again.
             (_, true) => {
-                let patience = if retries == 0 { deadline } else { deadline / 2 };
+                let patience = if fails_at.is_some() { deadline / 2 } else { deadline };
                 let quiet = now.duration_since(link.liveness.progress_at.max(link.liveness.since))
                     > patience;
                 quiet

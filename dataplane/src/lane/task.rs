@@ -17,7 +17,7 @@ use crate::engine::{Completion, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::journal::{Journal, Witness};
 use crate::nbd::NbdError;
-use crate::plan::Segment;
+use crate::plan::{Area, Segment};
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -85,6 +85,9 @@ pub(crate) struct Task {
     pub(super) best_acknowledged: u64,
     pub(super) journal: Option<Journal>,
     pub(super) probe: Option<Probe>,
+    /// Ranges that are still to be read back for the journal, and the witnesses made so far.
+    pub(super) places: Vec<Area>,
+    pub(super) made: Vec<Witness>,
     /// Witnesses of a resumed journal that are still to be compared.
     pub(super) witnesses: Vec<Witness>,
     pub(super) inspector: Inspector,
@@ -347,7 +350,7 @@ impl Task {
 
     fn complete_files(&mut self) -> Result<(), Fault> {
         self.inspector.finish()?;
-        if let Some(journal) = self.journal.take() {
+        if let Some(journal) = self.journal.take().filter(|_| !self.settings.keep_journal) {
             let path = journal.path().display().to_string();
             journal.finish().map_err(|e| Fault::Local {
                 what: format!("cannot end the journal {path}"),

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::issue::{bytes, index, slot_of};
 use super::replies::{Go, described};
 use super::role::Role;
-use super::slots::{Slot, SlotIndex, SlotState};
+use super::slots::{SlotIndex, SlotState};
 use super::strand::TargetSide;
 use super::task::Task;
 
@@ -31,12 +31,11 @@ impl Task {
 
     /// Writes what was read while the target was away.
     pub(super) fn write_loaded(&mut self, strand: usize, context: &mut Context<'_>) {
-        loop {
-            let waits =
-                |slot: &Slot| usize::from(slot.strand) == strand && slot.state == SlotState::Loaded;
-            let found = self.slots.used().find(|(_, slot)| waits(slot));
-            let Some((slot, _)) = found else { return };
-            self.write_slot(slot, context);
+        for slot in self.slots.indices() {
+            let entry = &self.slots[slot];
+            if usize::from(entry.strand) == strand && entry.state == SlotState::Loaded {
+                self.write_slot(slot, context);
+            }
         }
     }
 
