@@ -195,6 +195,8 @@ fn copies_in_a_process_of_its_own() {
     let way = Way { engine: EngineChoice::Auto, payload: PayloadChoice::Auto };
     let settings = LaneSettings {
         flush_interval: Duration::from_millis(of("COPY_INTERVAL_MS").parse().unwrap()),
+        // What was made zero and flushed would be left alone by the next run, and not be counted.
+        extents: false,
         ..journalled(way, Path::new(&of("COPY_JOURNAL")))
     };
     let report = copied(way, &source, &of("COPY_TARGET"), settings);
