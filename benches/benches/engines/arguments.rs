@@ -10,8 +10,12 @@ pub(crate) struct Arguments {
     pub(crate) rounds: usize,
     /// Bytes of each run.
     pub(crate) bytes: u64,
-    /// Only contenders whose name holds this.
+    /// Only the contender of this name, or those whose name holds this.
     pub(crate) only: String,
+    /// Only scenarios with this many lanes.
+    pub(crate) lanes: Option<usize>,
+    /// Only scenarios with requests of this many bytes.
+    pub(crate) request: Option<usize>,
     /// Where the results go: this path with `.txt`, `.json` and `.svg`.
     pub(crate) out: Option<PathBuf>,
 }
@@ -33,6 +37,8 @@ impl Arguments {
             rounds: 1,
             bytes: 64 << 20,
             only: String::new(),
+            lanes: None,
+            request: None,
             out: None,
         };
         while let Some(name) = given.next() {
@@ -45,6 +51,8 @@ impl Arguments {
                 "--rounds" => parsed.rounds = number(&value)?,
                 "--mib" => parsed.bytes = number::<u64>(&value)? << 20,
                 "--only" => parsed.only = value,
+                "--lanes" => parsed.lanes = Some(number(&value)?),
+                "--request-kib" => parsed.request = Some(number::<usize>(&value)? << 10),
                 "--out" => parsed.out = Some(value.into()),
                 "--redraw" => parsed.mode = Mode::Redraw(value.into()),
                 "--contender" => {
@@ -80,7 +88,7 @@ fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {
 
 fn usage(near: &str) -> io::Error {
     let what = format!(
-        "cannot make sense of {near}; the options are --rounds N, --mib N, --only NAME, --out PREFIX, --redraw PREFIX"
+        "cannot make sense of {near}; the options are --rounds N, --mib N, --only NAME, --lanes N, --request-kib N, --out PREFIX, --redraw PREFIX"
     );
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }

@@ -6,7 +6,8 @@
 //! round, so that a noisy minute hits all of them.
 //!
 //! ```text
-//! cargo bench -p blockferry-benches --bench engines -- [--rounds N] [--mib N] [--only NAME] [--out PREFIX]
+//! cargo bench -p blockferry-benches --bench engines -- [--rounds N] [--mib N] [--only NAME]
+//!     [--lanes N] [--request-kib N] [--out PREFIX]
 //! cargo bench -p blockferry-benches --bench engines -- --redraw PREFIX
 //! ```
 
@@ -58,7 +59,11 @@ fn measure(arguments: &Arguments) -> io::Result<Results> {
     let mut scenarios: Vec<Scenario> = Vec::new();
     for lanes in [1, 16] {
         for request in [1 << 20, 256 << 10] {
-            scenarios.push(Scenario::new(lanes, request, &arguments.only));
+            let wanted = arguments.lanes.is_none_or(|n| n == lanes)
+                && arguments.request.is_none_or(|n| n == request);
+            if wanted {
+                scenarios.push(Scenario::new(lanes, request, &arguments.only));
+            }
         }
     }
     for round in 0..arguments.rounds {

@@ -83,11 +83,12 @@ pub(crate) fn load() -> String {
 impl Scenario {
     pub(crate) fn new(lanes: usize, request: usize, only: &str) -> Self {
         let contenders = movers::ALL.iter().map(|contender| contender.name);
+        let one = contenders.clone().any(|name| name == only);
         Self {
             lanes,
             request,
             contenders: contenders
-                .filter(|name| name.contains(only))
+                .filter(|name| if one { *name == only } else { name.contains(only) })
                 .map(|name| Measurements { name: name.to_owned(), rounds: Vec::new() })
                 .collect(),
         }
