@@ -33,7 +33,7 @@ const QUEUE_BYTES: usize = 128 << 10;
 /// How long a session whose near end has gone may take to hand what is left to the socket. At the
 /// regular end of a connection that is a few bytes for which there is room at once; only a server
 /// that has stopped reading makes it wait.
-pub(super) const LINGER: Duration = Duration::from_millis(500);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A session; its own thread runs it.
 pub(super) struct Session {
