@@ -4,14 +4,14 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// Where adapting starts, in bytes. Larger requests cost less of the mover, smaller ones keep more
-/// of them in flight; see benches/runs for what each export likes.
+/// of them in flight. The runs in benches/runs were made with this one.
 const FIRST_BYTES: u32 = 1 << 20;
 /// A trial is judged after this many bytes at the earliest ...
 const TRIAL_BYTES: u64 = 48 << 20;
 /// ... and after this time.
 const TRIAL_TIME: Duration = Duration::from_millis(250);
-/// A length is kept when its rate is better by this share, in percent. A small gain is not worth
-/// it: off the first length, the mover's own CPU grows faster than the rate.
+/// A length is kept when its rate is better by this share, in percent. A small gain is
+/// within what two trials of one length differ by.
 const BETTER_PERCENT: u64 = 25;
 /// Nothing is tried for this many trials at first, for a short lane has nothing to gain; and after
 /// both neighbours were tried in vain, then doubled each time, up to [`LONGEST_REST`].
