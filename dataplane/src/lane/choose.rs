@@ -6,7 +6,7 @@ use crate::manifest::ManifestWriter;
 use crate::nbd::Session;
 use crate::plan::AreaSet;
 use crate::report::PayloadKind;
-use crate::settings::{Extent, PayloadChoice};
+use crate::settings::{Extent, LaneSettings, PayloadChoice};
 
 use super::adapt::Adapt;
 use super::context::Context;
@@ -168,7 +168,8 @@ impl Task {
             .settings
             .request_bytes
             .map(|bytes| (1 << bytes.max(1).ilog2()).max(least).min(limit));
-        self.adapt = Adapt::new(fixed, &self.settings.adapt_bytes, limit, context.now);
+        let LaneSettings { adapt_bytes, in_flight_bytes, .. } = &self.settings;
+        self.adapt = Adapt::new(fixed, adapt_bytes, limit, *in_flight_bytes, context.now);
         Ok(())
     }
 

@@ -30,7 +30,10 @@ impl Task {
         let depth = if self.settings.synchronous { 1 } else { self.settings.requests };
         let bytes = u64::from(self.adapt.request_bytes()).min(self.data_max);
         // Two requests, so that one is read while the other is written, however many lanes share.
-        let fair = fair_bytes.max(2 * bytes).min(self.settings.in_flight_bytes);
+        let fair = fair_bytes
+            .min(self.adapt.window_bytes())
+            .max(2 * bytes)
+            .min(self.settings.in_flight_bytes);
         let fits = self.slots.data_bytes == 0 || self.slots.data_bytes + bytes <= fair;
         let strand = &self.strands[strand];
         let in_order = matches!(strand.source, SourceSide::Stream { .. }) && strand.in_flight > 0;
