@@ -6,6 +6,7 @@ use crate::manifest::{ManifestError, ManifestWriter};
 use crate::plan::{Segment, SegmentKind};
 use crate::zero::zero_runs;
 
+use super::slots::SlotIndex;
 use super::task::Task;
 
 /// What is looked for in each block, and where digests go.
@@ -69,9 +70,10 @@ impl Task {
         self.inspector.record_zero(piece);
     }
 
-    /// The runs of zeros and data in a block, in a list that is given back to `self.runs`.
-    pub(super) fn take_runs_of(&mut self, buf: &[u8], piece: Segment) -> Vec<Segment> {
-        let mut runs = std::mem::take(&mut self.runs);
+    /// Finds the runs of zeros and data in a slot's block: they are the slot's from now on.
+    pub(super) fn find_runs(&mut self, slot: SlotIndex, buf: &[u8]) {
+        let piece = self.slots[slot].piece;
+        let mut runs = std::mem::take(&mut self.slots[slot].runs);
         runs.clear();
         let zeroes = !self.settings.allocated && self.can_zero;
         let granularity = self.inspector.sparse_bytes.filter(|_| zeroes);
@@ -89,6 +91,6 @@ impl Task {
                 }));
             }
         }
-        runs
+        self.slots[slot].runs = runs;
     }
 }

@@ -89,7 +89,6 @@ impl Task {
             made: Vec::new(),
             witnesses: Vec::new(),
             inspector: Inspector::default(),
-            runs: Vec::new(),
             fault: None,
             starved: false,
             not_before: None,

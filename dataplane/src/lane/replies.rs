@@ -222,10 +222,10 @@ impl Task {
             // Without an answer the zeros are written.
             Some(Cookie::TargetStatus) => self.target_zeros.answered(),
             Some(Cookie::Flush(number)) => self.flush_ended(number, outcome, context)?,
-            Some(Cookie::Slot { index, generation, .. })
+            Some(Cookie::Slot { index, generation, part })
                 if self.is_writing(index, generation, strand) =>
             {
-                return self.write_ended(strand, index, outcome, context);
+                return self.write_ended(strand, (index, part), outcome, context);
             }
             _ => {
                 return Err(Cause::Protocol(format!(

@@ -46,6 +46,9 @@ pub(super) struct Slot {
     pub(super) zeroed: bool,
     /// Its data are written and its runs of zeros are yet to be made; the buffer tells where.
     pub(super) zeros_wait: bool,
+    /// The runs of zeros and data that it is written in, by the part of their requests' cookies;
+    /// empty where it is written as a whole. Its memory is used again.
+    pub(super) runs: Vec<Segment>,
     /// Counted in [`Slots::with_zeros`].
     with_zeros: bool,
     pub(super) since: std::time::Instant,
@@ -138,6 +141,7 @@ impl Slots {
             again: false,
             zeroed: false,
             zeros_wait: false,
+            runs: Vec::new(),
             with_zeros: false,
             since: now,
             number: 0,
@@ -177,6 +181,7 @@ impl Slots {
         slot.again = false;
         slot.zeroed = false;
         slot.zeros_wait = false;
+        slot.runs.clear();
         self.stamp(index, now);
         match piece.kind {
             SegmentKind::Data => self.data_bytes += piece.length,
@@ -199,6 +204,12 @@ impl Slots {
         self.requests += 1;
         let slot = &mut self.slots[usize::from(index)];
         (slot.since, slot.number) = (now, self.requests);
+    }
+
+    /// The range that a request about a slot is about.
+    pub(super) fn asked_for(&self, index: SlotIndex, part: u16) -> Segment {
+        let slot = &self[index];
+        slot.runs.get(usize::from(part)).copied().unwrap_or(slot.piece)
     }
 
     /// Whether so many requests were made after this one's that it must have been forgotten.

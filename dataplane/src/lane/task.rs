@@ -17,7 +17,7 @@ use crate::engine::{Completion, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::journal::{Journal, Witness};
 use crate::nbd::NbdError;
-use crate::plan::{Area, Segment};
+use crate::plan::Area;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -91,8 +91,6 @@ pub(crate) struct Task {
     /// Witnesses of a resumed journal that are still to be compared.
     pub(super) witnesses: Vec<Witness>,
     pub(super) inspector: Inspector,
-    /// Runs of zeros and data of the block in hand; its memory is used again.
-    pub(super) runs: Vec<Segment>,
     pub(super) fault: Option<Fault>,
     /// The thread's pool had no block left: try again when one is free.
     pub(super) starved: bool,
