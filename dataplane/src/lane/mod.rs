@@ -17,6 +17,7 @@ mod context;
 mod conveying;
 mod coverage;
 mod durable;
+mod fineness;
 mod inspect;
 mod issue;
 mod link;
