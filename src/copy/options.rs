@@ -52,7 +52,9 @@ pub(crate) struct CopyOptions {
 
     /// What is written: as SOURCE, or null: to throw everything away
     ///
-    /// A regular file is created, or cut to the size of the source.
+    /// A regular file is created, or gets the size of the source: with --changed, --bitmap or
+    /// --resume what it holds stays otherwise, and what lies behind that size is cut off. A block
+    /// device must not be smaller than the source.
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<OsString>,
 

@@ -1,7 +1,7 @@
 //! Opening a lane: both sides, then all that depends on what they are.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -33,7 +33,9 @@ use super::work::Work;
 /// Bytes of a payload in one request that every server takes (NBD specification, "block size
 /// constraints").
 pub(super) const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
-/// The same, for the bound on what a server may send.
+/// Major and minor number of `/dev/null` (Linux, Documentation/admin-guide/devices.txt).
+const NULL_DEVICE: (u32, u32) = (1, 3);
+/// The same as [`PAYLOAD_MAX`], for the bound on what a server may send.
 const PAYLOAD_LIMIT: u32 = 32 << 20;
 
 impl Task {
@@ -122,6 +124,7 @@ impl Task {
                     .read(true)
                     .open(path)
                     .map_err(|e| (Some(Side::Source), open_failed(e)))?;
+                check_end(&file).map_err(|e| (Some(Side::Source), e))?;
                 match size_of(&file).map_err(|e| (Some(Side::Source), open_failed(e)))? {
                     Some(size) => {
                         self.size = Some(size);
@@ -133,10 +136,13 @@ impl Task {
                     },
                 }
             }
-            Endpoint::Stream(fd) => SourceSide::Stream {
-                stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
-                at: 0,
-            },
+            Endpoint::Stream(fd) => {
+                check_end(fd).map_err(|e| (Some(Side::Source), e))?;
+                SourceSide::Stream {
+                    stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
+                    at: 0,
+                }
+            }
             Endpoint::Null => {
                 return Err((None, Cause::Unfit("null: can only be a target".into())));
             }
@@ -221,12 +227,18 @@ impl Task {
     }
 
     fn opened_if_ready(&mut self, context: &mut Context<'_>) {
-        if self.phase == Phase::Opening && self.strands[0].is_ready() {
-            match self.opened(context) {
-                Ok(()) => {}
-                Err(Refusal::Fault(fault)) => self.fail(fault, context.now),
-                Err(Refusal::Side(side, cause)) => self.fail_side(side, cause, context.now),
-            }
+        if self.phase == Phase::Opening
+            && self.strands[0].is_ready()
+            && let Err(refusal) = self.opened(context)
+        {
+            self.refuse(refusal, context.now);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal, now: std::time::Instant) {
+        match refusal {
+            Refusal::Fault(fault) => self.fail(fault, now),
+            Refusal::Side(side, cause) => self.fail_side(side, cause, now),
         }
     }
 
@@ -256,7 +268,11 @@ impl Task {
         let slots = per_strand.saturating_mul(self.strands.len()).min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
         self.ask_target_for_zeros(context);
-        self.phase = if self.witnesses.is_empty() { Phase::Running } else { Phase::Checking };
+        if self.witnesses.is_empty() {
+            self.begin_running()?;
+        } else {
+            self.phase = Phase::Checking;
+        }
         (self.observer)(&Event::Started {
             lane: self.index,
             size: self.size,
@@ -264,6 +280,19 @@ impl Task {
             reason: &self.reason,
             connections: super::issue::index(self.strands.len()),
         });
+        Ok(())
+    }
+
+    /// Nothing speaks against writing any more: a file that keeps what it has gets the size of the
+    /// source first, longer or shorter.
+    pub(super) fn begin_running(&mut self) -> Result<(), Refusal> {
+        if let (TargetSide::File(file), Some(size)) = (&self.strands[0].target, self.size)
+            && let Err(error) = cut_to(&**file, size)
+        {
+            let what = format!("cannot give it the source's size of {size} bytes");
+            return Err(Refusal::Side(Side::Target, Cause::File { what, error }));
+        }
+        self.phase = Phase::Running;
         Ok(())
     }
 
@@ -286,14 +315,11 @@ impl Task {
                         path.display()
                     ))));
                 }
+                // With anything that stays of it, it gets its size when the lane begins to run.
                 if whole {
                     file.set_len(0).map_err(failed)?;
+                    file.set_len(self.size.unwrap_or(0)).map_err(failed)?;
                     self.target_is_zero = true;
-                }
-                if let Some(size) = self.size
-                    && (whole || file.metadata().map_err(failed)?.len() < size)
-                {
-                    file.set_len(size).map_err(failed)?;
                 }
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
@@ -349,9 +375,34 @@ fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {
     options(true).or_else(|_| options(false))
 }
 
+/// Gives a regular file this size, if it has another; a device has the one that it has.
+fn cut_to(file: &impl AsFd, size: u64) -> io::Result<()> {
+    let stat = rustix::fs::fstat(file)?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if regular && u64::try_from(stat.st_size) != Ok(size) {
+        rustix::fs::ftruncate(file, size)?;
+    }
+    Ok(())
+}
+
 fn stream_of(fd: &Arc<OwnedFd>) -> Result<Rc<Descriptor>, Cause> {
     let own = fd.try_clone().map_err(open_failed)?;
     Ok(Rc::new(Descriptor::stream(own)))
+}
+
+/// Refuses to read what may never end: of character devices only terminals and `/dev/null` are
+/// known to.
+fn check_end(file: &impl AsFd) -> Result<(), Cause> {
+    let stat = rustix::fs::fstat(file).map_err(|e| open_failed(e.into()))?;
+    let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let endless = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && device != NULL_DEVICE
+        && !file.as_fd().is_terminal();
+    if endless {
+        let what = "it is a character device, which may never end; where it does, read it through a pipe (cat DEVICE | ...)";
+        return Err(Cause::Unfit(what.into()));
+    }
+    Ok(())
 }
 
 /// The size of a regular file or block device; `None` for what is read in order.

@@ -13,7 +13,7 @@ use super::durable::WITNESS_BYTES;
 use super::replies::{Go, Heard};
 use super::slots::Cookie;
 use super::strand::{SourceSide, TargetSide};
-use super::task::{Phase, Task};
+use super::task::Task;
 
 /// A read of a few bytes that is in flight.
 pub(super) struct Probe {
@@ -47,7 +47,11 @@ impl Task {
     /// Compares the next witness of a resumed journal; the lane runs when all are.
     pub(super) fn check_witnesses(&mut self, context: &mut Context<'_>) {
         match self.witnesses.pop() {
-            None => self.phase = Phase::Running,
+            None => {
+                if let Err(refusal) = self.begin_running() {
+                    self.refuse(refusal, context.now);
+                }
+            }
             Some(witness) => {
                 let area = witness.area();
                 self.begin_probe(Side::Target, area.start, area.length, Some(witness), context);
