@@ -130,6 +130,24 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether another path or another copy would have to be asked for; all else is a failure of
+    /// this machine, as that of a file system that is full.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => crate::fault::is_about_the_path(source),
+            Self::Failed { .. } => false,
+            Self::InUse { .. }
+            | Self::Missing { .. }
+            | Self::NotAJournal { .. }
+            | Self::Version { .. }
+            | Self::OtherCopy { .. }
+            | Self::Damaged { .. } => true,
+        }
+    }
+}
+
 /// A journal that was there, and what it holds.
 #[derive(Debug)]
 pub struct Resumed {

@@ -226,7 +226,7 @@ impl Task {
             base: None,
         };
         let resumed = Journal::resume_or_create(&path, &identity)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
+            .map_err(|e| beside("cannot use the resume journal", e.is_wrong_request(), &e))?;
         let mut safe = resumed.safe.intersect(&areas);
         if !safe.is_empty() && self.settings.manifest.is_some() {
             self.note("the digests of what the journal calls safe went with the run that was interrupted: all of it is moved again");
@@ -251,7 +251,7 @@ impl Task {
             )));
         };
         let manifest = ManifestWriter::create(path, algorithm, size)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
+            .map_err(|e| beside("cannot begin the manifest", e.is_wrong_request(), &e))?;
         self.inspector.manifest = Some(manifest);
         Ok(())
     }
@@ -296,6 +296,16 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// The refusal for a file beside the copy: what was asked for is wrong, or this machine failed.
+fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
+    let words = error.to_string();
+    Refusal::Fault(if wrong_request {
+        Fault::Request(words)
+    } else {
+        Fault::Local { what: what.into(), error: std::io::Error::other(words) }
+    })
 }
 
 /// Bytes of the shortest request that a side takes; 1 for what is no server.

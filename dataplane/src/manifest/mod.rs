@@ -123,3 +123,15 @@ pub enum ManifestError {
         other: String,
     },
 }
+
+impl ManifestError {
+    /// Whether another path or another manifest would have to be asked for; all else is a failure
+    /// of this machine, as that of a file system that is full.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => crate::fault::is_about_the_path(source),
+            _ => true,
+        }
+    }
+}
