@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Completion, Op, Token};
 use crate::fault::{Cause, Fault, Side};
+use crate::journal::{Entry, JournalError, Witness};
 use crate::nbd::{Command, CommandFlags, NbdError, Request};
 use crate::plan::{Area, AreaSet, Segment, SegmentKind};
 use crate::settings::Extent;
@@ -309,28 +310,50 @@ impl Task {
     pub(super) fn journal_flushed(&mut self, context: &mut Context<'_>) {
         let covered = self.unflushed.covered.take().unwrap_or_default();
         let made = std::mem::take(&mut self.made);
-        if let Some(journal) = &mut self.journal {
-            let mut safe = covered.data;
-            for area in covered.zero.iter() {
-                safe.insert(area);
-            }
-            // The witnesses go first: what is called safe is never without them.
-            let witnessed = made.iter().try_for_each(|witness| journal.append([], Some(witness)));
-            if let Err(e) = witnessed.and_then(|()| journal.append(safe.iter(), None)) {
-                let what = "cannot write the resume journal".into();
-                self.journal = None;
-                return self.fail(
-                    Fault::Local { what, error: std::io::Error::other(e.to_string()) },
-                    context.now,
-                );
-            }
+        if self.journal.is_some()
+            && let Err(fault) = self.journal_safe(covered, made)
+        {
+            self.journal = None;
+            return self.fail(fault, context.now);
         }
         self.end_after_flush();
+    }
+
+    fn journal_safe(&mut self, covered: Acknowledged, made: Vec<Witness>) -> Result<(), Fault> {
+        // What the journal calls safe is not read again: its digests have to be there by then.
+        let manifest = self.inspector.checkpoint()?;
+        let mut safe = covered.data;
+        for area in covered.zero.iter() {
+            safe.insert(area);
+        }
+        // The witnesses go first: what is called safe is never without them.
+        for witness in made {
+            self.note_in_journal(&Entry { witness: Some(witness), ..Entry::default() })?;
+        }
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.append(safe.iter(), manifest.as_ref()).map_err(|e| unwritten(&e))
+    }
+
+    /// Adds a line to the journal, if there is one.
+    pub(super) fn note_in_journal(&mut self, entry: &Entry) -> Result<(), Fault> {
+        match &mut self.journal {
+            Some(journal) => journal.note(entry).map_err(|e| unwritten(&e)),
+            None => Ok(()),
+        }
     }
 
     fn end_after_flush(&mut self) {
         if self.phase == Phase::Flushing {
             self.phase = Phase::Closing;
         }
+    }
+}
+
+fn unwritten(error: &JournalError) -> Fault {
+    Fault::Local {
+        what: "cannot write the resume journal".into(),
+        error: std::io::Error::other(error.to_string()),
     }
 }

@@ -91,6 +91,7 @@ impl Task {
             made: Vec::new(),
             witnesses: Vec::new(),
             inspector: Inspector::default(),
+            manifest_is_complete: false,
             fault: None,
             starved: false,
             not_before: None,
