@@ -214,7 +214,7 @@ impl Task {
     }
 
     /// Takes out what the journal knows to be safe.
-    pub(super) fn resume(&mut self, areas: AreaSet) -> Result<AreaSet, Refusal> {
+    pub(super) fn resume(&mut self, areas: AreaSet, alignment: u64) -> Result<AreaSet, Refusal> {
         let (Some(path), Some(size)) = (self.settings.journal.clone(), self.size) else {
             return Ok(areas);
         };
@@ -237,6 +237,8 @@ impl Task {
         }
         self.journal = Some(resumed.journal);
         self.witnesses = resumed.witnesses;
+        let fresh = resumed.safe.is_empty();
+        let areas = self.keep_place_for_seal(areas, alignment, resumed.seal, fresh);
         Ok(areas.subtract(&safe))
     }
 

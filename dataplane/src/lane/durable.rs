@@ -164,7 +164,7 @@ impl Task {
         }
     }
 
-    fn send_flush(&mut self, context: &mut Context<'_>) {
+    pub(super) fn send_flush(&mut self, context: &mut Context<'_>) {
         let Some(at) = self
             .strands
             .iter()
@@ -174,7 +174,7 @@ impl Task {
         };
         if !self.target_can_flush() {
             // Nothing is known to be safe: a loss of the connection undoes all of it.
-            return self.end_after_flush();
+            return self.end_after_flush(context);
         }
         self.unflushed.begin();
         self.unflushed.last = Some(context.now);
@@ -269,13 +269,17 @@ impl Task {
     }
 
     fn flushed(&mut self, context: &mut Context<'_>) {
+        if self.flushed_seal(context) {
+            self.unflushed.covered = None;
+            return;
+        }
         if self.journal.is_some()
             && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0)
         {
             return self.probe_witnesses(context);
         }
         self.unflushed.covered = None;
-        self.end_after_flush();
+        self.end_after_flush(context);
     }
 
     /// The ranges that witnesses are taken from, among the data that the FLUSH covered: the start
@@ -316,7 +320,7 @@ impl Task {
             self.journal = None;
             return self.fail(fault, context.now);
         }
-        self.end_after_flush();
+        self.end_after_flush(context);
     }
 
     fn journal_safe(&mut self, covered: Acknowledged, made: Vec<Witness>) -> Result<(), Fault> {
@@ -344,9 +348,16 @@ impl Task {
         }
     }
 
-    fn end_after_flush(&mut self) {
-        if self.phase == Phase::Flushing {
-            self.phase = Phase::Closing;
+    fn end_after_flush(&mut self, context: &Context<'_>) {
+        if self.phase != Phase::Flushing {
+            return;
+        }
+        // A lane that failed leaves it for the run that resumes.
+        let sealed = if self.fault.is_none() { self.take_seal_off() } else { Ok(false) };
+        match sealed {
+            Ok(true) => self.phase = Phase::Running,
+            Ok(false) => self.phase = Phase::Closing,
+            Err(fault) => self.fail(fault, context.now),
         }
     }
 }

@@ -29,6 +29,7 @@ mod reading;
 mod recover;
 mod replies;
 mod role;
+mod seal;
 mod slots;
 mod status;
 mod strand;

@@ -23,6 +23,7 @@ use super::durable::Unflushed;
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
+use super::seal::Seal;
 use super::slots::Slots;
 use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -89,6 +90,7 @@ impl Task {
             probe: None,
             places: Vec::new(),
             made: Vec::new(),
+            seal: Seal::default(),
             witnesses: Vec::new(),
             inspector: Inspector::default(),
             manifest_is_complete: false,
@@ -260,7 +262,7 @@ impl Task {
         if self.size.is_some() {
             self.live.planned.add(areas.total());
         }
-        let areas = self.resume(areas)?;
+        let areas = self.resume(areas, alignment)?;
         self.open_manifest()?;
         let ask = self.is_worth_asking(source.as_ref(), &areas);
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
@@ -269,7 +271,7 @@ impl Task {
         let slots = per_strand.saturating_mul(self.strands.len()).min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
         self.ask_target_for_zeros(context);
-        if self.witnesses.is_empty() {
+        if self.witnesses.is_empty() && !self.seal.is_pending() {
             self.begin_running()?;
         } else {
             self.phase = Phase::Checking;

@@ -81,6 +81,7 @@ pub(super) enum Cookie {
     /// Which FLUSH, for one that was given up may still be answered.
     Flush(u16),
     Probe,
+    Seal,
 }
 
 /// A request is forgotten when this many times as many as can be in flight were made after it:
@@ -93,6 +94,7 @@ const STATUS: u16 = SPECIAL;
 const FLUSH: u16 = SPECIAL + 1;
 const PROBE: u16 = SPECIAL + 2;
 const TARGET_STATUS: u16 = SPECIAL + 3;
+const SEAL: u16 = SPECIAL + 4;
 
 impl Cookie {
     pub(super) fn number(self) -> u64 {
@@ -105,6 +107,7 @@ impl Cookie {
             Self::TargetStatus => pack(0, TARGET_STATUS, 0),
             Self::Flush(number) => pack(0, FLUSH, number),
             Self::Probe => pack(0, PROBE, 0),
+            Self::Seal => pack(0, SEAL, 0),
         }
     }
 
@@ -120,6 +123,7 @@ impl Cookie {
             TARGET_STATUS => Self::TargetStatus,
             FLUSH => Self::Flush(part),
             PROBE => Self::Probe,
+            SEAL => Self::Seal,
             index if index < SPECIAL => Self::Slot { index, generation, part },
             _ => return None,
         })
@@ -299,6 +303,7 @@ mod tests {
             Cookie::TargetStatus,
             Cookie::Flush(9),
             Cookie::Probe,
+            Cookie::Seal,
         ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));
         }

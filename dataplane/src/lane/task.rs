@@ -30,6 +30,7 @@ use super::inspect::Inspector;
 use super::link::Happened;
 use super::probe::Probe;
 use super::role::Role;
+use super::seal::Seal;
 use super::slots::Slots;
 use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -89,6 +90,8 @@ pub(crate) struct Task {
     /// Ranges that are still to be read back for the journal, and the witnesses made so far.
     pub(super) places: Vec<Area>,
     pub(super) made: Vec<Witness>,
+    /// What tells the image of this copy from any other, until it is complete.
+    pub(super) seal: Seal,
     /// Witnesses of a resumed journal that are still to be compared.
     pub(super) witnesses: Vec<Witness>,
     pub(super) inspector: Inspector,
@@ -114,7 +117,7 @@ pub(crate) struct Task {
 pub(super) enum Phase {
     /// The first connection to each side is being made.
     Opening,
-    /// A resumed journal's witnesses are compared with both sides.
+    /// A resumed journal's seal and witnesses are compared with both sides, or a seal is set.
     Checking,
     Running,
     /// Nothing is begun any more; what is in flight comes to its end.

@@ -107,7 +107,7 @@ impl Task {
             let run = self.slots.asked_for(slot, part);
             if run.kind == SegmentKind::Zero {
                 self.live.zero.add(run.length);
-                if !self.target_zeros.cover(run) {
+                if !self.is_zero_there(run) {
                     self.slots[slot].parts += 1;
                     self.zero_part(slot, part, run, context);
                 }
