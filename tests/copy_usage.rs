@@ -3,46 +3,18 @@
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
 
+mod blockferry;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use blockferry_doubles::Nbdkit;
+use blockferry::{code, command, copy, folder, run, stderr};
+use blockferry_doubles::{Nbdkit, process};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    command.args(args).current_dir(folder).stdin(Stdio::null());
-    command
-}
-
-fn run(folder: &Path, args: &[&str]) -> Output {
-    command(folder, args).output().unwrap()
-}
-
-fn copy(folder: &Path, line: &str) -> Output {
-    let args: Vec<&str> = ["copy"].into_iter().chain(line.split(' ')).collect();
-    run(folder, &args)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-/// A folder with a file `a` of 1 MiB.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
-    fs::write(folder.path().join("a"), content).unwrap();
-    folder
-}
 
 #[test]
 fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
@@ -283,12 +255,15 @@ fn a_device_that_never_ends_does_not_fill_the_target() {
     let folder = folder();
     fs::write(folder.path().join("b"), "precious").unwrap();
     for device in ["/dev/zero", "/dev/urandom", "/dev/full"] {
-        let named = command(folder.path(), &["copy", device, "b"]).output().unwrap();
+        // One that is read after all is not to fill the disk of this machine.
+        let limited = |copy: Command| process::run(copy, Duration::from_secs(10)).unwrap();
+        let named = limited(command(folder.path(), &["copy", device, "b"]));
         let stdin = fs::File::open(device).unwrap();
-        let redirected = command(folder.path(), &["copy", "-", "b"]).stdin(stdin).output().unwrap();
-        for (output, name) in [(named, device), (redirected, "-")] {
-            let text = stderr(&output);
-            assert_eq!(code(&output), 4, "{text}");
+        let mut redirected = command(folder.path(), &["copy", "-", "b"]);
+        redirected.stdin(stdin);
+        for (output, name) in [(named, device), (limited(redirected), "-")] {
+            let text = output.stderr;
+            assert_eq!(output.status.code(), Some(4), "{text}");
             let says = format!("source {name}: it is a character device");
             assert!(text.contains(&says), "{text}");
         }

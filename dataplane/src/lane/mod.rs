@@ -17,6 +17,7 @@ mod context;
 mod conveying;
 mod coverage;
 mod durable;
+mod file;
 mod fineness;
 mod inspect;
 mod issue;

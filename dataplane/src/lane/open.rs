@@ -1,14 +1,13 @@
 //! Opening a lane: both sides, then all that depends on what they are.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::FileType;
 
 use crate::endpoint::Endpoint;
 use crate::engine::Descriptor;
@@ -20,6 +19,9 @@ use crate::settings::{Extent, LaneSettings};
 use super::adapt::Adapt;
 use super::context::Context;
 use super::durable::Unflushed;
+use super::file::{
+    check_end, cut_to, is_read_only, open_failed, open_for_writing, size_of, stream_of,
+};
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
@@ -34,8 +36,6 @@ use super::work::Work;
 /// Bytes of a payload in one request that every server takes (NBD specification, "block size
 /// constraints").
 pub(super) const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
-/// Major and minor number of `/dev/null` (Linux, Documentation/admin-guide/devices.txt).
-const NULL_DEVICE: (u32, u32) = (1, 3);
 /// The same as [`PAYLOAD_MAX`], for the bound on what a server may send.
 const PAYLOAD_LIMIT: u32 = 32 << 20;
 
@@ -330,6 +330,11 @@ impl Task {
                 let what = format!("source and target are the same device: {}", path.display());
                 return Err(Refusal::Fault(Fault::Request(what)));
             }
+            FileType::BlockDevice if is_read_only(&file) => {
+                // It opens for writing nevertheless, and refuses each write.
+                let what = "the device is read-only".into();
+                return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
+            }
             FileType::BlockDevice => {
                 self.target_size = size_of(&file).map_err(failed)?;
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
@@ -365,56 +370,4 @@ impl Task {
 pub(super) enum Refusal {
     Fault(Fault),
     Side(Side, Cause),
-}
-
-fn open_failed(error: io::Error) -> Cause {
-    Cause::File { what: "cannot open it".into(), error }
-}
-
-fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {
-    let options =
-        |read| OpenOptions::new().read(read).write(true).create(true).truncate(false).open(path);
-    // Reading is needed for nothing but the journal's witnesses.
-    options(true).or_else(|_| options(false))
-}
-
-/// Gives a regular file this size, if it has another; a device has the one that it has.
-fn cut_to(file: &impl AsFd, size: u64) -> io::Result<()> {
-    let stat = rustix::fs::fstat(file)?;
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if regular && u64::try_from(stat.st_size) != Ok(size) {
-        rustix::fs::ftruncate(file, size)?;
-    }
-    Ok(())
-}
-
-fn stream_of(fd: &Arc<OwnedFd>) -> Result<Rc<Descriptor>, Cause> {
-    let own = fd.try_clone().map_err(open_failed)?;
-    Ok(Rc::new(Descriptor::stream(own)))
-}
-
-/// Refuses to read what may never end: of character devices only terminals and `/dev/null` are
-/// known to.
-fn check_end(file: &impl AsFd) -> Result<(), Cause> {
-    let stat = rustix::fs::fstat(file).map_err(|e| open_failed(e.into()))?;
-    let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    let endless = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && device != NULL_DEVICE
-        && !file.as_fd().is_terminal();
-    if endless {
-        let what = "it is a character device, which may never end; where it does, read it through a pipe (cat DEVICE | ...)";
-        return Err(Cause::Unfit(what.into()));
-    }
-    Ok(())
-}
-
-/// The size of a regular file or block device; `None` for what is read in order.
-fn size_of(file: &impl AsFd) -> io::Result<Option<u64>> {
-    let stat = rustix::fs::fstat(file)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(u64::try_from(stat.st_size).ok()),
-        FileType::BlockDevice => Ok(Some(rustix::fs::seek(file, SeekFrom::End(0))?)),
-        FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
-        _ => Ok(None),
-    }
 }
