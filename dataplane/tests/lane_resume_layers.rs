@@ -121,9 +121,12 @@ fn copies_a_layer_in_a_process_of_its_own() {
     copied(way, &source, &of("COPY_TARGET"), settings);
 }
 
+/// What a source has other than its base.
+type Change = fn(&mut [u8]);
+
 /// The changes of two kinds of disks: all bytes of it, and one sector of 8192 of them, which no
 /// sample of the content is likely to meet.
-fn changes() -> [(&'static str, fn(&mut [u8])); 2] {
+fn changes() -> [(&'static str, Change); 2] {
     [
         ("all", |content| content.copy_from_slice(&dense(SIZE, 52))),
         ("one sector", |content| {
