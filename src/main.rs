@@ -10,6 +10,7 @@ mod reference;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use cli::{Cli, Command};
@@ -30,7 +31,11 @@ fn run() -> anyhow::Result<Exit> {
     if let Some(names) = words.options_asked_for() {
         return reference::option_names(names);
     }
-    let matches = Cli::command().get_matches_from(words.plain());
+    let matches = match Cli::command().try_get_matches_from(words.plain()) {
+        // A subcommand's version is that of the program; clap would print it under another name.
+        Err(asked) if asked.kind() == ErrorKind::DisplayVersion => return reference::version(),
+        other => other.unwrap_or_else(|error| error.exit()),
+    };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Completions(options) => reference::completions(&options),

@@ -34,6 +34,11 @@ pub(crate) fn completions(options: &CompletionsOptions) -> anyhow::Result<Exit> 
     print(&script)
 }
 
+/// Prints name and version of the program, whichever subcommand was asked for them.
+pub(crate) fn version() -> anyhow::Result<Exit> {
+    print(Cli::command().render_version().as_bytes())
+}
+
 /// Prints one manual page or writes all of them.
 pub(crate) fn man(options: &ManOptions) -> anyhow::Result<Exit> {
     let mut command = Cli::command();

@@ -3,46 +3,18 @@
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
 
+mod blockferry;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use blockferry_doubles::Nbdkit;
+use blockferry::{code, command, copy, folder, run, stderr};
+use blockferry_doubles::{Nbdkit, process};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    command.args(args).current_dir(folder).stdin(Stdio::null());
-    command
-}
-
-fn run(folder: &Path, args: &[&str]) -> Output {
-    command(folder, args).output().unwrap()
-}
-
-fn copy(folder: &Path, line: &str) -> Output {
-    let args: Vec<&str> = ["copy"].into_iter().chain(line.split(' ')).collect();
-    run(folder, &args)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-/// A folder with a file `a` of 1 MiB.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
-    fs::write(folder.path().join("a"), content).unwrap();
-    folder
-}
 
 #[test]
 fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
@@ -92,6 +64,29 @@ fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
         assert!(stderr(&output).contains(says), "{line}: {}", stderr(&output));
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn what_cannot_be_spliced_is_named_as_it_was_written_and_no_target_is_emptied() {
+    let folder = folder();
+    fs::write(folder.path().join("b"), "precious").unwrap();
+    let uri = "nbd+unix:///?socket=nosuch";
+    for (line, says) in [
+        (format!("- {uri}"), "the source - is a stream"),
+        (format!("{uri} -"), "the target - is a stream"),
+        (format!("a {uri}"), "the source a is a file or device"),
+        (format!("{uri} b"), "the target b is a file or device"),
+        ("a b".to_owned(), "the source a is a file or device"),
+    ] {
+        let args: Vec<&str> =
+            ["copy", "--payload", "splice"].into_iter().chain(line.split(' ')).collect();
+        // Redirected from a file, which is opened as one otherwise.
+        let stdin = fs::File::open(folder.path().join("a")).unwrap();
+        let output = command(folder.path(), &args).stdin(stdin).output().unwrap();
+        assert_eq!(code(&output), 2, "{line}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{line}: {}", stderr(&output));
+    }
+    assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"precious");
 }
 
 #[test]
@@ -256,6 +251,30 @@ fn a_reader_of_standard_output_that_goes_away_is_a_fault_of_the_target() {
 }
 
 #[test]
+fn a_device_that_never_ends_does_not_fill_the_target() {
+    let folder = folder();
+    fs::write(folder.path().join("b"), "precious").unwrap();
+    for device in ["/dev/zero", "/dev/urandom", "/dev/full"] {
+        // One that is read after all is not to fill the disk of this machine.
+        let limited = |copy: Command| process::run(copy, Duration::from_secs(10)).unwrap();
+        let named = limited(command(folder.path(), &["copy", device, "b"]));
+        let stdin = fs::File::open(device).unwrap();
+        let mut redirected = command(folder.path(), &["copy", "-", "b"]);
+        redirected.stdin(stdin);
+        for (output, name) in [(named, device), (limited(redirected), "-")] {
+            let text = output.stderr;
+            assert_eq!(output.status.code(), Some(4), "{text}");
+            let says = format!("source {name}: it is a character device");
+            assert!(text.contains(&says), "{text}");
+        }
+    }
+    assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"precious");
+    // That one is empty, for nbdcopy too.
+    assert_eq!(code(&copy(folder.path(), "/dev/null b")), 0);
+    assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"");
+}
+
+#[test]
 fn lanes_can_come_from_standard_input() {
     use std::io::Write;
     let folder = folder();
@@ -319,7 +338,6 @@ fn help_version_completions_and_manual_pages_are_there() {
     };
     assert!(printed(&["copy", "--help"]).contains("Exit codes:"));
     assert!(printed(&["copy", "-h"]).contains("Examples:"));
-    assert_eq!(printed(&["copy", "-V"]), printed(&["-V"]).replace("blockferry", "blockferry-copy"));
     assert!(printed(&["completions", "bash"]).contains("--request-size"));
     assert!(printed(&["man", "copy"]).contains("request\\-size"));
     printed(&["man", "--dir", "pages"]);
@@ -329,6 +347,18 @@ fn help_version_completions_and_manual_pages_are_there() {
         assert!(long.lines().any(|line| line == option), "{option}");
     }
     assert_eq!(printed(&["copy", "--short-options"]), "-C\n-R\n-S\n-T\n-V\n-h\n-p\n-v\n");
+}
+
+#[test]
+fn a_subcommand_has_the_version_of_the_program_under_its_name() {
+    let folder = folder();
+    let version = concat!("blockferry ", env!("CARGO_PKG_VERSION"), "\n");
+    for line in ["-V", "--version", "copy -V", "copy --version", "copy -V data", "man -V"] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let output = run(folder.path(), &args);
+        assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), version, "{line}");
+    }
 }
 
 #[test]

@@ -17,8 +17,9 @@ use crate::nbd::NbdUri;
 pub enum Endpoint {
     /// An export of an NBD server.
     Nbd(NbdEndpoint),
-    /// A regular file or a block device. As a target, a regular file is created and cut to the
-    /// size of the source; a block device has to be large enough.
+    /// A regular file or a block device. As a target, a regular file is created and has the size
+    /// of the source at the end, also where only changed areas of it are written; a block device
+    /// has to be large enough.
     File(PathBuf),
     /// Read or written in order to its end, of unknown size: a pipe, a terminal, standard input.
     Stream(Arc<OwnedFd>),

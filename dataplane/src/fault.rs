@@ -133,6 +133,19 @@ pub enum Cause {
     },
 }
 
+/// Whether an error of the system says that a path is wrong, rather than that something broke.
+pub(crate) fn is_about_the_path(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!("; the server says: {message}") }
 }

@@ -106,6 +106,54 @@ fn changed_areas_leave_the_rest_of_a_file_alone() {
 }
 
 #[test]
+fn a_file_gets_the_size_of_the_source_also_where_only_changes_are_written() {
+    let dir = folder();
+    let size = (1 << 20) + 777;
+    let content = dense(size, 4);
+    let changed = Area::new(4096, 8192);
+    every_engine(|way| {
+        let source = Hostile::builder().content(&content).start().unwrap();
+        for before in [0, 1000, size, 3 << 20] {
+            for journal in [None, Some(dir.path().join("journal"))] {
+                let target = dir.path().join("target");
+                fs::write(&target, vec![7; before]).unwrap();
+                let areas = AreaSet::from_unsorted([changed], size as u64).unwrap();
+                let extent = Extent::Areas(areas);
+                let settings = LaneSettings { extent, journal, ..settings(way) };
+                let report = ran(way, nbd(&source.uri()), Endpoint::File(target.clone()), settings);
+                assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+                let mut expected = vec![7; before];
+                expected.resize(size, 0);
+                expected[4096..12_288].copy_from_slice(&content[4096..12_288]);
+                assert_same(&expected, &fs::read(&target).unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_file_that_is_refused_keeps_its_length() {
+    let dir = folder();
+    every_engine(|way| {
+        let source = Hostile::builder().size(MIB).start().unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, vec![7; 3 << 20]).unwrap();
+        let outside = AreaSet::from_unsorted([Area::new(2 * MIB, 4096)], u64::MAX).unwrap();
+        let other_journal = dir.path().join("no-journal");
+        fs::write(&other_journal, "something else").unwrap();
+        for settings in [
+            LaneSettings { extent: Extent::Areas(outside.clone()), ..settings(way) },
+            LaneSettings { journal: Some(other_journal), ..settings(way) },
+        ] {
+            let endpoint = Endpoint::File(target.clone());
+            let fault = lanes::fault_of(ran(way, nbd(&source.uri()), endpoint, settings));
+            assert!(matches!(fault, Fault::Request(_)), "{fault}");
+            assert_same(&vec![7; 3 << 20], &fs::read(&target).unwrap());
+        }
+    });
+}
+
+#[test]
 fn a_file_that_shrinks_under_the_lane_is_the_sources_fault() {
     let dir = folder();
     every_engine(|way| {

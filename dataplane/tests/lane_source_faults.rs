@@ -6,7 +6,7 @@
 mod lanes;
 
 use blockferry_dataplane::{LaneSettings, Side};
-use blockferry_doubles::hostile::{Replies, wire};
+use blockferry_doubles::hostile::{Command, Replies, wire};
 use blockferry_doubles::{Fault, Hostile, HostileServer, Nbdkit, Occasion, Trigger};
 use lanes::{
     DEADLINE, MIB, SLACK, Way, assert_no_stale_byte, assert_same, copied, copy, dense, every_way,
@@ -181,6 +181,20 @@ fn block_status_that_fails_is_no_failure_of_the_lane() {
                 ),
             }
         }
+    });
+}
+
+#[test]
+fn block_status_in_extents_of_a_byte_is_given_up_soon() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault(Fault::ManyExtents(16), Trigger::Always)
+            .start()
+            .unwrap();
+        survived(way, &server);
+        let questions = server.count(Command::BlockStatus);
+        assert!(questions <= 16, "{questions} questions, with 16 bytes in each answer");
     });
 }
 

@@ -11,7 +11,8 @@ use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::hostile::{Command, Replies};
 use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Trigger};
 use lanes::{
-    DEADLINE, SLACK, Way, assert_same, copied, copy, dense, every_way, fails, hasty, patient,
+    DEADLINE, SLACK, Way, assert_same, copied, copy, dense, every_engine, every_way, fails, hasty,
+    patient,
 };
 const SIZE: usize = 2 << 20;
 
@@ -102,6 +103,32 @@ fn a_refused_write_zeroes_fails_the_lane() {
             .unwrap();
         let words = refused(way, &target, hasty(way));
         assert!(words.contains("WRITE"), "{words}");
+    });
+}
+
+#[test]
+fn the_request_that_was_refused_is_named_and_not_all_of_its_piece() {
+    // Runs of zeros in between data, found by reading them: several requests for one piece.
+    let mut content = dense(SIZE, 8);
+    for start in (0..SIZE).step_by(64 << 10) {
+        content[start + 8192..start + 20_480].fill(0);
+    }
+    every_engine(|way| {
+        for (occasion, verb) in
+            [(Occasion::Write, "WRITE"), (Occasion::WriteZeroes, "WRITE_ZEROES")]
+        {
+            let source = Hostile::builder().content(&content).start().unwrap();
+            let target =
+                builder().fault_on(occasion, Fault::Error(5), Trigger::Nth(6)).start().unwrap();
+            let settings = LaneSettings { extents: false, ..hasty(way) };
+            let words =
+                fails(way, Side::Target, &source.uri(), &target.uri(), settings, DEADLINE + SLACK);
+            let log = target.log();
+            let request = log.iter().find(|request| request.error != 0).unwrap();
+            assert!(request.length < 64 << 10, "{request:?} is a part");
+            let says = format!("{verb} of {} bytes at {} ", request.length, request.offset);
+            assert!(words.replace([',', ':'], " ").contains(&says), "{words} is of {request:?}");
+        }
     });
 }
 

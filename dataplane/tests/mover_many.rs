@@ -98,6 +98,36 @@ fn lanes_that_wait_for_their_turn_are_all_moved() {
 }
 
 #[test]
+fn no_more_lanes_than_allowed_are_at_work_however_many_threads_share_them() {
+    for (max_lanes, threads) in [(3, 2), (1, 4), (5, 4)] {
+        let (sources, targets) = servers(14);
+        let lanes = lanes_of(&sources, &targets, &LaneSettings::default());
+        let at_work = Arc::new(Mutex::new((0_usize, 0_usize)));
+        let counted = Arc::clone(&at_work);
+        let settings =
+            MoverSettings { max_lanes, threads: Some(threads), ..MoverSettings::default() };
+        let mover = Mover::new(settings).on_event(move |event| {
+            let (now, most) = &mut *counted.lock().unwrap();
+            match event {
+                Event::Started { .. } => {
+                    *now += 1;
+                    *most = (*most).max(*now);
+                }
+                Event::Finished { .. } => *now -= 1,
+                _ => {}
+            }
+        });
+        let running = mover.start(lanes).unwrap();
+        assert!(running.wait_for(HANG));
+        let report = running.wait();
+        assert!(report.lanes.iter().all(|lane| lane.outcome.is_ok()), "{report:?}");
+        let (now, most) = *at_work.lock().unwrap();
+        assert_eq!(now, 0);
+        assert!(most <= max_lanes, "{most} lanes at once, of {max_lanes} that were allowed");
+    }
+}
+
+#[test]
 fn one_full_target_fails_its_lane_and_no_other() {
     every_way(|way| {
         let (sources, mut targets) = servers(8);

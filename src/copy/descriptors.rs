@@ -27,8 +27,6 @@ pub(crate) fn fit(request: &mut CopyRequest) -> anyhow::Result<Option<String>> {
     let connections = request.lanes.iter().map(|lane| lane.settings.connections.max(1)).max();
     let lanes = request.lanes.len().min(request.mover.max_lanes).max(1);
     let threads = request.mover.threads.unwrap_or_else(processors).min(lanes);
-    // Each thread takes as many lanes as any other.
-    let lanes = lanes.next_multiple_of(threads).min(request.lanes.len()).max(lanes);
     let wanted = Load { threads, lanes, connections: connections.unwrap_or(1) };
     let needed = open + wanted.descriptors();
 
@@ -80,8 +78,7 @@ impl Load {
         let shared = left.saturating_sub(PER_THREAD * self.threads as u64);
         let lanes = most(self.per_lane(), shared);
         if lanes >= self.threads {
-            // A thread with fewer lanes than another would be given one more.
-            return Some(Self { lanes: lanes - lanes % self.threads, ..self });
+            return Some(Self { lanes, ..self });
         }
         let lanes = most(self.per_lane() + PER_THREAD, left);
         if lanes > 0 {
@@ -147,7 +144,7 @@ mod tests {
                 };
                 assert!(fitting.descriptors() <= descriptors, "{fitting:?} of {descriptors}");
                 assert!(fitting.connections <= wanted.connections && fitting.connections > 0);
-                assert_eq!(fitting.lanes % fitting.threads, 0, "{fitting:?}");
+                assert!(fitting.lanes >= fitting.threads, "{fitting:?}");
             }
             assert_eq!(wanted.within(wanted.descriptors()), Some(wanted));
         }

@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use blockferry_dataplane::Canceller;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Exit;
@@ -19,6 +19,9 @@ pub(crate) type CancelSlot = Arc<OnceLock<Canceller>>;
 /// Starts to listen. Signals that the caller has had ignored stay so: nohup, and background jobs
 /// of a script.
 pub(crate) fn listen(console: Arc<Console>) -> anyhow::Result<CancelSlot> {
+    // With a handler, a file that grows past ulimit -f is an error of that file, and not the end
+    // of the process; unlike an ignored signal it is not passed on to the servers.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).context("listening for signals")?;
     let slot = CancelSlot::default();
     let ignored = ignored_signals();
     let wanted =

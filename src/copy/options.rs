@@ -52,7 +52,9 @@ pub(crate) struct CopyOptions {
 
     /// What is written: as SOURCE, or null: to throw everything away
     ///
-    /// A regular file is created, or cut to the size of the source.
+    /// A regular file is created, or gets the size of the source: with --changed, --bitmap or
+    /// --resume what it holds stays otherwise, and what lies behind that size is cut off. A block
+    /// device must not be smaller than the source.
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<OsString>,
 
@@ -190,9 +192,9 @@ pub(crate) struct CopyOptions {
 
     /// Note in this file what is safe on the target, and do not move that again
     ///
-    /// The same command goes on where the last run was stopped. A journal of another source or
-    /// target is refused. With --lanes, a folder with 0.journal, 1.journal ... in the order of the
-    /// lanes, which are removed when all lanes are done.
+    /// The same command goes on where the last run was stopped, with its --manifest too. A journal
+    /// of another source or target is refused. With --lanes, a folder with 0.journal, 1.journal ...
+    /// in the order of the lanes, which are removed when all lanes are done.
     #[arg(long, value_name = "JOURNAL", help_heading = SAFETY)]
     pub(crate) resume: Option<PathBuf>,
 

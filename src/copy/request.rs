@@ -157,6 +157,22 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
     let uses = |wanted: fn(&Place) -> bool| {
         lanes.iter().any(|lane| wanted(&lane.source) || wanted(&lane.target))
     };
+    if options.payload == PayloadChoice::Splice {
+        let ends =
+            lanes.iter().flat_map(|lane| [("source", &lane.source), ("target", &lane.target)]);
+        for (side, place) in ends {
+            let what = match place {
+                Place::Uri(_) | Place::Command(_) | Place::Null => continue,
+                Place::Path(_) => "a file or device",
+                Place::Standard => "a stream",
+            };
+            return Err(Refusal::usage(format!(
+                "--payload splice moves data between sockets, and the {side} {} is {what}: \
+                 take auto or pooled",
+                place.name()
+            )));
+        }
+    }
     let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);
     let refusal = if options.json && to_standard_output {
         "--json prints to standard output, where TARGET - puts the data: take a file as TARGET"

@@ -1,6 +1,5 @@
 //! The lines of a journal: what they say, and how they are read back.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -8,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{JournalError, MAX_SAFE_AREAS, MAX_WITNESS_BYTES, MAX_WITNESSES};
+use super::held::Held;
+use super::{JournalError, MAX_WITNESS_BYTES};
+use crate::manifest::ManifestMark;
 use crate::plan::{Area, AreaSet};
 
 /// The version that is written and read here.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// What every journal begins with.
 const PREFIX: &[u8] = b"{\"blockferry_journal\":";
@@ -20,10 +21,6 @@ const PREFIX: &[u8] = b"{\"blockferry_journal\":";
 /// Bytes of the longest line that is read: above what 4,096 areas, a witness, or an identity
 /// with long names take.
 const MAX_LINE_BYTES: u64 = 1 << 20;
-
-/// Areas that are collected before they are merged into the large set, which is cheap in one go
-/// and dear one by one.
-const RECENT_AREAS: usize = 16_384;
 
 /// One side of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,11 +133,33 @@ struct VersionLine {
     blockferry_journal: u64,
 }
 
+/// What a further line says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Areas that are safe: no more than fit a line, or the line cannot be read back.
+    pub safe: Vec<Area>,
+    /// The manifest that has the digests of these areas.
+    pub manifest: Option<ManifestMark>,
+    /// Bytes that source and target both hold.
+    pub witness: Option<Witness>,
+    /// Bytes that only the target holds.
+    pub seal: Option<Witness>,
+    /// The seal is being taken off.
+    pub unsealed: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntryLine {
     safe: Vec<(u64, u64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<ManifestMark>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     witness: Option<WitnessField>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seal: Option<WitnessField>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsealed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,14 +179,36 @@ pub(super) fn header_line(identity: &Identity) -> Vec<u8> {
 }
 
 /// A further line.
-pub(super) fn entry_line(areas: &[Area], witness: Option<&Witness>) -> Vec<u8> {
-    let safe = areas.iter().map(|area| (area.start, area.length)).collect();
-    let witness = witness.map(|witness| WitnessField {
-        offset: witness.offset,
-        length: witness.length,
-        digest: witness.digest.to_hex().to_string(),
-    });
-    line(&EntryLine { safe, witness })
+pub(super) fn entry_line(entry: &Entry) -> Vec<u8> {
+    let Entry { safe, manifest, witness, seal, unsealed } = entry;
+    line(&EntryLine {
+        safe: safe.iter().map(|area| (area.start, area.length)).collect(),
+        manifest: manifest.clone(),
+        witness: witness.as_ref().map(WitnessField::of),
+        seal: seal.as_ref().map(WitnessField::of),
+        unsealed: *unsealed,
+    })
+}
+
+impl WitnessField {
+    fn of(witness: &Witness) -> Self {
+        Self {
+            offset: witness.offset,
+            length: witness.length,
+            digest: witness.digest.to_hex().to_string(),
+        }
+    }
+
+    /// The witness, if it is of a disk of so many bytes.
+    fn read(self, size: u64) -> Result<Witness, String> {
+        let digest = blake3::Hash::from_hex(&self.digest)
+            .map_err(|_| "the digest of its witness is no BLAKE3 digest".to_owned())?;
+        let witness = Witness { offset: self.offset, length: self.length, digest };
+        if self.length > MAX_WITNESS_BYTES || !is_inside(&witness.area(), size) {
+            return Err("its witness is too long or behind the end of the disk".to_owned());
+        }
+        Ok(witness)
+    }
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {
@@ -231,36 +272,24 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads all further lines. Stops in front of a last line that is torn.
-    pub(super) fn entries(
-        &mut self,
-        identity: &Identity,
-    ) -> Result<(AreaSet, Vec<Witness>), JournalError> {
+    pub(super) fn entries(&mut self, identity: &Identity) -> Result<Held, JournalError> {
         let size = identity.source.size.max(identity.target.size);
-        let mut safe = AreaSet::new();
-        let mut recent = AreaSet::new();
-        let mut witnesses = VecDeque::new();
+        let mut held = Held::default();
         loop {
             let line = self.next_line()?;
             if line.is_empty() {
                 break;
             }
-            let (areas, witness) = match read_entry(&line, size) {
+            let entry = match read_entry(&line, size) {
                 Ok(entry) => entry,
                 Err(_) if self.at_end()? => break,
                 Err(problem) => return Err(self.damaged(&problem)),
             };
             self.accept(&line);
-            areas.into_iter().for_each(|area| recent.insert(area));
-            if recent.len() > RECENT_AREAS {
-                safe = safe.union(&recent).longest(MAX_SAFE_AREAS);
-                recent = AreaSet::new();
-            }
-            witnesses.extend(witness);
-            if witnesses.len() > MAX_WITNESSES {
-                witnesses.pop_front();
-            }
+            held.take(entry);
         }
-        Ok((safe.union(&recent).longest(MAX_SAFE_AREAS), witnesses.into()))
+        held.merge();
+        Ok(held)
     }
 
     fn accept(&mut self, line: &[u8]) {
@@ -295,26 +324,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_entry(line: &[u8], size: u64) -> Result<(Vec<Area>, Option<Witness>), String> {
+fn read_entry(line: &[u8], size: u64) -> Result<Entry, String> {
     if !line.ends_with(b"\n") {
         return Err("it has no end".to_owned());
     }
     let entry: EntryLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let inside = |area: &Area| area.start.checked_add(area.length).is_some_and(|end| end <= size);
-    let areas: Vec<Area> =
+    let safe: Vec<Area> =
         entry.safe.iter().map(|&(start, length)| Area { start, length }).collect();
-    if let Some(area) = areas.iter().find(|area| !inside(area)) {
+    if let Some(area) = safe.iter().find(|area| !is_inside(area, size)) {
         let Area { start, length } = area;
         return Err(format!("{length} bytes from {start} are behind the end of the disk"));
     }
-    let witness = entry.witness.map(|field| {
-        let digest = blake3::Hash::from_hex(&field.digest)
-            .map_err(|_| "the digest of its witness is no BLAKE3 digest".to_owned())?;
-        let witness = Witness { offset: field.offset, length: field.length, digest };
-        if field.length > MAX_WITNESS_BYTES || !inside(&witness.area()) {
-            return Err("its witness is too long or behind the end of the disk".to_owned());
-        }
-        Ok(witness)
-    });
-    Ok((areas, witness.transpose()?))
+    let read = |field: Option<WitnessField>| field.map(|field| field.read(size)).transpose();
+    Ok(Entry {
+        safe,
+        manifest: entry.manifest,
+        witness: read(entry.witness)?,
+        seal: read(entry.seal)?,
+        unsealed: entry.unsealed,
+    })
+}
+
+fn is_inside(area: &Area, size: u64) -> bool {
+    area.start.checked_add(area.length).is_some_and(|end| end <= size)
 }

@@ -4,13 +4,19 @@
 //! ranges that are safe. A line is appended with one write and synced before the call returns:
 //!
 //! ```text
-//! {"blockferry_journal":1,"source":{"name":..,"size":..},"target":{..},"plan":..,"base":..,"started":..}
-//! {"safe":[[0,1048576]],"witness":{"offset":0,"length":4096,"digest":".."}}
+//! {"blockferry_journal":2,"source":{"name":..,"size":..},"target":{..},"plan":..,"base":..,"started":..}
+//! {"safe":[],"seal":{"offset":..,"length":4096,"digest":".."}}
+//! {"safe":[],"witness":{"offset":0,"length":4096,"digest":".."}}
+//! {"safe":[[0,1048576]],"manifest":{"partial":{"id":"..","checkpoint":1}}}
+//! {"safe":[],"unsealed":true}
 //! ```
 //!
 //! **A range is safe only when the target acknowledged a FLUSH after it acknowledged the writes
 //! of that range.** The caller vouches for that; qemu-nbd loses every acknowledged write that no
 //! FLUSH followed when it is killed.
+//!
+//! Where digests are made of what is moved, a line also names the manifest that holds those of its
+//! ranges; without it they would have to be made again.
 //!
 //! A process that is killed, or a power cut, tears the last line at most: such a line is cut off
 //! when the journal is resumed. Anything else that is not as it was written is an error, as is a
@@ -21,6 +27,7 @@
 
 #![forbid(unsafe_code)]
 
+mod held;
 mod lines;
 #[cfg(test)]
 mod tests;
@@ -30,9 +37,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::manifest::ManifestMark;
 use crate::plan::{Area, AreaSet};
 
-pub use lines::{Identity, Side, Witness};
+pub use lines::{Entry, Identity, Side, Witness};
 
 /// Areas that a resumed journal gives at most: 16 bytes * 1,048,576 = 16 MiB. Of more than these
 /// the shortest are left out, and copied again.
@@ -130,6 +138,24 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether another path or another copy would have to be asked for; all else is a failure of
+    /// this machine, as that of a file system that is full.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => crate::fault::is_about_the_path(source),
+            Self::Failed { .. } => false,
+            Self::InUse { .. }
+            | Self::Missing { .. }
+            | Self::NotAJournal { .. }
+            | Self::Version { .. }
+            | Self::OtherCopy { .. }
+            | Self::Damaged { .. } => true,
+        }
+    }
+}
+
 /// A journal that was there, and what it holds.
 #[derive(Debug)]
 pub struct Resumed {
@@ -137,9 +163,15 @@ pub struct Resumed {
     pub journal: Journal,
     /// What is safe on the target.
     pub safe: AreaSet,
+    /// The part of it that [`manifest`](Self::manifest) has the digests of.
+    pub digested: AreaSet,
+    /// The manifest that was written last beside the copy.
+    pub manifest: Option<ManifestMark>,
     /// The last witnesses, the oldest first. Source and target must still hold all of them, or
     /// one of them is another image at the same address.
     pub witnesses: Vec<Witness>,
+    /// Bytes that only the image of this copy holds, until the seal is taken off.
+    pub seal: Option<Witness>,
 }
 
 /// An open journal, locked against other runs.
@@ -182,10 +214,17 @@ impl Journal {
         }
         let mut reader = lines::Reader::new(&journal.file, path);
         reader.header(identity)?;
-        let (safe, witnesses) = reader.entries(identity)?;
+        let held = reader.entries(identity)?;
         let good = reader.good_bytes();
         journal.cut_to(good)?;
-        Ok(Resumed { journal, safe, witnesses })
+        Ok(Resumed {
+            journal,
+            safe: held.safe,
+            digested: held.digested,
+            manifest: held.manifest,
+            witnesses: held.witnesses.into(),
+            seal: held.seal,
+        })
     }
 
     /// Goes on with the journal if it is there, and begins it otherwise.
@@ -197,17 +236,24 @@ impl Journal {
         match Self::resume(path, identity) {
             Err(JournalError::Missing { .. }) => {
                 let journal = Self::create(path, identity)?;
-                Ok(Resumed { journal, safe: AreaSet::new(), witnesses: Vec::new() })
+                Ok(Resumed {
+                    journal,
+                    safe: AreaSet::new(),
+                    digested: AreaSet::new(),
+                    manifest: None,
+                    witnesses: Vec::new(),
+                    seal: None,
+                })
             }
             other => other,
         }
     }
 
-    /// Adds areas that are safe, and a witness among them; on disk when this returns.
+    /// Adds areas that are safe; on disk when this returns. `manifest` has the digests of all of
+    /// them, and is durable as far as the mark says.
     ///
     /// Call this only after the target acknowledged a FLUSH that was sent after all writes of
-    /// these areas were acknowledged. The witness must have been read back from the target after
-    /// that FLUSH.
+    /// these areas were acknowledged.
     ///
     /// # Errors
     /// A failed write is undone, and may be tried again; after a failed sync the journal takes
@@ -216,23 +262,27 @@ impl Journal {
     pub fn append(
         &mut self,
         areas: impl IntoIterator<Item = Area>,
-        witness: Option<&Witness>,
+        manifest: Option<&ManifestMark>,
     ) -> Result<(), JournalError> {
+        let mut areas = areas.into_iter().filter(|area| area.length > 0).peekable();
+        while areas.peek().is_some() {
+            let safe = areas.by_ref().take(AREAS_PER_LINE).collect();
+            self.note(&Entry { safe, manifest: manifest.cloned(), ..Entry::default() })?;
+        }
+        Ok(())
+    }
+
+    /// Adds anything else that is to be known when the copy is resumed; on disk when this returns.
+    /// A witness must have been read back from the target after a FLUSH, and a seal must be on it
+    /// for good.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn note(&mut self, entry: &Entry) -> Result<(), JournalError> {
         if self.failed {
             return Err(JournalError::Failed { path: self.path.clone() });
         }
-        let mut areas = areas.into_iter().filter(|area| area.length > 0).peekable();
-        loop {
-            let part: Vec<Area> = areas.by_ref().take(AREAS_PER_LINE).collect();
-            let last = areas.peek().is_none();
-            let witness = witness.filter(|_| last);
-            if !part.is_empty() || witness.is_some() {
-                self.append_line(&lines::entry_line(&part, witness))?;
-            }
-            if last {
-                return Ok(());
-            }
-        }
+        self.append_line(&lines::entry_line(entry))
     }
 
     /// Removes the journal: everything is copied, and flushed.

@@ -21,6 +21,14 @@ fn place() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+fn witnessed(witness: &Witness) -> Entry {
+    Entry { witness: Some(witness.clone()), ..Entry::default() }
+}
+
+fn partial(id: &str, checkpoint: u64) -> ManifestMark {
+    ManifestMark::Partial { id: id.to_owned(), checkpoint }
+}
+
 fn set(areas: &[(u64, u64)]) -> AreaSet {
     let areas = areas.iter().map(|&(start, length)| Area::new(start, length));
     AreaSet::from_unsorted(areas, u64::MAX).unwrap()
@@ -47,7 +55,8 @@ fn what_was_appended_is_safe_after_a_resume() {
     let mut journal = Journal::create(&path, &identity()).unwrap();
     let witness = Witness::of(4096, b"content");
     journal.append([Area::new(0, 4096), Area::new(8192, 100)], None).unwrap();
-    journal.append([Area::new(4096, 4096)], Some(&witness)).unwrap();
+    journal.note(&witnessed(&witness)).unwrap();
+    journal.append([Area::new(4096, 4096)], None).unwrap();
     drop(journal);
     let resumed = Journal::resume(&path, &identity()).unwrap();
     assert_eq!(resumed.safe, set(&[(0, 8292)]));
@@ -69,15 +78,19 @@ fn a_resumed_journal_goes_on() {
 fn every_line_is_json_as_documented() {
     let (_folder, path) = place();
     let mut journal = Journal::create(&path, &identity()).unwrap();
-    journal.append([Area::new(0, 4096)], Some(&Witness::of(0, b"x"))).unwrap();
+    journal.append([Area::new(0, 4096)], Some(&partial("a", 7))).unwrap();
+    journal.note(&witnessed(&Witness::of(0, b"x"))).unwrap();
+    journal.note(&Entry { unsealed: true, ..Entry::default() }).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["blockferry_journal"], 1);
+    assert_eq!(lines[0]["blockferry_journal"], 2);
     assert_eq!(lines[0]["source"]["name"], "nbd://node/disk");
     assert!(lines[0]["base"].is_null() && lines[0]["started"].is_u64());
-    assert_eq!(lines[1]["safe"], serde_json::json!([[0, 4096]]));
-    assert_eq!(lines[1]["witness"]["digest"].as_str().map(str::len), Some(64));
+    let manifest = serde_json::json!({"partial": {"id": "a", "checkpoint": 7}});
+    assert_eq!(lines[1], serde_json::json!({"safe": [[0, 4096]], "manifest": manifest}));
+    assert_eq!(lines[2]["witness"]["digest"].as_str().map(str::len), Some(64));
+    assert_eq!(lines[3], serde_json::json!({"safe": [], "unsealed": true}));
 }
 
 #[test]
@@ -93,7 +106,7 @@ fn nothing_safe_and_no_witness_appends_no_line() {
 fn a_witness_alone_is_kept() {
     let (_folder, path) = place();
     let witness = Witness::of(7, b"x");
-    Journal::create(&path, &identity()).unwrap().append([], Some(&witness)).unwrap();
+    Journal::create(&path, &identity()).unwrap().note(&witnessed(&witness)).unwrap();
     assert_eq!(Journal::resume(&path, &identity()).unwrap().witnesses, [witness]);
 }
 
@@ -101,12 +114,58 @@ fn a_witness_alone_is_kept() {
 fn many_areas_become_several_lines_and_one_set() {
     let (_folder, path) = place();
     let many = (0..10_000).map(|i| Area::new(i * 100, 50));
-    let witness = Witness::of(0, b"x");
-    Journal::create(&path, &identity()).unwrap().append(many.clone(), Some(&witness)).unwrap();
+    let mark = partial("a", 1);
+    Journal::create(&path, &identity()).unwrap().append(many.clone(), Some(&mark)).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
     let resumed = Journal::resume(&path, &identity()).unwrap();
-    assert!(resumed.safe.iter().eq(many));
-    assert_eq!(resumed.witnesses.len(), 1);
+    assert!(resumed.safe.iter().eq(many.clone()));
+    assert!(resumed.digested.iter().eq(many));
+}
+
+#[test]
+fn only_what_the_last_manifest_has_is_digested() {
+    let (_folder, path) = place();
+    let block = |number: u64| [Area::new(number * 4096, 4096)];
+    let mut journal = Journal::create(&path, &identity()).unwrap();
+    let marks = [
+        Some(partial("a", 1)),
+        None,
+        Some(partial("a", 2)),
+        Some(partial("b", 1)),
+        None,
+        Some(partial("b", 2)),
+    ];
+    for (number, mark) in (0..).zip(&marks) {
+        journal.append(block(number), mark.as_ref()).unwrap();
+    }
+    drop(journal);
+    let resumed = Journal::resume(&path, &identity()).unwrap();
+    assert_eq!(resumed.safe, set(&[(0, 6 * 4096)]));
+    assert_eq!(resumed.digested, set(&[(3 * 4096, 4096), (5 * 4096, 4096)]));
+    assert_eq!(resumed.manifest, Some(partial("b", 2)));
+
+    let mut journal = resumed.journal;
+    let complete = ManifestMark::Complete { file: "c".to_owned() };
+    journal.note(&Entry { manifest: Some(complete.clone()), ..Entry::default() }).unwrap();
+    drop(journal);
+    let resumed = Journal::resume(&path, &identity()).unwrap();
+    assert_eq!(resumed.digested, set(&[(3 * 4096, 4096), (5 * 4096, 4096)]));
+    assert_eq!(resumed.manifest, Some(complete));
+}
+
+#[test]
+fn a_seal_counts_until_it_is_taken_off() {
+    let (_folder, path) = place();
+    let seal = Some(Witness::of(4096, b"x"));
+    let mut journal = Journal::create(&path, &identity()).unwrap();
+    journal.note(&Entry { seal: seal.clone(), ..Entry::default() }).unwrap();
+    journal.append([Area::new(0, 4096)], None).unwrap();
+    drop(journal);
+    let mut resumed = Journal::resume(&path, &identity()).unwrap();
+    assert_eq!(resumed.seal, seal);
+    resumed.journal.note(&Entry { unsealed: true, ..Entry::default() }).unwrap();
+    drop(resumed);
+    assert_eq!(Journal::resume(&path, &identity()).unwrap().seal, None);
 }
 
 #[test]
@@ -115,7 +174,7 @@ fn only_the_last_witnesses_are_kept() {
     let mut journal = Journal::create(&path, &identity()).unwrap();
     let witnesses: Vec<_> = (0..40).map(|offset| Witness::of(offset, b"x")).collect();
     for witness in &witnesses {
-        journal.append([], Some(witness)).unwrap();
+        journal.note(&witnessed(witness)).unwrap();
     }
     drop(journal);
     let kept = Journal::resume(&path, &identity()).unwrap().witnesses;

@@ -1,8 +1,11 @@
 //! All that depends on what the two sides are: whether they fit, and how the lane goes about it.
 
+use std::path::PathBuf;
+
+use crate::digest::DigestAlgorithm;
 use crate::fault::{Cause, Fault, Side};
-use crate::journal::{Identity, Journal, Side as JournalSide};
-use crate::manifest::ManifestWriter;
+use crate::journal::{Identity, Journal, Resumed, Side as JournalSide};
+use crate::manifest::{Manifest, ManifestMark, ManifestWriter};
 use crate::nbd::Session;
 use crate::plan::AreaSet;
 use crate::report::PayloadKind;
@@ -212,7 +215,7 @@ impl Task {
     }
 
     /// Takes out what the journal knows to be safe.
-    pub(super) fn resume(&mut self, areas: AreaSet) -> Result<AreaSet, Refusal> {
+    pub(super) fn resume(&mut self, areas: AreaSet, alignment: u64) -> Result<AreaSet, Refusal> {
         let (Some(path), Some(size)) = (self.settings.journal.clone(), self.size) else {
             return Ok(areas);
         };
@@ -227,32 +230,82 @@ impl Task {
             base: None,
         };
         let resumed = Journal::resume_or_create(&path, &identity)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
-        let mut safe = resumed.safe.intersect(&areas);
-        if !safe.is_empty() && self.settings.manifest.is_some() {
-            self.note("the digests of what the journal calls safe went with the run that was interrupted: all of it is moved again");
-            safe = AreaSet::new();
-        }
+            .map_err(|e| beside("cannot use the resume journal", e.is_wrong_request(), &e))?;
+        let safe = self.safe_with_digests(&resumed, &areas)?;
         self.live.skipped.add(safe.total());
         if !self.target_can_flush() {
             self.note("the target offers no FLUSH: nothing of it is known to be safe, and an interrupted copy starts anew");
         }
         self.journal = Some(resumed.journal);
         self.witnesses = resumed.witnesses;
+        let fresh = resumed.safe.is_empty();
+        let areas = self.keep_place_for_seal(areas, alignment, resumed.seal, fresh);
         Ok(areas.subtract(&safe))
     }
 
-    pub(super) fn open_manifest(&mut self) -> Result<(), Refusal> {
+    /// What of `areas` need not be moved again: all that is safe, or where digests are wanted only
+    /// what the manifest in the making has them of, with which the lane goes on.
+    fn safe_with_digests(
+        &mut self,
+        resumed: &Resumed,
+        areas: &AreaSet,
+    ) -> Result<AreaSet, Refusal> {
+        let safe = resumed.safe.intersect(areas);
+        let Some((path, algorithm, size)) = self.manifest_wanted()? else {
+            return Ok(safe);
+        };
+        let digested = resumed.digested.intersect(areas);
+        let why = match &resumed.manifest {
+            None => "the run that was interrupted made none".to_owned(),
+            Some(mark @ ManifestMark::Partial { .. }) => {
+                match ManifestWriter::resume(&path, algorithm, size, mark) {
+                    Ok(manifest) => {
+                        self.inspector.manifest = Some(manifest);
+                        if digested != safe {
+                            self.note("what was moved without digests is moved again");
+                        }
+                        return Ok(digested);
+                    }
+                    Err(e) => e.to_string(),
+                }
+            }
+            Some(mark) => {
+                let is_done = Manifest::mark(&path).is_ok_and(|found| found == *mark)
+                    && Manifest::open(&path).is_ok_and(|found| found.algorithm() == algorithm);
+                if is_done && digested == *areas {
+                    self.manifest_is_complete = true;
+                    return Ok(digested);
+                }
+                format!("the manifest {} is not the one that the journal is about", path.display())
+            }
+        };
+        if !safe.is_empty() {
+            self.note(&format!("all is moved again for its digests: {why}"));
+        }
+        Ok(AreaSet::new())
+    }
+
+    /// The manifest that is asked for: its path, its digests, and the size of the disk.
+    fn manifest_wanted(&self) -> Result<Option<(PathBuf, DigestAlgorithm, u64)>, Refusal> {
         let (Some(path), Some(size)) = (&self.settings.manifest, self.size) else {
-            return Ok(());
+            return Ok(None);
         };
         let Some(algorithm) = self.settings.digest else {
             return Err(Refusal::Fault(Fault::Request(
                 "a manifest needs a digest: choose one with --digest".into(),
             )));
         };
-        let manifest = ManifestWriter::create(path, algorithm, size)
-            .map_err(|e| Refusal::Fault(Fault::Request(e.to_string())))?;
+        Ok(Some((path.clone(), algorithm, size)))
+    }
+
+    /// Begins the manifest, unless the lane goes on with one or finds it complete.
+    pub(super) fn open_manifest(&mut self) -> Result<(), Refusal> {
+        let there = self.inspector.manifest.is_some() || self.manifest_is_complete;
+        let Some((path, algorithm, size)) = self.manifest_wanted()?.filter(|_| !there) else {
+            return Ok(());
+        };
+        let manifest = ManifestWriter::create(&path, algorithm, size)
+            .map_err(|e| beside("cannot begin the manifest", e.is_wrong_request(), &e))?;
         self.inspector.manifest = Some(manifest);
         Ok(())
     }
@@ -297,6 +350,16 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// The refusal for a file beside the copy: what was asked for is wrong, or this machine failed.
+fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
+    let words = error.to_string();
+    Refusal::Fault(if wrong_request {
+        Fault::Request(words)
+    } else {
+        Fault::Local { what: what.into(), error: std::io::Error::other(words) }
+    })
 }
 
 /// Bytes of the shortest request that a side takes; 1 for what is no server.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Completion, Op, Token};
 use crate::fault::{Cause, Fault, Side};
+use crate::journal::{Entry, JournalError, Witness};
 use crate::nbd::{Command, CommandFlags, NbdError, Request};
 use crate::plan::{Area, AreaSet, Segment, SegmentKind};
 use crate::settings::Extent;
@@ -163,7 +164,7 @@ impl Task {
         }
     }
 
-    fn send_flush(&mut self, context: &mut Context<'_>) {
+    pub(super) fn send_flush(&mut self, context: &mut Context<'_>) {
         let Some(at) = self
             .strands
             .iter()
@@ -173,7 +174,7 @@ impl Task {
         };
         if !self.target_can_flush() {
             // Nothing is known to be safe: a loss of the connection undoes all of it.
-            return self.end_after_flush();
+            return self.end_after_flush(context);
         }
         self.unflushed.begin();
         self.unflushed.last = Some(context.now);
@@ -268,13 +269,17 @@ impl Task {
     }
 
     fn flushed(&mut self, context: &mut Context<'_>) {
+        if self.flushed_seal(context) {
+            self.unflushed.covered = None;
+            return;
+        }
         if self.journal.is_some()
             && self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0)
         {
             return self.probe_witnesses(context);
         }
         self.unflushed.covered = None;
-        self.end_after_flush();
+        self.end_after_flush(context);
     }
 
     /// The ranges that witnesses are taken from, among the data that the FLUSH covered: the start
@@ -309,28 +314,57 @@ impl Task {
     pub(super) fn journal_flushed(&mut self, context: &mut Context<'_>) {
         let covered = self.unflushed.covered.take().unwrap_or_default();
         let made = std::mem::take(&mut self.made);
-        if let Some(journal) = &mut self.journal {
-            let mut safe = covered.data;
-            for area in covered.zero.iter() {
-                safe.insert(area);
-            }
-            // The witnesses go first: what is called safe is never without them.
-            let witnessed = made.iter().try_for_each(|witness| journal.append([], Some(witness)));
-            if let Err(e) = witnessed.and_then(|()| journal.append(safe.iter(), None)) {
-                let what = "cannot write the resume journal".into();
-                self.journal = None;
-                return self.fail(
-                    Fault::Local { what, error: std::io::Error::other(e.to_string()) },
-                    context.now,
-                );
-            }
+        if self.journal.is_some()
+            && let Err(fault) = self.journal_safe(covered, made)
+        {
+            self.journal = None;
+            return self.fail(fault, context.now);
         }
-        self.end_after_flush();
+        self.end_after_flush(context);
     }
 
-    fn end_after_flush(&mut self) {
-        if self.phase == Phase::Flushing {
-            self.phase = Phase::Closing;
+    fn journal_safe(&mut self, covered: Acknowledged, made: Vec<Witness>) -> Result<(), Fault> {
+        // What the journal calls safe is not read again: its digests have to be there by then.
+        let manifest = self.inspector.checkpoint()?;
+        let mut safe = covered.data;
+        for area in covered.zero.iter() {
+            safe.insert(area);
         }
+        // The witnesses go first: what is called safe is never without them.
+        for witness in made {
+            self.note_in_journal(&Entry { witness: Some(witness), ..Entry::default() })?;
+        }
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.append(safe.iter(), manifest.as_ref()).map_err(|e| unwritten(&e))
+    }
+
+    /// Adds a line to the journal, if there is one.
+    pub(super) fn note_in_journal(&mut self, entry: &Entry) -> Result<(), Fault> {
+        match &mut self.journal {
+            Some(journal) => journal.note(entry).map_err(|e| unwritten(&e)),
+            None => Ok(()),
+        }
+    }
+
+    fn end_after_flush(&mut self, context: &Context<'_>) {
+        if self.phase != Phase::Flushing {
+            return;
+        }
+        // A lane that failed leaves it for the run that resumes.
+        let sealed = if self.fault.is_none() { self.take_seal_off() } else { Ok(false) };
+        match sealed {
+            Ok(true) => self.phase = Phase::Running,
+            Ok(false) => self.phase = Phase::Closing,
+            Err(fault) => self.fail(fault, context.now),
+        }
+    }
+}
+
+fn unwritten(error: &JournalError) -> Fault {
+    Fault::Local {
+        what: "cannot write the resume journal".into(),
+        error: std::io::Error::other(error.to_string()),
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::digest::{DIGEST_BLOCK, Digest, DigestAlgorithm};
 use crate::fault::Fault;
-use crate::manifest::{ManifestError, ManifestWriter};
+use crate::manifest::{ManifestError, ManifestMark, ManifestWriter};
 use crate::plan::{Segment, SegmentKind};
-use crate::zero::zero_runs;
+use crate::zero::{is_zero, zero_runs};
 
+use super::slots::SlotIndex;
 use super::task::Task;
 
 /// What is looked for in each block, and where digests go.
@@ -21,13 +22,35 @@ pub(super) struct Inspector {
 }
 
 impl Inspector {
+    /// Notes the digests of a block's parts, of zeros only that they are zeros: whether zeros were
+    /// read or known by block status makes no difference to a manifest.
     fn digest_blocks(&mut self, start: u64, data: &[u8]) {
         let Some(algorithm) = self.digest else { return };
+        let mut first = start / DIGEST_BLOCK as u64;
         self.digests.clear();
-        self.digests.extend(data.chunks(DIGEST_BLOCK).map(|block| algorithm.digest_block(block)));
-        if let Some(manifest) = &mut self.manifest
-            && let Err(e) = manifest.record_blocks(start / DIGEST_BLOCK as u64, &self.digests)
-        {
+        for (index, block) in (first..).zip(data.chunks(DIGEST_BLOCK)) {
+            if !is_zero(block) {
+                self.digests.push(algorithm.digest_block(block));
+                continue;
+            }
+            self.record_digests(first);
+            first = index + 1;
+            let noted = self.manifest.as_mut().map(|manifest| manifest.record_zero(index..first));
+            self.note_failure(noted);
+        }
+        self.record_digests(first);
+    }
+
+    /// Records the digests in hand, as those from block `first` on.
+    fn record_digests(&mut self, first: u64) {
+        let digests = &self.digests;
+        let noted = self.manifest.as_mut().map(|manifest| manifest.record_blocks(first, digests));
+        self.digests.clear();
+        self.note_failure(noted);
+    }
+
+    fn note_failure(&mut self, noted: Option<Result<(), ManifestError>>) {
+        if let Some(Err(e)) = noted {
             self.failed.get_or_insert(e);
         }
     }
@@ -41,20 +64,35 @@ impl Inspector {
         }
     }
 
-    /// Completes the manifest; nothing of it exists under its name before.
-    pub(super) fn finish(&mut self) -> Result<(), Fault> {
-        let failed = match (self.failed.take(), self.manifest.take()) {
-            (Some(e), _) => e,
-            (None, Some(manifest)) => match manifest.finish() {
-                Ok(()) => return Ok(()),
-                Err(e) => e,
-            },
-            (None, None) => return Ok(()),
+    /// Makes the digests so far durable, for a journal that calls safe what they are of.
+    pub(super) fn checkpoint(&mut self) -> Result<Option<ManifestMark>, Fault> {
+        if let Some(failed) = self.failed.take() {
+            return Err(unwritten(&failed));
+        }
+        self.manifest
+            .as_mut()
+            .map(ManifestWriter::checkpoint)
+            .transpose()
+            .map_err(|failed| unwritten(&failed))
+    }
+
+    /// Completes the manifest; nothing of it exists under its name before. False if there is none
+    /// to complete.
+    pub(super) fn finish(&mut self) -> Result<bool, Fault> {
+        if let Some(failed) = self.failed.take() {
+            return Err(unwritten(&failed));
+        }
+        let Some(manifest) = self.manifest.take() else {
+            return Ok(false);
         };
-        Err(Fault::Local {
-            what: "cannot write the manifest".into(),
-            error: std::io::Error::other(failed.to_string()),
-        })
+        manifest.finish().map(|()| true).map_err(|failed| unwritten(&failed))
+    }
+}
+
+fn unwritten(failed: &ManifestError) -> Fault {
+    Fault::Local {
+        what: "cannot write the manifest".into(),
+        error: std::io::Error::other(failed.to_string()),
     }
 }
 
@@ -69,9 +107,10 @@ impl Task {
         self.inspector.record_zero(piece);
     }
 
-    /// The runs of zeros and data in a block, in a list that is given back to `self.runs`.
-    pub(super) fn take_runs_of(&mut self, buf: &[u8], piece: Segment) -> Vec<Segment> {
-        let mut runs = std::mem::take(&mut self.runs);
+    /// Finds the runs of zeros and data in a slot's block: they are the slot's from now on.
+    pub(super) fn find_runs(&mut self, slot: SlotIndex, buf: &[u8]) {
+        let piece = self.slots[slot].piece;
+        let mut runs = std::mem::take(&mut self.slots[slot].runs);
         runs.clear();
         let zeroes = !self.settings.allocated && self.can_zero;
         let granularity = self.inspector.sparse_bytes.filter(|_| zeroes);
@@ -89,6 +128,6 @@ impl Task {
                 }));
             }
         }
-        runs
+        self.slots[slot].runs = runs;
     }
 }

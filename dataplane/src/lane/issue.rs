@@ -60,7 +60,7 @@ impl Task {
                 return true;
             }
             self.record_zero(piece);
-            if self.target_zeros.cover(piece) {
+            if self.is_zero_there(piece) {
                 self.live.acknowledged.add(piece.length);
                 self.unflushed.acknowledge(piece);
                 return true;

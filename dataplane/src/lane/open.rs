@@ -2,13 +2,12 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::FileType;
 
 use crate::endpoint::Endpoint;
 use crate::engine::Descriptor;
@@ -20,9 +19,13 @@ use crate::settings::{Extent, LaneSettings};
 use super::adapt::Adapt;
 use super::context::Context;
 use super::durable::Unflushed;
+use super::file::{
+    check_end, cut_to, is_read_only, open_failed, open_for_writing, size_of, stream_of,
+};
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
+use super::seal::Seal;
 use super::slots::Slots;
 use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -33,7 +36,7 @@ use super::work::Work;
 /// Bytes of a payload in one request that every server takes (NBD specification, "block size
 /// constraints").
 pub(super) const PAYLOAD_MAX: u64 = PAYLOAD_LIMIT as u64;
-/// The same, for the bound on what a server may send.
+/// The same as [`PAYLOAD_MAX`], for the bound on what a server may send.
 const PAYLOAD_LIMIT: u32 = 32 << 20;
 
 impl Task {
@@ -93,9 +96,10 @@ impl Task {
             probe: None,
             places: Vec::new(),
             made: Vec::new(),
+            seal: Seal::default(),
             witnesses: Vec::new(),
             inspector: Inspector::default(),
-            runs: Vec::new(),
+            manifest_is_complete: false,
             fault: None,
             starved: false,
             not_before: None,
@@ -129,6 +133,7 @@ impl Task {
                     .read(true)
                     .open(path)
                     .map_err(|e| (Some(Side::Source), open_failed(e)))?;
+                check_end(&file).map_err(|e| (Some(Side::Source), e))?;
                 match size_of(&file).map_err(|e| (Some(Side::Source), open_failed(e)))? {
                     Some(size) => {
                         self.size = Some(size);
@@ -140,10 +145,13 @@ impl Task {
                     },
                 }
             }
-            Endpoint::Stream(fd) => SourceSide::Stream {
-                stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
-                at: 0,
-            },
+            Endpoint::Stream(fd) => {
+                check_end(fd).map_err(|e| (Some(Side::Source), e))?;
+                SourceSide::Stream {
+                    stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
+                    at: 0,
+                }
+            }
             Endpoint::Null => {
                 return Err((None, Cause::Unfit("null: can only be a target".into())));
             }
@@ -228,12 +236,18 @@ impl Task {
     }
 
     fn opened_if_ready(&mut self, context: &mut Context<'_>) {
-        if self.phase == Phase::Opening && self.strands[0].is_ready() {
-            match self.opened(context) {
-                Ok(()) => {}
-                Err(Refusal::Fault(fault)) => self.fail(fault, context.now),
-                Err(Refusal::Side(side, cause)) => self.fail_side(side, cause, context.now),
-            }
+        if self.phase == Phase::Opening
+            && self.strands[0].is_ready()
+            && let Err(refusal) = self.opened(context)
+        {
+            self.refuse(refusal, context.now);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal, now: std::time::Instant) {
+        match refusal {
+            Refusal::Fault(fault) => self.fail(fault, now),
+            Refusal::Side(side, cause) => self.fail_side(side, cause, now),
         }
     }
 
@@ -254,7 +268,7 @@ impl Task {
         if self.size.is_some() {
             self.live.planned.add(areas.total());
         }
-        let areas = self.resume(areas)?;
+        let areas = self.resume(areas, alignment)?;
         self.open_manifest()?;
         let ask = self.is_worth_asking(source.as_ref(), &areas);
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
@@ -263,7 +277,11 @@ impl Task {
         let slots = per_strand.saturating_mul(self.strands.len()).min(usize::from(u16::MAX));
         self.slots = Slots::new(u16::try_from(slots).unwrap_or(u16::MAX), context.now);
         self.ask_target_for_zeros(context);
-        self.phase = if self.witnesses.is_empty() { Phase::Running } else { Phase::Checking };
+        if self.witnesses.is_empty() && !self.seal.is_pending() {
+            self.begin_running()?;
+        } else {
+            self.phase = Phase::Checking;
+        }
         (self.observer)(&Event::Started {
             lane: self.index,
             size: self.size,
@@ -271,6 +289,19 @@ impl Task {
             reason: &self.reason,
             connections: super::issue::index(self.strands.len()),
         });
+        Ok(())
+    }
+
+    /// Nothing speaks against writing any more: a file that keeps what it has gets the size of the
+    /// source first, longer or shorter.
+    pub(super) fn begin_running(&mut self) -> Result<(), Refusal> {
+        if let (TargetSide::File(file), Some(size)) = (&self.strands[0].target, self.size)
+            && let Err(error) = cut_to(&**file, size)
+        {
+            let what = format!("cannot give it the source's size of {size} bytes");
+            return Err(Refusal::Side(Side::Target, Cause::File { what, error }));
+        }
+        self.phase = Phase::Running;
         Ok(())
     }
 
@@ -293,20 +324,22 @@ impl Task {
                         path.display()
                     ))));
                 }
+                // With anything that stays of it, it gets its size when the lane begins to run.
                 if whole {
                     file.set_len(0).map_err(failed)?;
+                    file.set_len(self.size.unwrap_or(0)).map_err(failed)?;
                     self.target_is_zero = true;
-                }
-                if let Some(size) = self.size
-                    && (whole || file.metadata().map_err(failed)?.len() < size)
-                {
-                    file.set_len(size).map_err(failed)?;
                 }
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
             FileType::BlockDevice if self.reads_from(&file) => {
                 let what = format!("source and target are the same device: {}", path.display());
                 return Err(Refusal::Fault(Fault::Request(what)));
+            }
+            FileType::BlockDevice if is_read_only(&file) => {
+                // It opens for writing nevertheless, and refuses each write.
+                let what = "the device is read-only".into();
+                return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
             }
             FileType::BlockDevice => {
                 self.target_size = size_of(&file).map_err(failed)?;
@@ -343,31 +376,4 @@ impl Task {
 pub(super) enum Refusal {
     Fault(Fault),
     Side(Side, Cause),
-}
-
-fn open_failed(error: io::Error) -> Cause {
-    Cause::File { what: "cannot open it".into(), error }
-}
-
-fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {
-    let options =
-        |read| OpenOptions::new().read(read).write(true).create(true).truncate(false).open(path);
-    // Reading is needed for nothing but the journal's witnesses.
-    options(true).or_else(|_| options(false))
-}
-
-fn stream_of(fd: &Arc<OwnedFd>) -> Result<Rc<Descriptor>, Cause> {
-    let own = fd.try_clone().map_err(open_failed)?;
-    Ok(Rc::new(Descriptor::stream(own)))
-}
-
-/// The size of a regular file or block device; `None` for what is read in order.
-fn size_of(file: &impl AsFd) -> io::Result<Option<u64>> {
-    let stat = rustix::fs::fstat(file)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(u64::try_from(stat.st_size).ok()),
-        FileType::BlockDevice => Ok(Some(rustix::fs::seek(file, SeekFrom::End(0))?)),
-        FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
-        _ => Ok(None),
-    }
 }

@@ -13,7 +13,7 @@ use super::durable::WITNESS_BYTES;
 use super::replies::{Go, Heard};
 use super::slots::Cookie;
 use super::strand::{SourceSide, TargetSide};
-use super::task::{Phase, Task};
+use super::task::Task;
 
 /// A read of a few bytes that is in flight.
 pub(super) struct Probe {
@@ -26,6 +26,8 @@ pub(super) struct Probe {
     done: bool,
     /// The witness that it is compared with; `None`: it makes one.
     compare: Option<Witness>,
+    /// Only one side holds it.
+    is_seal: bool,
 }
 
 impl Task {
@@ -44,13 +46,25 @@ impl Task {
         }
     }
 
-    /// Compares the next witness of a resumed journal; the lane runs when all are.
+    /// Compares the seal and the next witness of a resumed journal, or sets a seal; the lane runs
+    /// when all is as it should be.
     pub(super) fn check_witnesses(&mut self, context: &mut Context<'_>) {
+        if let Some(seal) = self.seal.take_unchecked() {
+            let area = seal.area();
+            let compare = Some((seal, true));
+            return self.begin_probe(Side::Target, area.start, area.length, compare, context);
+        }
         match self.witnesses.pop() {
-            None => self.phase = Phase::Running,
+            None if self.seal.is_pending() => self.set_seal(context),
+            None => {
+                if let Err(refusal) = self.begin_running() {
+                    self.refuse(refusal, context.now);
+                }
+            }
             Some(witness) => {
                 let area = witness.area();
-                self.begin_probe(Side::Target, area.start, area.length, Some(witness), context);
+                let compare = Some((witness, false));
+                self.begin_probe(Side::Target, area.start, area.length, compare, context);
             }
         }
     }
@@ -60,7 +74,7 @@ impl Task {
         side: Side,
         offset: u64,
         length: u64,
-        compare: Option<Witness>,
+        compare: Option<(Witness, bool)>,
         context: &mut Context<'_>,
     ) {
         let length = u32::try_from(length.min(WITNESS_BYTES)).expect("bounded just now");
@@ -71,7 +85,8 @@ impl Task {
             bytes: None,
             receiving: false,
             done: false,
-            compare,
+            is_seal: compare.as_ref().is_some_and(|(_, is_seal)| *is_seal),
+            compare: compare.map(|(witness, _)| witness),
         });
         let file = match (side, &self.strands[0].source, &self.strands[0].target) {
             (Side::Source, SourceSide::File(file), _)
@@ -205,9 +220,14 @@ impl Task {
             let probe = self.probe.take();
             self.places.clear();
             self.made.clear();
-            if let Some(witness) = probe.and_then(|probe| probe.compare) {
-                self.witnesses.push(witness);
+            match probe.map(|probe| (probe.compare, probe.is_seal)) {
+                Some((Some(seal), true)) => self.seal.is_unchecked(seal),
+                Some((Some(witness), false)) => self.witnesses.push(witness),
+                Some((None, _)) | None => {}
             }
+        }
+        if side == Side::Target {
+            self.seal.lost();
         }
     }
 
@@ -228,14 +248,14 @@ impl Task {
             return self.fail(Fault::Request(what), context.now);
         }
         match side {
-            Side::Target => self.begin_probe(
+            Side::Target if !probe.is_seal => self.begin_probe(
                 Side::Source,
                 probe.offset,
                 u64::from(probe.length),
-                Some(witness),
+                Some((witness, false)),
                 context,
             ),
-            Side::Source => self.check_witnesses(context),
+            Side::Target | Side::Source => self.check_witnesses(context),
         }
     }
 }

@@ -221,11 +221,12 @@ impl Task {
         match Cookie::of(cookie) {
             // Without an answer the zeros are written.
             Some(Cookie::TargetStatus) => self.target_zeros.answered(),
+            Some(Cookie::Seal) => self.seal_written(outcome, context)?,
             Some(Cookie::Flush(number)) => self.flush_ended(number, outcome, context)?,
-            Some(Cookie::Slot { index, generation, .. })
+            Some(Cookie::Slot { index, generation, part })
                 if self.is_writing(index, generation, strand) =>
             {
-                return self.write_ended(strand, index, outcome, context);
+                return self.write_ended(strand, (index, part), outcome, context);
             }
             _ => {
                 return Err(Cause::Protocol(format!(

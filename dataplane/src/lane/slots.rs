@@ -46,6 +46,9 @@ pub(super) struct Slot {
     pub(super) zeroed: bool,
     /// Its data are written and its runs of zeros are yet to be made; the buffer tells where.
     pub(super) zeros_wait: bool,
+    /// The runs of zeros and data that it is written in, by the part of their requests' cookies;
+    /// empty where it is written as a whole. Its memory is used again.
+    pub(super) runs: Vec<Segment>,
     /// Counted in [`Slots::with_zeros`].
     with_zeros: bool,
     pub(super) since: std::time::Instant,
@@ -78,6 +81,7 @@ pub(super) enum Cookie {
     /// Which FLUSH, for one that was given up may still be answered.
     Flush(u16),
     Probe,
+    Seal,
 }
 
 /// A request is forgotten when this many times as many as can be in flight were made after it:
@@ -90,6 +94,7 @@ const STATUS: u16 = SPECIAL;
 const FLUSH: u16 = SPECIAL + 1;
 const PROBE: u16 = SPECIAL + 2;
 const TARGET_STATUS: u16 = SPECIAL + 3;
+const SEAL: u16 = SPECIAL + 4;
 
 impl Cookie {
     pub(super) fn number(self) -> u64 {
@@ -102,6 +107,7 @@ impl Cookie {
             Self::TargetStatus => pack(0, TARGET_STATUS, 0),
             Self::Flush(number) => pack(0, FLUSH, number),
             Self::Probe => pack(0, PROBE, 0),
+            Self::Seal => pack(0, SEAL, 0),
         }
     }
 
@@ -117,6 +123,7 @@ impl Cookie {
             TARGET_STATUS => Self::TargetStatus,
             FLUSH => Self::Flush(part),
             PROBE => Self::Probe,
+            SEAL => Self::Seal,
             index if index < SPECIAL => Self::Slot { index, generation, part },
             _ => return None,
         })
@@ -138,6 +145,7 @@ impl Slots {
             again: false,
             zeroed: false,
             zeros_wait: false,
+            runs: Vec::new(),
             with_zeros: false,
             since: now,
             number: 0,
@@ -177,6 +185,7 @@ impl Slots {
         slot.again = false;
         slot.zeroed = false;
         slot.zeros_wait = false;
+        slot.runs.clear();
         self.stamp(index, now);
         match piece.kind {
             SegmentKind::Data => self.data_bytes += piece.length,
@@ -199,6 +208,12 @@ impl Slots {
         self.requests += 1;
         let slot = &mut self.slots[usize::from(index)];
         (slot.since, slot.number) = (now, self.requests);
+    }
+
+    /// The range that a request about a slot is about.
+    pub(super) fn asked_for(&self, index: SlotIndex, part: u16) -> Segment {
+        let slot = &self[index];
+        slot.runs.get(usize::from(part)).copied().unwrap_or(slot.piece)
     }
 
     /// Whether so many requests were made after this one's that it must have been forgotten.
@@ -288,6 +303,7 @@ mod tests {
             Cookie::TargetStatus,
             Cookie::Flush(9),
             Cookie::Probe,
+            Cookie::Seal,
         ] {
             assert_eq!(Cookie::of(cookie.number()), Some(cookie));
         }

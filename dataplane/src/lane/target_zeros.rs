@@ -31,8 +31,7 @@ impl TargetZeros {
         self.asked
     }
 
-    /// Whether all of a piece reads as zeros already.
-    pub(super) fn cover(&self, piece: Segment) -> bool {
+    fn cover(&self, piece: Segment) -> bool {
         self.zeros.contains(piece.area())
     }
 
@@ -56,6 +55,11 @@ impl TargetZeros {
 }
 
 impl Task {
+    /// Whether all of a piece reads as zeros on the target already.
+    pub(super) fn is_zero_there(&self, piece: Segment) -> bool {
+        self.target_zeros.cover(piece) && !self.seal.touches(piece)
+    }
+
     /// Asks the target which of its bytes are zero, where it can tell and it matters.
     pub(super) fn ask_target_for_zeros(&mut self, context: &mut Context<'_>) {
         if self.settings.allocated || self.target_is_zero || !self.work.asks() {

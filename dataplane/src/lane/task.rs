@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use crate::endpoint::Endpoint;
 use crate::engine::{Completion, Token};
 use crate::fault::{Cause, Fault, Side};
-use crate::journal::{Journal, Witness};
+use crate::journal::{Entry, Journal, Witness};
+use crate::manifest::Manifest;
 use crate::nbd::NbdError;
-use crate::plan::{Area, Segment};
+use crate::plan::Area;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -29,6 +30,7 @@ use super::inspect::Inspector;
 use super::link::Happened;
 use super::probe::Probe;
 use super::role::Role;
+use super::seal::Seal;
 use super::slots::Slots;
 use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -88,11 +90,13 @@ pub(crate) struct Task {
     /// Ranges that are still to be read back for the journal, and the witnesses made so far.
     pub(super) places: Vec<Area>,
     pub(super) made: Vec<Witness>,
+    /// What tells the image of this copy from any other, until it is complete.
+    pub(super) seal: Seal,
     /// Witnesses of a resumed journal that are still to be compared.
     pub(super) witnesses: Vec<Witness>,
     pub(super) inspector: Inspector,
-    /// Runs of zeros and data of the block in hand; its memory is used again.
-    pub(super) runs: Vec<Segment>,
+    /// The manifest was complete when the lane began.
+    pub(super) manifest_is_complete: bool,
     pub(super) fault: Option<Fault>,
     /// The thread's pool had no block left: try again when one is free.
     pub(super) starved: bool,
@@ -113,7 +117,7 @@ pub(crate) struct Task {
 pub(super) enum Phase {
     /// The first connection to each side is being made.
     Opening,
-    /// A resumed journal's witnesses are compared with both sides.
+    /// A resumed journal's seal and witnesses are compared with both sides, or a seal is set.
     Checking,
     Running,
     /// Nothing is begun any more; what is in flight comes to its end.
@@ -349,13 +353,25 @@ impl Task {
     }
 
     fn complete_files(&mut self) -> Result<(), Fault> {
-        self.inspector.finish()?;
-        if let Some(journal) = self.journal.take().filter(|_| !self.settings.keep_journal) {
-            let path = journal.path().display().to_string();
-            journal.finish().map_err(|e| Fault::Local {
-                what: format!("cannot end the journal {path}"),
-                error: std::io::Error::other(e.to_string()),
-            })?;
+        let manifest_ended = self.inspector.finish()?;
+        let Some(mut journal) = self.journal.take() else {
+            return Ok(());
+        };
+        let failed = |what: String, words: String| Fault::Local {
+            what,
+            error: std::io::Error::other(words),
+        };
+        if !self.settings.keep_journal {
+            let what = format!("cannot end the journal {}", journal.path().display());
+            return journal.finish().map_err(|e| failed(what, e.to_string()));
+        }
+        if let Some(path) = self.settings.manifest.as_deref().filter(|_| manifest_ended) {
+            let manifest = Manifest::mark(path)
+                .map(Some)
+                .map_err(|e| failed("cannot look at the manifest".into(), e.to_string()))?;
+            let entry = Entry { manifest, ..Entry::default() };
+            let what = "cannot write the resume journal".into();
+            journal.note(&entry).map_err(|e| failed(what, e.to_string()))?;
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 
 use crate::plan::{Area, AreaSet, ExtentCutter, Run, Segment, SegmentKind};
 
+use super::fineness::Fineness;
+
 /// Bytes that the first block status asks about; doubled while answers come in full.
 const FIRST_WINDOW: u64 = 1 << 30;
 /// Bytes that one block status asks about at most.
@@ -34,6 +36,7 @@ pub(super) struct Work {
     redo: VecDeque<Segment>,
     cutter: ExtentCutter,
     asking: Asking,
+    fineness: Fineness,
     window: u64,
 }
 
@@ -74,6 +77,7 @@ impl Work {
             redo: VecDeque::new(),
             cutter,
             asking,
+            fineness: Fineness::default(),
             window: FIRST_WINDOW,
         }
     }
@@ -117,6 +121,9 @@ impl Work {
         if covered == 0 {
             return Err("the block status describes nothing".into());
         }
+        let extents =
+            [allocation.as_deref(), dirty.as_deref()].into_iter().flatten().map(<[Run]>::len);
+        self.fineness.answered(covered, extents.max().unwrap_or(0), dirty.is_some())?;
         let mut allocation = allocation.map(|runs| Cursor::new(runs, question.start));
         let mut dirty = dirty.map(|runs| Cursor::new(runs, question.start));
         let end = question.start + covered;

@@ -53,8 +53,9 @@ impl Task {
         let Some(buf) = self.slots[slot].buf.take() else {
             return;
         };
-        let runs = self.take_runs_of(&buf, piece);
-        for (part, run) in (0u16..).zip(&runs) {
+        self.find_runs(slot, &buf);
+        for part in 0..part_count(&self.slots[slot].runs) {
+            let run = self.slots.asked_for(slot, part);
             if run.kind == SegmentKind::Zero {
                 self.slots[slot].zeros_wait = true;
                 continue;
@@ -62,10 +63,9 @@ impl Task {
             self.slots[slot].parts += 1;
             let payload = (buf.clone(), bytes(run.start - piece.start), bytes(run.length));
             let (write, flags) = (Command::Write, CommandFlags::NONE);
-            self.send_part(slot, part, write, flags, *run, Some(payload), context);
+            self.send_part(slot, part, write, flags, run, Some(payload), context);
             self.live.sent.add(run.length);
         }
-        self.runs = runs;
         if self.slots[slot].zeros_wait {
             self.slots.note_zeros(slot);
             self.slots[slot].buf = Some(buf);
@@ -125,23 +125,20 @@ impl Task {
         let piece = self.slots[slot].piece;
         self.slots[slot].state = SlotState::Writing;
         let buf = self.slots[slot].buf.take();
-        let runs = match &buf {
-            Some(buf) => self.take_runs_of(buf, piece),
-            None => {
-                let mut runs = std::mem::take(&mut self.runs);
-                runs.clear();
-                runs.push(piece);
-                runs
-            }
-        };
-        self.slots[slot].parts = part_count(&runs);
+        match &buf {
+            Some(buf) => self.find_runs(slot, buf),
+            None => self.slots[slot].runs.push(piece),
+        }
+        let parts = part_count(&self.slots[slot].runs);
+        self.slots[slot].parts = parts;
         let token = Token {
             lane: self.id,
             strand: index(strand),
             role: Role::Write.on(Side::Target),
             tag: u32::from(slot),
         };
-        for run in &runs {
+        for part in 0..parts {
+            let run = self.slots.asked_for(slot, part);
             let file = Rc::clone(&file);
             let op = match (run.kind, &buf) {
                 (SegmentKind::Data, Some(buf)) => {
@@ -175,7 +172,6 @@ impl Task {
             };
             context.engine.submit(token, op);
         }
-        self.runs = runs;
     }
 
     /// Writes what comes next on a target that is written in order, if it is there.
@@ -232,6 +228,15 @@ impl Task {
             *at += piece.length;
         }
         if let Err(error) = completion.result {
+            let what = match completion.op {
+                Op::Write { length, offset, .. } => {
+                    format!("cannot write {length} bytes at {offset}")
+                }
+                Op::Zero { length, offset, .. } => {
+                    format!("cannot make {length} bytes at {offset} zero")
+                }
+                _ => format!("cannot write {}", described(piece)),
+            };
             if let Op::Zero { file, offset, length, .. } = completion.op
                 && matches!(
                     error.raw_os_error(),
@@ -258,7 +263,6 @@ impl Task {
                 };
                 return context.engine.submit(token, op);
             }
-            let what = format!("cannot write {} bytes at {}", piece.length, piece.start);
             self.fail_side(Side::Target, Cause::File { what, error }, context.now);
             // Its other parts may be in flight: it is put back when they have ended.
             self.slots[slot].again = true;
@@ -294,7 +298,7 @@ impl Task {
     pub(super) fn write_ended(
         &mut self,
         strand: usize,
-        slot: SlotIndex,
+        (slot, part): (SlotIndex, u16),
         outcome: Result<(), (NbdError, String)>,
         context: &mut Context<'_>,
     ) -> Result<Go, Cause> {
@@ -305,7 +309,6 @@ impl Task {
         if error.is_shutdown() {
             return Err(self.shutting_down(strand, Side::Target));
         }
-        let piece = self.slots[slot].piece;
         if self.slots[slot].zeroed
             && error.effective() == NbdError::NotSup
             && !self.reads_a_stream()
@@ -313,8 +316,10 @@ impl Task {
             self.zero_by_writing(slot, context);
             return Ok(Go::On);
         }
-        let verb = if piece.kind == SegmentKind::Zero { "WRITE_ZEROES" } else { "WRITE" };
-        let request = format!("{verb} of {}", described(piece));
+        let asked = self.slots.asked_for(slot, part);
+        let by_itself = asked.kind == SegmentKind::Zero && self.slots[slot].zeroed;
+        let verb = if by_itself { "WRITE_ZEROES" } else { "WRITE" };
+        let request = format!("{verb} of {}", described(asked));
         self.fail_side(Side::Target, Cause::Refused { request, error, message }, context.now);
         self.slots[slot].again = true;
         self.part_acknowledged(slot, context);
@@ -355,6 +360,7 @@ impl Task {
     }
 }
 
-fn part_count(runs: &[Segment]) -> u16 {
+/// Requests that a slot is written in.
+pub(super) fn part_count(runs: &[Segment]) -> u16 {
     u16::try_from(runs.len()).expect("a block is no longer than 4096 runs of zeros and data")
 }

@@ -16,6 +16,7 @@ use super::issue::bytes;
 use super::slots::{Slot, SlotIndex, SlotState};
 use super::strand::TargetSide;
 use super::task::Task;
+use super::writing::part_count;
 
 /// Bytes of the largest cluster of a qcow2 image.
 const CLUSTER_MAX: u64 = 2 << 20;
@@ -97,21 +98,21 @@ impl Task {
         if !self.can_zero {
             // That has changed since the data were written: all of it is written.
             self.slots[slot].parts = 1;
+            self.slots[slot].runs.clear();
             let payload = (buf, 0, bytes(piece.length));
             let flags = CommandFlags::NONE;
             return self.send_part(slot, 0, Command::Write, flags, piece, Some(payload), context);
         }
-        let runs = self.take_runs_of(&buf, piece);
-        for (part, run) in (0u16..).zip(&runs) {
+        for part in 0..part_count(&self.slots[slot].runs) {
+            let run = self.slots.asked_for(slot, part);
             if run.kind == SegmentKind::Zero {
                 self.live.zero.add(run.length);
-                if !self.target_zeros.cover(*run) {
+                if !self.is_zero_there(run) {
                     self.slots[slot].parts += 1;
-                    self.zero_part(slot, part, *run, context);
+                    self.zero_part(slot, part, run, context);
                 }
             }
         }
-        self.runs = runs;
         if self.slots[slot].parts == 0 {
             self.acknowledged(slot, context);
         }

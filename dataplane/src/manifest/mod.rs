@@ -12,11 +12,14 @@
 //! [`MAX_ZERO_RUNS`] are kept; where there are more, the shortest become entries.
 //!
 //! The file has its final name only when it is complete: until [`ManifestWriter::finish`] it is
-//! `NAME.partial`. The writer owns that file and removes it when it is dropped before.
+//! `NAME.partial`. The writer owns that file and removes it when it is dropped before, unless a
+//! [checkpoint](ManifestWriter::checkpoint) was made, with which a later run goes on.
 
 #![forbid(unsafe_code)]
 
 mod format;
+mod mark;
+mod partial;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ mod write;
 use std::io;
 use std::path::PathBuf;
 
+pub use mark::ManifestMark;
 pub use read::{Compare, Entries, Manifest, Verdict};
 pub use write::ManifestWriter;
 
@@ -86,6 +90,14 @@ pub enum ManifestError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A manifest in the making that does not go with the journal of its copy.
+    #[error("the manifest {} does not go with the journal: {problem}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why it does not.
+        problem: String,
+    },
     /// A block that the disk does not have.
     #[error("block {index} is behind the end of a disk of {blocks} blocks")]
     NoSuchBlock {
@@ -122,4 +134,16 @@ pub enum ManifestError {
         /// Its value in the other.
         other: String,
     },
+}
+
+impl ManifestError {
+    /// Whether another path or another manifest would have to be asked for; all else is a failure
+    /// of this machine, as that of a file system that is full.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => crate::fault::is_about_the_path(source),
+            _ => true,
+        }
+    }
 }

@@ -136,6 +136,103 @@ fn a_writer_that_is_dropped_leaves_the_manifest_of_before() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+/// A manifest of 300 blocks with a checkpoint, left by a run that died, and its mark.
+fn left_behind(path: &Path, record_more: impl FnOnce(&mut ManifestWriter)) -> ManifestMark {
+    let algorithm = DigestAlgorithm::Xxh3;
+    let mut writer = ManifestWriter::create(path, algorithm, 300 * BLOCK).unwrap();
+    writer.record_zero(0..100).unwrap();
+    writer.record(200, &digest(algorithm, 1)).unwrap();
+    let mark = writer.checkpoint().unwrap();
+    record_more(&mut writer);
+    mark
+}
+
+fn resumed(path: &Path, mark: &ManifestMark) -> Result<ManifestWriter, ManifestError> {
+    ManifestWriter::resume(path, DigestAlgorithm::Xxh3, 300 * BLOCK, mark)
+}
+
+#[test]
+fn a_manifest_goes_on_from_its_checkpoint_and_is_equal_to_one_of_a_single_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let one = digest(DigestAlgorithm::Xxh3, 1);
+    let mark = left_behind(&path, |_| ());
+    let mut writer = resumed(&path, &mark).unwrap();
+    writer.record_zero(100..120).unwrap();
+    writer.record(250, &one).unwrap();
+    // Once more, in the other place.
+    let mark = writer.checkpoint().unwrap();
+    drop(writer);
+    resumed(&path, &mark).unwrap().finish().unwrap();
+
+    let at_once = folder.path().join("n");
+    let mut writer = ManifestWriter::create(&at_once, DigestAlgorithm::Xxh3, 300 * BLOCK).unwrap();
+    writer.record_zero(0..120).unwrap();
+    writer.record(200, &one).unwrap();
+    writer.record(250, &one).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), fs::read(&at_once).unwrap());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_checkpoint_that_the_journal_does_not_know_of_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    for torn in [false, true] {
+        let mark = left_behind(&path, |writer| {
+            writer.record_zero(100..200).unwrap();
+            writer.checkpoint().unwrap();
+        });
+        if torn {
+            let partial = folder.path().join("m.partial");
+            // The first checkpoint lies in the second place.
+            let at = 4096 + 300 * 17;
+            change(&partial, at + 100, &[0xee; 9]);
+        }
+        resumed(&path, &mark).unwrap().finish().unwrap();
+        let manifest = Manifest::open(&path).unwrap();
+        assert_eq!(manifest.entry(99).unwrap(), Entry::Zero);
+        assert_eq!(manifest.entry(100).unwrap(), Entry::Absent);
+    }
+}
+
+#[test]
+fn a_manifest_that_does_not_go_with_the_journal_is_not_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let refusal = |mark: &ManifestMark| resumed(&path, mark).unwrap_err().to_string();
+    let mark = left_behind(&path, |_| ());
+    let other_disk = ManifestWriter::resume(&path, DigestAlgorithm::Xxh3, 299 * BLOCK, &mark);
+    assert!(matches!(other_disk, Err(ManifestError::Unfit { .. })));
+    let other_digest = ManifestWriter::resume(&path, DigestAlgorithm::Crc32c, 300 * BLOCK, &mark);
+    assert!(matches!(other_digest, Err(ManifestError::Unfit { .. })));
+
+    let other = left_behind(&path, |_| ());
+    assert!(refusal(&mark).contains("another one"), "{}", refusal(&mark));
+    let ManifestMark::Partial { id, .. } = other.clone() else { panic!("{other:?}") };
+    let later = ManifestMark::Partial { id, checkpoint: 2 };
+    assert!(refusal(&later).contains("is missing"), "{}", refusal(&later));
+    // Its end is torn off.
+    let partial = folder.path().join("m.partial");
+    let length = fs::metadata(&partial).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&partial).unwrap().set_len(length - 1).unwrap();
+    assert!(refusal(&other).contains("damaged"), "{}", refusal(&other));
+    fs::remove_file(&partial).unwrap();
+    assert!(refusal(&other).contains("cannot open"), "{}", refusal(&other));
+}
+
+#[test]
+fn a_complete_manifest_is_known_again_until_it_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    write(&path, DigestAlgorithm::Xxh3, 2, |_| ());
+    let mark = Manifest::mark(&path).unwrap();
+    assert_eq!(Manifest::mark(&path).unwrap(), mark);
+    write(&path, DigestAlgorithm::Xxh3, 2, |_| ());
+    assert_ne!(Manifest::mark(&path).unwrap(), mark);
+}
+
 #[test]
 fn a_block_behind_the_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::format::{Header, Layout, checksum, encode_runs};
+use super::partial::{Id, new_id};
 use super::{Entry, MAX_ZERO_RUNS, ManifestError};
 use crate::digest::{Digest, DigestAlgorithm};
 use crate::plan::{Area, AreaSet};
@@ -19,15 +20,19 @@ const ENTRIES_PER_WRITE: u64 = 1024;
 /// Memory: [`MAX_ZERO_RUNS`] runs of 16 bytes and one write of entries.
 #[derive(Debug)]
 pub struct ManifestWriter {
-    file: File,
-    path: PathBuf,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
     partial: PathBuf,
-    layout: Layout,
+    pub(super) layout: Layout,
     /// Runs of zero blocks, in blocks.
-    zeros: AreaSet,
+    pub(super) zeros: AreaSet,
     max_runs: usize,
     buffer: Vec<u8>,
-    finished: bool,
+    pub(super) id: Id,
+    /// Number of the last checkpoint.
+    pub(super) checkpoints: u64,
+    /// The file stays when the writer is dropped.
+    pub(super) kept: bool,
 }
 
 impl ManifestWriter {
@@ -43,32 +48,39 @@ impl ManifestWriter {
     ) -> Result<Self, ManifestError> {
         let layout =
             Layout::new(algorithm, disk_size).ok_or(ManifestError::DiskTooLarge { disk_size })?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(".partial");
-        let partial = PathBuf::from(name);
+        let partial = partial_path(path);
+        let failed = |source| io_error("create", &partial, source);
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&partial)
-            .map_err(|source| io_error("create", &partial, source))?;
-        let writer = Self {
-            file,
-            path: path.to_owned(),
-            partial,
-            layout,
-            zeros: AreaSet::new(),
-            max_runs: MAX_ZERO_RUNS,
-            buffer: Vec::new(),
-            finished: false,
-        };
+            .map_err(failed)?;
+        let mut writer = Self::of_file(file, path, layout);
+        writer.id = new_id().map_err(failed)?;
         // All entries are absent: a hole of the file.
         writer
             .file
             .set_len(layout.trailer_at())
             .map_err(|source| writer.failed("write", source))?;
         Ok(writer)
+    }
+
+    pub(super) fn of_file(file: File, path: &Path, layout: Layout) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            partial: partial_path(path),
+            layout,
+            zeros: AreaSet::new(),
+            max_runs: MAX_ZERO_RUNS,
+            buffer: Vec::new(),
+            id: Id::default(),
+            checkpoints: 0,
+            kept: false,
+        }
     }
 
     /// The algorithm of the digests.
@@ -134,15 +146,19 @@ impl ManifestWriter {
             runs: u64::try_from(self.zeros.len()).unwrap_or(u64::MAX),
             trailer_checksum: checksum(&trailer),
         };
+        let trailer_at = self.layout.trailer_at();
+        let length = trailer_at + u64::try_from(trailer.len()).unwrap_or(u64::MAX);
         let write = self
             .file
-            .write_all_at(&trailer, self.layout.trailer_at())
-            .and_then(|()| self.file.write_all_at(&header.encode(), 0));
+            .write_all_at(&trailer, trailer_at)
+            .and_then(|()| self.file.write_all_at(&header.encode(), 0))
+            // Checkpoints lay behind.
+            .and_then(|()| self.file.set_len(length));
         write.map_err(|source| self.failed("write", source))?;
         self.file.sync_all().map_err(|source| self.failed("sync", source))?;
         std::fs::rename(&self.partial, &self.path)
             .map_err(|source| self.failed("rename", source))?;
-        self.finished = true;
+        self.kept = true;
         sync_folder_of(&self.path)
             .map_err(|source| io_error("sync the folder of", &self.path, source))
     }
@@ -209,14 +225,14 @@ impl ManifestWriter {
         Ok(())
     }
 
-    fn failed(&self, action: &'static str, source: io::Error) -> ManifestError {
+    pub(super) fn failed(&self, action: &'static str, source: io::Error) -> ManifestError {
         io_error(action, &self.partial, source)
     }
 }
 
 impl Drop for ManifestWriter {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.kept {
             // Nobody is left to hear of a failure, and the next run overwrites the file.
             let _ = std::fs::remove_file(&self.partial);
         }
@@ -227,7 +243,14 @@ pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
     ManifestError::Io { action, path: path.to_owned(), source }
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Where a manifest is until it is complete.
+pub(super) fn partial_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
+}
+
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

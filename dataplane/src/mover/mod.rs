@@ -84,12 +84,22 @@ pub(crate) struct Shared {
 /// What one thread may use.
 #[derive(Clone, Copy)]
 struct ThreadShare {
+    /// Lanes at once, of the threads that have most of them.
     lanes: usize,
+    /// Threads that have so many; the others have one less.
+    with_most: usize,
     links: usize,
     block_bytes: usize,
     blocks: usize,
     pipe_bytes: usize,
     in_flight_bytes: u64,
+}
+
+impl ThreadShare {
+    /// Lanes that this thread may have at once.
+    fn lanes_of(&self, thread: usize) -> usize {
+        self.lanes - usize::from(thread >= self.with_most)
+    }
 }
 
 /// The limit on all lanes together.
@@ -134,12 +144,10 @@ impl Mover {
         let selected = select(self.settings.engine).map_err(local("cannot use the engine"))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let count = lanes.len();
-        let threads = self
-            .settings
-            .threads
-            .filter(|threads| *threads > 0)
-            .unwrap_or(processors)
-            .min(count.max(1));
+        // A thread without lanes would be of no use.
+        let at_once = count.min(self.settings.max_lanes).max(1);
+        let threads =
+            self.settings.threads.filter(|threads| *threads > 0).unwrap_or(processors).min(at_once);
         let shared = Arc::new(Shared {
             live: (0..count).map(|_| Arc::default()).collect(),
             observer: self.observer,
@@ -155,7 +163,7 @@ impl Mover {
                     .map(|rate| Mutex::new(RateLimit::new(rate))),
             ),
             selected,
-            per_thread: share(&self.settings, &lanes, threads),
+            per_thread: share(&self.settings, &lanes, at_once, threads),
             panics: AtomicUsize::new(0),
             threads,
             leaving: AtomicUsize::new(0),
@@ -172,7 +180,7 @@ impl Mover {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("mover-{number}"));
             let ours = Arc::clone(&shared);
-            match thread.spawn(move || thread::run(&ours)) {
+            match thread.spawn(move || thread::run(&ours, number)) {
                 Ok(handle) => handles.push(handle),
                 Err(error) if handles.is_empty() => {
                     return Err(local("cannot start a thread")(error));
@@ -303,23 +311,24 @@ impl Canceller {
 }
 
 /// Divides what the settings allow among the threads.
-fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShare {
-    let at_once = lanes.len().min(settings.max_lanes.max(1)).div_ceil(threads).max(1);
+fn share(settings: &MoverSettings, lanes: &[Lane], at_once: usize, threads: usize) -> ThreadShare {
+    let most = at_once.div_ceil(threads);
     let connections =
         lanes.iter().map(|lane| usize::from(lane.settings.connections.max(1))).max().unwrap_or(1);
     let largest =
         lanes.iter().filter_map(|lane| lane.settings.request_bytes).max().unwrap_or(0) as usize;
     let block_bytes = largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two();
-    let strands = at_once * connections;
+    let strands = most * connections;
     ThreadShare {
-        lanes: at_once,
+        lanes: most,
+        with_most: at_once - (most - 1) * threads,
         // Two links a strand, each with one operation a direction, and as many again for those
         // of connections that were given up and have not ended.
         links: strands * 2 * 2 * 2 + 16,
         in_flight_bytes: IN_FLIGHT_BYTES / threads as u64,
         block_bytes,
         blocks: (settings.pool_bytes / threads / block_bytes).max(2),
-        pipe_bytes: (PIPE_BYTES / (at_once * threads * connections))
+        pipe_bytes: (PIPE_BYTES / (most * threads * connections))
             .clamp(PIPE_MIN, PIPE_MAX.min(MAX_ADAPTED_BYTES as usize)),
     }
 }
@@ -328,4 +337,19 @@ fn share(settings: &MoverSettings, lanes: &[Lane], threads: usize) -> ThreadShar
 /// are whole at any moment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_threads_are_as_many_lanes_as_may_run_at_once() {
+        for (at_once, threads) in [(1, 1), (3, 2), (4, 2), (101, 2), (7, 7), (128, 12)] {
+            let share = share(&MoverSettings::default(), &[], at_once, threads);
+            let lanes = (0..threads).map(|thread| share.lanes_of(thread));
+            assert!(lanes.clone().all(|lanes| lanes > 0));
+            assert_eq!(lanes.sum::<usize>(), at_once);
+        }
+    }
 }

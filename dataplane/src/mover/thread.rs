@@ -18,9 +18,9 @@ use super::{PANICKED, Shared, lock};
 /// How long a thread waits when no lane knows of anything sooner.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
-/// Runs lanes until none is left.
-pub(super) fn run(shared: &Arc<Shared>) {
-    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| work(shared)));
+/// Runs lanes until none is left, as the thread of this number.
+pub(super) fn run(shared: &Arc<Shared>, number: usize) {
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| work(shared, number)));
     let failure = match ran {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error),
@@ -79,7 +79,7 @@ fn take(shared: &Shared) -> Option<(usize, Lane)> {
     lock(&shared.queue).pop_front()
 }
 
-fn work(shared: &Shared) -> std::io::Result<()> {
+fn work(shared: &Shared, number: usize) -> std::io::Result<()> {
     let share = shared.per_thread;
     let heads = Pool::new(HEAD_BYTES, share.links)?;
     let blocks = Pool::new(share.block_bytes, share.blocks)?;
@@ -94,6 +94,7 @@ fn work(shared: &Shared) -> std::io::Result<()> {
     let next_tick = Instant::now();
     let mut thread = Thread {
         lent,
+        lanes: share.lanes_of(number),
         tasks: BTreeMap::new(),
         next_id: 0,
         interrupted: false,
@@ -130,6 +131,8 @@ impl Lent<'_> {
 
 struct Thread<'a> {
     lent: Lent<'a>,
+    /// Lanes that it may have at once.
+    lanes: usize,
     /// By id. Ids are not used again: operations of a lane may outlive it, and their completions
     /// must not be taken for those of another.
     tasks: BTreeMap<u32, Task>,
@@ -182,7 +185,7 @@ impl Thread<'_> {
 
     /// Takes lanes from the queue while there is room.
     fn admit(&mut self) {
-        while self.tasks.len() < self.lent.shared.per_thread.lanes && !self.interrupted {
+        while self.tasks.len() < self.lanes && !self.interrupted {
             let Some((index, lane)) = take(self.lent.shared) else {
                 return;
             };

@@ -1,0 +1,41 @@
+//! The program under test, as a person or a script runs it.
+
+// Each test file uses a part of it.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The program in a folder, with these words.
+pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn run(folder: &Path, args: &[&str]) -> Output {
+    command(folder, args).output().unwrap()
+}
+
+/// Runs `copy` with the words of a line.
+pub(crate) fn copy(folder: &Path, line: &str) -> Output {
+    let args: Vec<&str> = ["copy"].into_iter().chain(line.split_whitespace()).collect();
+    run(folder, &args)
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub(crate) fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// A folder with a file `a` of 1 MiB.
+pub(crate) fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    fs::write(folder.path().join("a"), content).unwrap();
+    folder
+}
