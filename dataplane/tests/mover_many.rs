@@ -138,7 +138,8 @@ fn lanes_that_hang_hold_up_no_other_and_end_in_time() {
         let settings = MoverSettings { pool_bytes: 1 << 20, ..mover(way) };
         let began = Instant::now();
         let (report, _) = run_all(settings, lanes_of(&sources, &targets, &patient(way)));
-        assert!(began.elapsed() < lanes::DEADLINE * 5 + lanes::SLACK);
+        // One deadline, and one for the target, which takes what is written on a second connection.
+        assert!(began.elapsed() < patient(way).deadline * 2 + lanes::SLACK);
         assert_eq!(report.lanes[0].outcome.as_ref().unwrap_err().side(), Some(Side::Source));
         assert_eq!(report.lanes[1].outcome.as_ref().unwrap_err().side(), Some(Side::Target));
         for (index, lane) in report.lanes.iter().enumerate().skip(2) {

@@ -29,6 +29,7 @@ mod recover;
 mod replies;
 mod role;
 mod slots;
+mod spare;
 mod status;
 mod strand;
 mod target_zeros;

@@ -145,7 +145,8 @@ impl Task {
                     return;
                 };
                 if link.epoch != token.tag {
-                    return; // of a connection that was given up
+                    return self
+                        .spare_completed(strand, side, token.tag, role, completion, context);
                 }
                 if role == Role::Payload {
                     return self.payload_received(strand, side, completion, context);
@@ -244,14 +245,16 @@ impl Task {
                 if let Some(cause) = self.overdue(strand, side, context.now) {
                     self.side_failed(strand, side, cause, context);
                 }
+                self.tend_spare(strand, side, context);
             }
         }
         self.pump(context);
     }
 
-    /// How often deadlines have to be looked at: often enough to be on time within a tenth.
+    /// How often deadlines have to be looked at. Progress is seen up to one interval late, and
+    /// its end up to another one.
     pub(crate) fn tick_interval(&self) -> Duration {
-        (self.settings.deadline / 20).clamp(Duration::from_millis(5), Duration::from_millis(250))
+        (self.settings.deadline / 50).clamp(Duration::from_millis(5), Duration::from_millis(100))
     }
 
     /// When the lane has something to do without any completion, if it knows.
