@@ -128,7 +128,8 @@ fn a_dead_connection_is_replaced_at_the_deadline_where_its_server_lives() {
 #[test]
 fn a_server_that_greets_and_whose_storage_hangs_is_not_taken_for_one_that_came_back() {
     every_engine(|way| {
-        let source = Nbdkit::pattern(MIB).filter("delay", &["delay-read=600"]).start().unwrap();
+        let source =
+            Nbdkit::pattern(MIB).filter("delay", &["delay-read=600"]).threads(1).start().unwrap();
         let target = target().start().unwrap();
         let limit = DEADLINE + SLACK;
         let words = fails(way, Side::Source, &source.uri(), &target.uri(), strict(way), limit);
@@ -140,7 +141,8 @@ fn a_server_that_greets_and_whose_storage_hangs_is_not_taken_for_one_that_came_b
 fn a_server_that_reads_and_never_writes_is_given_up_after_one_replacement() {
     every_engine(|way| {
         let source = source().start().unwrap();
-        let target = Nbdkit::memory(MIB).filter("delay", &["delay-write=600"]).start().unwrap();
+        let target =
+            Nbdkit::memory(MIB).filter("delay", &["delay-write=600"]).threads(1).start().unwrap();
         // It answers what is read on a second connection, takes what is written there, and then
         // is silent for a deadline again.
         let limit = DEADLINE * 2 + SLACK;

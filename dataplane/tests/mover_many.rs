@@ -210,6 +210,48 @@ fn the_rate_limit_holds_within_a_tenth() {
 }
 
 #[test]
+fn lanes_that_share_a_rate_limit_advance_in_step() {
+    const LIMIT: u64 = 4 * MIB;
+    lanes::every_engine(|way| {
+        let content = dense(2 << 20, 1);
+        let sources: Vec<_> =
+            (0..8).map(|_| Hostile::builder().content(&content).start().unwrap()).collect();
+        let targets: Vec<_> =
+            (0..8).map(|_| Hostile::builder().size(2 * MIB).start().unwrap()).collect();
+        let settings = MoverSettings { rate_limit: Some(LIMIT), threads: Some(2), ..mover(way) };
+        let running = Mover::new(settings)
+            .start(lanes_of(&sources, &targets, &lanes::settings(way)))
+            .unwrap();
+        let began = Instant::now();
+        let mut seen = vec![(0.0, [0; 8])];
+        while !running.wait_for(Duration::from_millis(50)) {
+            assert!(began.elapsed() < HANG);
+            let read = std::array::from_fn(|lane| running.lane_progress(lane).read);
+            seen.push((began.elapsed().as_secs_f64(), read));
+        }
+        let piece = LIMIT / 16;
+        let report = running.wait();
+        for (index, lane) in report.lanes.iter().enumerate() {
+            assert!(lane.outcome.is_ok(), "{:?}", lane.outcome);
+            assert_eq!(u64::from(lane.request_bytes), piece);
+            assert_same(&content, &targets[index].content());
+        }
+        for (seconds, read) in &seen {
+            let (least, most) = (read.iter().min().unwrap(), read.iter().max().unwrap());
+            assert!(most - least <= 2 * piece, "after {seconds} s: {read:?}");
+        }
+        let total = |read: &[u64; 8]| read.iter().sum::<u64>() as f64;
+        for (since, before) in seen.iter().filter(|(since, _)| *since > 0.2) {
+            let Some((until, after)) = seen.iter().find(|(until, _)| *until >= since + 2.0) else {
+                break;
+            };
+            let rate = (total(after) - total(before)) / (until - since) / LIMIT as f64;
+            assert!((0.9..1.1).contains(&rate), "{rate} of the limit from {since} to {until} s");
+        }
+    });
+}
+
+#[test]
 fn counts_say_what_happened_and_add_up() {
     every_way(|way| {
         // Large enough that block status is asked for.

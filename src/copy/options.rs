@@ -152,7 +152,9 @@ pub(crate) struct CopyOptions {
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = SPEED)]
     pub(crate) payload: PayloadChoice,
 
-    /// Bytes a second at most, of all lanes together
+    /// Bytes a second at most, of all lanes together, which take turns
+    ///
+    /// Requests are then no longer than what comes in a sixteenth of a second, or a cluster.
     #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = SPEED)]
     pub(crate) rate_limit: Option<u64>,
 

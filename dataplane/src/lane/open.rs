@@ -14,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::engine::Descriptor;
 use crate::fault::{Cause, Fault, Side};
 use crate::plan::AreaSet;
+use crate::rate::RateShare;
 use crate::report::{Event, LiveCounts, PayloadKind};
 use crate::settings::{Extent, LaneSettings};
 
@@ -92,6 +93,7 @@ impl Task {
             runs: Vec::new(),
             fault: None,
             starved: false,
+            rate_share: RateShare::default(),
             not_before: None,
             reconnects: 0,
             flushes: 0,

@@ -18,6 +18,7 @@ use crate::fault::{Cause, Fault, Side};
 use crate::journal::{Journal, Witness};
 use crate::nbd::NbdError;
 use crate::plan::{Area, Segment};
+use crate::rate::RateShare;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -96,7 +97,9 @@ pub(crate) struct Task {
     pub(super) fault: Option<Fault>,
     /// The thread's pool had no block left: try again when one is free.
     pub(super) starved: bool,
-    /// Nothing may be begun before: the rate limit.
+    /// What the lane has of the rate limit.
+    pub(super) rate_share: RateShare,
+    /// Nothing may be begun before: it is the turn of others.
     pub(super) not_before: Option<Instant>,
     pub(super) reconnects: u32,
     pub(super) flushes: u32,
