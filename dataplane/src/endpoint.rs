@@ -18,7 +18,8 @@ pub enum Endpoint {
     /// An export of an NBD server.
     Nbd(NbdEndpoint),
     /// A regular file or a block device. As a target, a regular file is created and cut to the
-    /// size of the source; a block device has to be large enough.
+    /// size of the source; a block device has to be large enough. A named pipe is read or written in
+    /// order; as a source, its first bytes have to come within the deadline.
     File(PathBuf),
     /// Read or written in order to its end, of unknown size: a pipe, a terminal, standard input.
     Stream(Arc<OwnedFd>),

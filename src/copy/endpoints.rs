@@ -98,11 +98,11 @@ fn standard(side: Side) -> io::Result<Endpoint> {
 }
 
 /// A pipe or a character device is a stream; all else is left to the lane, which says what is
-/// wrong with it.
+/// wrong with it. So is a pipe that is read: the lane waits for its writer, and not for ever.
 fn file(path: &Path, side: Side) -> io::Result<Endpoint> {
     let stream = fs::metadata(path).is_ok_and(|data| {
         let kind = data.file_type();
-        kind.is_fifo() || kind.is_char_device()
+        kind.is_char_device() || (kind.is_fifo() && side == Side::Target)
     });
     if !stream {
         return Ok(Endpoint::File(path.into()));

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, SeekFrom};
 
 use crate::endpoint::Endpoint;
-use crate::engine::Descriptor;
+use crate::engine::{Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::plan::AreaSet;
 use crate::rate::RateShare;
@@ -24,6 +25,7 @@ use super::durable::Unflushed;
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
+use super::role::Role;
 use super::slots::Slots;
 use super::status::StatusAnswer;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -107,6 +109,7 @@ impl Task {
         match task.first_strand(now) {
             Ok(strand) => {
                 task.strands.push(strand);
+                task.await_writer(context);
                 task.opened_if_ready(context);
             }
             Err((Some(side), cause)) => task.fail_side(side, cause, now),
@@ -121,16 +124,15 @@ impl Task {
                 self.link(Side::Source, 0, now).map_err(|e| (Some(Side::Source), e))?,
             )),
             Endpoint::File(path) => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .open(path)
-                    .map_err(|e| (Some(Side::Source), open_failed(e)))?;
-                match size_of(&file).map_err(|e| (Some(Side::Source), open_failed(e)))? {
+                let failed = |e| (Some(Side::Source), open_failed(e));
+                let file = open_for_reading(path).map_err(failed)?;
+                match size_of(&file).map_err(failed)? {
                     Some(size) => {
                         self.size = Some(size);
                         SourceSide::File(Rc::new(Descriptor::file(file.into())))
                     }
                     None => SourceSide::Stream {
+                        awaited: is_fifo(&file),
                         stream: Rc::new(Descriptor::stream(file.into())),
                         at: 0,
                     },
@@ -139,6 +141,7 @@ impl Task {
             Endpoint::Stream(fd) => SourceSide::Stream {
                 stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
                 at: 0,
+                awaited: false,
             },
             Endpoint::Null => {
                 return Err((None, Cause::Unfit("null: can only be a target".into())));
@@ -163,6 +166,42 @@ impl Task {
             }
         };
         Ok(Strand::new(source, target))
+    }
+
+    /// Begins to wait for the first bytes of a pipe that was opened by its name.
+    fn await_writer(&self, context: &mut Context<'_>) {
+        if let SourceSide::Stream { stream, awaited: true, .. } = &self.strands[0].source {
+            let token =
+                Token { lane: self.id, strand: 0, role: Role::Await.on(Side::Source), tag: 0 };
+            context.engine.submit(token, Op::Await { stream: Rc::clone(stream) });
+        }
+    }
+
+    /// The first bytes of a pipe have come, or its end.
+    pub(super) fn writer_came(&mut self, completion: Completion, context: &mut Context<'_>) {
+        let SourceSide::Stream { stream, awaited, .. } = &mut self.strands[0].source else {
+            return;
+        };
+        *awaited = false;
+        // From here on it is as any other stream.
+        if let Err(error) = completion.result.map(drop).and_then(|()| stream.set_blocking()) {
+            let what = "cannot wait for its first bytes".into();
+            return self.fail_side(Side::Source, Cause::File { what, error }, context.now);
+        }
+        self.opened_if_ready(context);
+    }
+
+    /// Why a pipe that nobody writes to has to be given up by now, if it has.
+    pub(super) fn unwritten(&self, now: std::time::Instant) -> Option<Cause> {
+        let awaited =
+            matches!(self.strands.first()?.source, SourceSide::Stream { awaited: true, .. });
+        let late = now.duration_since(self.started) > self.settings.deadline;
+        (awaited && late && self.phase == Phase::Opening).then(|| Cause::Deadline {
+            deadline: self.settings.deadline,
+            waiting_for: "the first bytes of the pipe".into(),
+            beside: String::new(),
+            hint: " (does anybody write to it?)",
+        })
     }
 
     pub(super) fn link(
@@ -343,6 +382,20 @@ pub(super) enum Refusal {
 
 fn open_failed(error: io::Error) -> Cause {
     Cause::File { what: "cannot open it".into(), error }
+}
+
+/// A pipe is opened also if nobody has opened it to write.
+fn open_for_reading(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = OpenOptions::new();
+    if std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo()) {
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    options.read(true).open(path)
+}
+
+fn is_fifo(file: &impl AsFd) -> bool {
+    rustix::fs::fstat(file)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {

@@ -142,6 +142,7 @@ impl Task {
             Role::Read => self.file_read(strand, token.tag, completion, context),
             Role::Write => self.file_written(strand, token.tag, completion, context),
             Role::Sync => self.file_synced(completion, context),
+            Role::Await => self.writer_came(completion, context),
             Role::Convey => self.conveyed(strand, token.tag, completion, context),
             Role::Connect | Role::Send | Role::Receive | Role::Discard | Role::Payload => {
                 let Some(link) = self.strands[strand].link(side) else {
@@ -243,6 +244,9 @@ impl Task {
 
     /// Looks at deadlines, as often as [`tick_interval`](Self::tick_interval) says.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
+        if let Some(cause) = self.unwritten(context.now) {
+            self.fail_side(Side::Source, cause, context.now);
+        }
         for strand in 0..self.strands.len() {
             for side in [Side::Source, Side::Target] {
                 if let Some(cause) = self.overdue(strand, side, context.now) {
