@@ -437,6 +437,43 @@ fn a_signal_ends_the_copy_in_order_with_code_7() {
 }
 
 #[test]
+fn a_signal_ends_a_copy_whose_standard_output_is_blocked_at_once() {
+    let folder = folder();
+    for engine in ["uring", "poll"] {
+        for source in ["a", "[ nbdkit memory 64M ]"] {
+            let line = format!("copy --engine {engine} --deadline 60s -v -- {source} -");
+            let mut child = command(folder.path(), &line.split_whitespace().collect::<Vec<_>>())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // Bytes in the pipe, of which no more is read, show that it is being filled.
+            let mut pipe = child.stdout.take().unwrap();
+            std::io::Read::read_exact(&mut pipe, &mut [0]).unwrap();
+            let asked = std::time::Instant::now();
+            signal(&child, Signal::TERM);
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(code(&output), 7, "{line}: {}", stderr(&output));
+            assert!(asked.elapsed() < Duration::from_secs(5), "{line}: {:?}", asked.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_named_pipe_that_nobody_writes_to_is_a_fault_of_the_source_at_the_deadline() {
+    let folder = folder();
+    let made = Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap();
+    assert!(made.success());
+    let output = copy(folder.path(), "--deadline 500ms pipe b");
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("source pipe: no answer within 500 ms"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn a_server_does_not_outlive_a_copy_that_is_killed() {
     let child = slow_copy(folder().path());
     let parent = child.id().to_string();

@@ -202,7 +202,8 @@ impl Server {
         self.shared.exit_reason(EXIT_GRACE)
     }
 
-    /// Ends the server: SIGTERM to its process group, then, when `deadline` has passed, SIGKILL.
+    /// Ends the server: SIGTERM to its process group, which goes on for it if it was stopped; then,
+    /// when `deadline` has passed, SIGKILL.
     /// The connection must be closed by then, or some servers wait for it. Returns whether it
     /// ended in time.
     pub fn end(&self, deadline: Duration) -> bool {
@@ -213,6 +214,8 @@ impl Server {
             return true;
         }
         process.signal(Signal::TERM);
+        // One that is stopped, by itself or by others, takes no signal before it goes on.
+        process.signal(Signal::CONT);
         if process.wait(deadline).is_some() {
             return true;
         }
@@ -424,6 +427,20 @@ mod tests {
         assert!(!server.end(Duration::from_millis(50)));
         // Its stderr is closed only when no process of the group is left.
         assert!(lines.recv_timeout(Duration::from_secs(20)).is_err());
+    }
+
+    #[test]
+    fn a_server_that_has_stopped_itself_ends_at_once() {
+        let server = command(&["sh", "-c", "kill -STOP $$; sleep 60"]).spawn(|_| {}).unwrap();
+        let stat = format!("/proc/{}/stat", held(&server.shared.process).child.id());
+        let started = Instant::now();
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(started.elapsed() < Duration::from_secs(20), "it does not stop");
+            thread::yield_now();
+        }
+        let asked = Instant::now();
+        assert!(server.end(END_DEADLINE));
+        assert!(asked.elapsed() < END_DEADLINE / 2, "{:?}", asked.elapsed());
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub enum Endpoint {
     Nbd(NbdEndpoint),
     /// A regular file or a block device. As a target, a regular file is created and has the size
     /// of the source at the end, also where only changed areas of it are written; a block device
-    /// has to be large enough.
+    /// has to be large enough. A named pipe is read or written in order; as a source, its first
+    /// bytes have to come within the deadline.
     File(PathBuf),
     /// Read or written in order to its end, of unknown size: a pipe, a terminal, standard input.
     Stream(Arc<OwnedFd>),

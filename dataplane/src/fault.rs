@@ -79,12 +79,14 @@ pub enum Cause {
     #[error("TLS: {0}")]
     Tls(String),
     /// Nothing came for too long.
-    #[error("no answer within {} while waiting for {waiting_for}{hint}", duration(*deadline))]
+    #[error("no answer within {} while waiting for {waiting_for}{beside}{hint}", duration(*deadline))]
     Deadline {
         /// The deadline that passed.
         deadline: Duration,
         /// What is outstanding.
         waiting_for: String,
+        /// How far a second connection came; empty or with a leading separator.
+        beside: String,
         /// What may help; empty or with a leading separator.
         hint: &'static str,
     },
@@ -124,7 +126,7 @@ pub enum Cause {
     #[error("{0}")]
     Unfit(String),
     /// All attempts to connect again failed.
-    #[error("gave up after {attempts} attempts to connect again; the last one: {last}")]
+    #[error("gave up after {attempts} {} to connect again; the last one: {last}", tries(*attempts))]
     GaveUp {
         /// How many.
         attempts: u32,
@@ -148,6 +150,10 @@ pub(crate) fn is_about_the_path(error: &io::Error) -> bool {
 
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!("; the server says: {message}") }
+}
+
+fn tries(attempts: u32) -> &'static str {
+    if attempts == 1 { "attempt" } else { "attempts" }
 }
 
 /// A duration as people write it.

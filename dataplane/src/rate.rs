@@ -13,9 +13,12 @@ pub const BURST: Duration = Duration::from_millis(50);
 /// otherwise leave the range of the clock.
 const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A token bucket. A request of any size is let through once the bucket is not in debt, and its
-/// bytes are then the debt that the next one waits for: so the rate holds on average also where
-/// one request is larger than the bucket.
+/// Pieces a second at least, at the full rate: whoever shares the limit waits for a piece of each
+/// of the others, and a piece comes at the speed of the line.
+const PIECES_PER_SECOND: u64 = 16;
+
+/// A limit that several share: whoever asks gets the next time that is free, so that all have
+/// their turns in the order in which they ask. Bytes are paid for from then on.
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     bytes_per_second: NonZeroU64,
@@ -36,17 +39,19 @@ impl RateLimit {
         self.bytes_per_second
     }
 
-    /// Asks to move `bytes` now. `None`: they are taken, move them. `Some(instant)`: nothing was
-    /// taken, ask again and not before then.
-    pub fn take(&mut self, now: Instant, bytes: u64) -> Option<Instant> {
+    /// Bytes that should be taken at once at most.
+    #[must_use]
+    pub fn piece_bytes(&self) -> u64 {
+        self.bytes_per_second.get() / PIECES_PER_SECOND
+    }
+
+    /// Takes `bytes`, and tells from when on they may be moved: now, or later than it.
+    pub fn reserve(&mut self, now: Instant, bytes: u64) -> Instant {
         // An idle bucket is full, not more than full.
         let full = now.checked_sub(BURST).unwrap_or(now);
-        let paid_at = self.paid_at.map_or(full, |at| at.max(full));
-        if paid_at > now {
-            return Some(paid_at);
-        }
-        self.paid_at = Some(paid_at.checked_add(self.cost(bytes)).unwrap_or(now + MAX_WAIT));
-        None
+        let turn = self.paid_at.map_or(full, |at| at.max(full));
+        self.paid_at = Some(turn.checked_add(self.cost(bytes)).unwrap_or(now + MAX_WAIT));
+        turn.max(now)
     }
 
     /// Time that `bytes` take at the full rate, rounded up.
@@ -54,6 +59,46 @@ impl RateLimit {
         let nanos = u128::from(bytes) * 1_000_000_000;
         let nanos = nanos.div_ceil(u128::from(self.bytes_per_second.get()));
         u64::try_from(nanos).map_or(MAX_WAIT, Duration::from_nanos).min(MAX_WAIT)
+    }
+}
+
+/// What one of those who share a limit has been given of it.
+#[derive(Clone, Debug, Default)]
+pub struct RateShare {
+    /// Bytes that may be moved at any time.
+    credit: u64,
+    /// Bytes that may be moved from some time on.
+    turn: Option<(Instant, u64)>,
+}
+
+impl RateShare {
+    /// Asks to move `bytes` now. `None`: move them. `Some(instant)`: it is the turn of others;
+    /// ask again, and not before then. Meanwhile nobody else gets what was reserved, also if fewer
+    /// bytes are moved in the end: those that are left are had next time.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        reserve: impl FnOnce(u64) -> Instant,
+    ) -> Option<Instant> {
+        if let Some((at, reserved)) = self.turn {
+            if at > now {
+                return Some(at);
+            }
+            self.turn = None;
+            self.credit += reserved;
+        }
+        let missing = bytes.saturating_sub(self.credit);
+        if missing > 0 {
+            let at = reserve(missing);
+            if at > now {
+                self.turn = Some((at, missing));
+                return Some(at);
+            }
+            self.credit += missing;
+        }
+        self.credit -= bytes;
+        None
     }
 }
 
@@ -68,63 +113,100 @@ mod tests {
         RateLimit::new(NonZeroU64::new(bytes_per_second).unwrap())
     }
 
-    #[test]
-    fn a_full_bucket_lets_the_first_request_through_at_once() {
-        assert_eq!(limit(MIB).take(Instant::now(), 32 * MIB), None);
+    fn take(
+        share: &mut RateShare,
+        limit: &mut RateLimit,
+        now: Instant,
+        bytes: u64,
+    ) -> Option<Instant> {
+        share.take(now, bytes, |missing| limit.reserve(now, missing))
     }
 
     #[test]
-    fn a_request_that_has_to_wait_takes_nothing() {
-        let (mut bucket, now) = (limit(MIB), Instant::now());
-        assert_eq!(bucket.take(now, MIB), None);
-        let later = bucket.take(now, MIB).unwrap();
-        assert_eq!(bucket.take(now, MIB), Some(later));
-        assert_eq!(bucket.take(later, MIB), None);
+    fn a_full_bucket_lets_the_first_request_through_at_once() {
+        let now = Instant::now();
+        assert_eq!(limit(MIB).reserve(now, 32 * MIB), now);
     }
 
     #[test]
     fn the_wait_is_the_time_that_the_bytes_take_less_the_burst() {
         let (mut bucket, now) = (limit(MIB), Instant::now());
-        bucket.take(now, 2 * MIB);
-        assert_eq!(bucket.take(now, 1), Some(now + Duration::from_secs(2) - BURST));
+        bucket.reserve(now, 2 * MIB);
+        assert_eq!(bucket.reserve(now, 1), now + Duration::from_secs(2) - BURST);
     }
 
     #[test]
     fn an_idle_hour_saves_no_more_than_one_burst() {
         let (mut bucket, start) = (limit(MIB), Instant::now());
-        bucket.take(start, MIB);
+        bucket.reserve(start, MIB);
         let now = start + Duration::from_secs(3600);
-        assert_eq!(bucket.take(now, MIB), None);
-        assert_eq!(bucket.take(now, 1), Some(now + Duration::from_secs(1) - BURST));
+        assert_eq!(bucket.reserve(now, MIB), now);
+        assert_eq!(bucket.reserve(now, 1), now + Duration::from_secs(1) - BURST);
     }
 
     #[test]
     fn the_largest_request_at_the_lowest_rate_does_not_leave_the_clock() {
         let (mut bucket, now) = (limit(1), Instant::now());
-        assert_eq!(bucket.take(now, u64::MAX), None);
-        assert!(bucket.take(now, 1).is_some());
+        assert_eq!(bucket.reserve(now, u64::MAX), now);
+        assert!(bucket.reserve(now, 1) > now);
+    }
+
+    #[test]
+    fn a_turn_is_reserved_once_and_kept_for_whoever_reserved_it() {
+        let (mut bucket, now) = (limit(MIB), Instant::now());
+        let (mut one, mut other) = (RateShare::default(), RateShare::default());
+        assert_eq!(take(&mut one, &mut bucket, now, MIB), None);
+        let turn = take(&mut one, &mut bucket, now, MIB).unwrap();
+        assert_eq!(take(&mut one, &mut bucket, now, MIB), Some(turn));
+        let next = take(&mut other, &mut bucket, now, MIB).unwrap();
+        assert_eq!(next, turn + Duration::from_secs(1));
+        assert_eq!(take(&mut one, &mut bucket, turn, MIB), None);
+    }
+
+    #[test]
+    fn what_a_smaller_request_left_is_had_next_time() {
+        let (mut bucket, now) = (limit(MIB), Instant::now());
+        let mut share = RateShare::default();
+        take(&mut share, &mut bucket, now, MIB);
+        let turn = take(&mut share, &mut bucket, now, MIB).unwrap();
+        assert_eq!(take(&mut share, &mut bucket, turn, MIB / 4), None);
+        assert_eq!(take(&mut share, &mut bucket, turn, MIB * 3 / 4), None);
+        assert!(take(&mut share, &mut bucket, turn, 1).is_some());
     }
 
     proptest! {
         #[test]
-        fn over_any_row_of_requests_the_rate_holds(
+        fn those_who_share_get_the_same_and_the_rate_holds(
             rate in 1_000_u64..1_000_000_000,
-            sizes in prop::collection::vec(1_u64..4_000_000, 1..60),
+            size in 1_u64..4_000_000,
+            sharing in 1_usize..20,
+            rounds in 1_u64..20,
         ) {
             let (mut bucket, start) = (limit(rate), Instant::now());
-            let (mut now, mut before_last) = (start, 0_u64);
-            for (index, &size) in sizes.iter().enumerate() {
-                while let Some(later) = bucket.take(now, size) {
-                    prop_assert!(later > now);
-                    now = later;
+            let mut shares = vec![(RateShare::default(), 0_u64); sharing];
+            let mut now = start;
+            while shares.iter().all(|(_, taken)| *taken < rounds) {
+                let mut next = None::<Instant>;
+                // The first of them is always asked first.
+                for (share, taken) in &mut shares {
+                    let at = loop {
+                        match take(share, &mut bucket, now, size) {
+                            None => *taken += 1,
+                            Some(at) => break at,
+                        }
+                    };
+                    next = Some(next.map_or(at, |next| next.min(at)));
                 }
-                if index + 1 < sizes.len() {
-                    before_last += size;
-                }
+                now = next.unwrap();
             }
+            let most = shares.iter().map(|(_, taken)| *taken).max().unwrap();
+            let least = shares.iter().map(|(_, taken)| *taken).min().unwrap();
+            let burst = u64::try_from(BURST.as_millis()).unwrap() * rate / 1000 / size + 1;
+            prop_assert!(most - least <= burst + 1, "{most} and {least}, a burst of {burst}");
+            let taken: u64 = shares.iter().map(|(_, taken)| *taken).sum();
             let seconds = (now - start + BURST).as_secs_f64();
-            prop_assert!(before_last as f64 <= seconds * rate as f64 + 1.0);
-            prop_assert!(seconds - BURST.as_secs_f64() <= before_last as f64 / rate as f64 + 1e-6);
+            let at_once = (sharing as u64 + 1) * size;
+            prop_assert!((taken * size) as f64 <= seconds * rate as f64 + at_once as f64);
         }
     }
 }

@@ -89,10 +89,13 @@ pub struct LaneSettings {
     /// FLUSH the target whenever this much time has passed since the last one, so that a resumed
     /// lane has little to do again.
     pub flush_interval: Duration,
-    /// A side that makes no progress for this long while something is outstanding is connected
-    /// again, and has failed if it answers nothing for half of that time more; with no retries, at
-    /// once.
+    /// A side that gives no answer for this long while one is awaited has failed, over however
+    /// many connections. A connection that is silent for half of it gets another one beside it,
+    /// which takes its place at the end of it if it was answered; not so with no retries.
     pub deadline: Duration,
+    /// Bytes a second below which what passes is no progress: a side that keeps sending less, and
+    /// completes no answer, is as good as silent. Zero: any byte is progress.
+    pub least_rate: u64,
     /// Attempts to connect again before a lane fails; the count starts anew with progress, and
     /// what is only done again is none. Zero: the first loss of a connection fails the lane.
     pub retries: u32,
@@ -127,6 +130,7 @@ impl Default for LaneSettings {
             keep_journal: false,
             flush_interval: Duration::from_secs(30),
             deadline: Duration::from_secs(30),
+            least_rate: 4 << 10,
             retries: 5,
             backoff: Duration::from_millis(100),
         }

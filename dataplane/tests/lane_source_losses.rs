@@ -151,7 +151,7 @@ fn a_handshake_that_fails_on_reconnecting_is_tried_again() {
                 .start()
                 .unwrap();
             let target = target();
-            // Half of the deadline for the answer that never comes, and time for one more.
+            // Where it comes back it has time to.
             let settings = LaneSettings { deadline: DEADLINE * 2, ..hasty(way) };
             let stalls = fault == Fault::NoGreeting;
             let report = copy(way, &server.uri(), &target.uri(), settings);

@@ -230,3 +230,112 @@ fn a_silent_pipe_holds_up_neither_other_lanes_nor_the_end() {
         }
     });
 }
+
+/// A pipe with a name.
+fn named_pipe(dir: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
+    let path = dir.path().join(name);
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+#[test]
+fn a_named_pipe_that_nobody_writes_to_is_waited_for_until_the_deadline() {
+    let dir = folder();
+    every_engine(|way| {
+        let pipe = named_pipe(&dir, &format!("{:?}", way.engine));
+        let server = Hostile::builder().size(MIB).start().unwrap();
+        let began = std::time::Instant::now();
+        let source = Endpoint::File(pipe.clone());
+        let fault = lanes::fault_of(ran(way, source, nbd(&server.uri()), hasty(way)));
+        let took = began.elapsed();
+        assert_eq!(fault.side(), Some(Side::Source), "{fault}");
+        let words = fault.to_string();
+        assert!(words.contains(pipe.to_str().unwrap()), "{words}");
+        assert!(words.contains("waiting for the first bytes of the pipe"), "{words}");
+        assert!((lanes::DEADLINE..lanes::DEADLINE * 2).contains(&took), "{took:?}");
+    });
+}
+
+#[test]
+fn a_named_pipe_that_nobody_writes_to_holds_up_neither_other_lanes_nor_the_end() {
+    let (dir, content) = (folder(), dense(1 << 20, 1));
+    every_engine(|way| {
+        let pipe = named_pipe(&dir, &format!("{:?}", way.engine));
+        let source = Hostile::builder().content(&content).start().unwrap();
+        let target = Hostile::builder().size(MIB).start().unwrap();
+        let elsewhere = Hostile::builder().size(MIB).start().unwrap();
+        let lane = |source, target| Lane::new(source, target).with_settings(settings(way));
+        let waiting = lane(Endpoint::File(pipe), nbd(&elsewhere.uri()));
+        let moving = lane(nbd(&source.uri()), nbd(&target.uri()));
+        let events = lanes::Events::default();
+        let running = Mover::new(lanes::mover(way))
+            .on_event(events.observe())
+            .start(vec![waiting, moving])
+            .unwrap();
+        let began = std::time::Instant::now();
+        while events.count("Finished { lane: 1, fault: None") == 0 {
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", events.all());
+            std::thread::yield_now();
+        }
+        running.canceller().cancel();
+        assert!(running.wait_for(Duration::from_secs(3)));
+        assert!(matches!(running.wait().lanes[0].outcome, Err(Fault::Interrupted)));
+    });
+}
+
+#[test]
+fn a_named_pipe_is_read_when_its_writer_comes() {
+    let (dir, content) = (folder(), dense(1 << 20, 2));
+    every_engine(|way| {
+        let pipe = named_pipe(&dir, &format!("{:?}", way.engine));
+        let server = Hostile::builder().size(MIB).start().unwrap();
+        let writer = std::thread::spawn({
+            let (pipe, content) = (pipe.clone(), content.clone());
+            move || {
+                // This open returns when the lane has opened the other end.
+                let mut writer = fs::OpenOptions::new().write(true).open(pipe).unwrap();
+                std::thread::sleep(lanes::DEADLINE);
+                content.chunks(77_777).for_each(|part| writer.write_all(part).unwrap());
+            }
+        });
+        let report = ran(way, Endpoint::File(pipe), nbd(&server.uri()), patient(way));
+        assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+        writer.join().unwrap();
+        assert_same(&content, &server.content());
+    });
+}
+
+/// A terminal whose output nobody reads, and the end that would read it.
+fn blocked_terminal() -> (OwnedFd, OwnedFd) {
+    use std::os::fd::FromRawFd;
+    let (mut near, mut far) = (0, 0);
+    let nothing = std::ptr::null_mut();
+    // SAFETY: both numbers outlive the call, and the other pointers may be null.
+    let result =
+        unsafe { libc::openpty(&mut near, &mut far, nothing, nothing.cast(), nothing.cast()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the call has just opened both, and nobody else knows them.
+    unsafe { (OwnedFd::from_raw_fd(near), OwnedFd::from_raw_fd(far)) }
+}
+
+#[test]
+fn a_blocked_terminal_does_not_hold_up_the_end_of_an_interrupted_lane() {
+    let way = Way {
+        engine: blockferry_dataplane::EngineChoice::Uring,
+        payload: blockferry_dataplane::PayloadChoice::Pooled,
+    };
+    let source = Hostile::builder().content(&dense(2 << 20, 1)).start().unwrap();
+    let (_unread, terminal) = blocked_terminal();
+    let target = Endpoint::Stream(Arc::new(terminal));
+    let lane = Lane::new(nbd(&source.uri()), target).with_settings(settings(way));
+    let running = Mover::new(lanes::mover(way)).start(vec![lane]).unwrap();
+    let began = std::time::Instant::now();
+    while running.progress().sent == 0 {
+        assert!(began.elapsed() < lanes::HANG, "nothing is written");
+        std::thread::yield_now();
+    }
+    running.canceller().cancel();
+    assert!(running.wait_for(Duration::from_secs(3)), "the thread waits for the terminal");
+    let outcome = &running.wait().lanes[0].outcome;
+    assert!(matches!(outcome, Err(Fault::Interrupted)), "{outcome:?}");
+}

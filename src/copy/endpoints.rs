@@ -97,12 +97,12 @@ fn standard(side: Side) -> io::Result<Endpoint> {
     })
 }
 
-/// A pipe is a stream, and so is a character device that is written; all else is left to the lane,
-/// which says what is wrong with it.
+/// A character device that is written is a stream, and so is a pipe that is; all else is left to the
+/// lane, which says what is wrong with it, and waits for the writer of a pipe no longer than it may.
 fn file(path: &Path, side: Side) -> io::Result<Endpoint> {
     let stream = fs::metadata(path).is_ok_and(|data| {
         let kind = data.file_type();
-        kind.is_fifo() || (kind.is_char_device() && side == Side::Target)
+        (kind.is_fifo() || kind.is_char_device()) && side == Side::Target
     });
     if !stream {
         return Ok(Endpoint::File(path.into()));

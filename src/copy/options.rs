@@ -154,7 +154,9 @@ pub(crate) struct CopyOptions {
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = SPEED)]
     pub(crate) payload: PayloadChoice,
 
-    /// Bytes a second at most, of all lanes together
+    /// Bytes a second at most, of all lanes together, which take turns
+    ///
+    /// Requests are then no longer than what comes in a sixteenth of a second, or a cluster.
     #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = SPEED)]
     pub(crate) rate_limit: Option<u64>,
 
@@ -198,14 +200,27 @@ pub(crate) struct CopyOptions {
     #[arg(long, value_name = "JOURNAL", help_heading = SAFETY)]
     pub(crate) resume: Option<PathBuf>,
 
-    /// A side that makes no progress for this long is connected again, or has failed
+    /// A side that gives no answer for this long is connected again by then, or has failed
     ///
-    /// It has half of that time more to come back.
+    /// After half of this time a second connection is made beside the silent one, which is kept:
+    /// a server that only takes its time is not given up. When the time is over the second one
+    /// goes on if it was answered; else the lane fails. Bytes that pass count as an answer, unless
+    /// they are fewer than --least-rate.
     #[arg(
         long, value_name = "TIME", default_value = "30s", value_parser = positive_duration,
         help_heading = FAULTS
     )]
     pub(crate) deadline: Duration,
+
+    /// Bytes a second below which what passes is no sign of life
+    ///
+    /// A side that completes no answer and moves less than this within --deadline is treated as
+    /// one that is silent. 0: any byte will do.
+    #[arg(
+        long, value_name = "SIZE", default_value = "4k", value_parser = parse_size,
+        help_heading = FAULTS
+    )]
+    pub(crate) least_rate: u64,
 
     /// Attempts to connect again before a lane fails
     #[arg(long, value_name = "N", default_value = "5", help_heading = FAULTS)]

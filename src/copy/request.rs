@@ -375,6 +375,7 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
         keep_journal: false,
         flush_interval: options.flush_interval,
         deadline: options.deadline,
+        least_rate: options.least_rate,
         retries: options.retries,
         backoff: options.backoff,
     }

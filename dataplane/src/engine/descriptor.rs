@@ -1,7 +1,7 @@
 //! What operations work on.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ pub(crate) struct Descriptor {
     received: Cell<u64>,
     sent: Cell<u64>,
     takes_watermark: bool,
+    is_terminal: bool,
     watermark: Cell<libc::c_int>,
     /// Whether the readiness engine watches it already.
     pub(super) watched: Cell<bool>,
@@ -88,6 +89,12 @@ impl Descriptor {
         Self::new(fd, Kind::Stream)
     }
 
+    /// Puts a stream of ours, which nobody shares, into blocking mode.
+    pub(crate) fn set_blocking(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.fd)?;
+        Ok(rustix::fs::fcntl_setfl(&self.fd, flags - OFlags::NONBLOCK)?)
+    }
+
     /// A regular file or a block device.
     pub(crate) fn file(fd: OwnedFd) -> Self {
         Self::new(fd, Kind::File)
@@ -97,15 +104,24 @@ impl Descriptor {
         let tcp = kind == Kind::Socket
             && rustix::net::sockopt::socket_domain(&fd)
                 .is_ok_and(|domain| domain != rustix::net::AddressFamily::UNIX);
+        // Of the character devices it is the one that makes its writers wait.
+        let is_terminal = kind == Kind::Stream && fd.is_terminal();
         Self {
             fd,
             kind,
+            is_terminal,
             received: Cell::new(0),
             sent: Cell::new(0),
             takes_watermark: tcp,
             watermark: Cell::new(1),
             watched: Cell::new(false),
         }
+    }
+
+    /// Whether the ring has to leave it to a thread: the kernel would wait for a terminal that
+    /// takes or gives nothing at the moment when an operation is submitted.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
     }
 
     pub(crate) fn kind(&self) -> Kind {

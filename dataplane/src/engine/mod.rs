@@ -55,6 +55,8 @@ pub(crate) struct Token {
 pub(crate) enum Op {
     /// Waits for a connection that was begun, and takes its error.
     Connect { socket: Rc<Descriptor> },
+    /// Waits until there is something to receive, or nothing more will come.
+    Await { stream: Rc<Descriptor> },
     /// Receives at least `least` and at most `most` bytes into `buf[at..]`. Completes with how
     /// many; fewer than `least` means that the peer closed.
     Receive { socket: Rc<Descriptor>, buf: Buf, at: usize, least: usize, most: usize },
@@ -89,9 +91,11 @@ impl Op {
                 (head_len + length, End::To)
             }
             Self::Write { length, .. } => (*length, End::To),
-            Self::Connect { .. } | Self::Convey { .. } | Self::Zero { .. } | Self::Sync { .. } => {
-                (0, End::To)
-            }
+            Self::Connect { .. }
+            | Self::Await { .. }
+            | Self::Convey { .. }
+            | Self::Zero { .. }
+            | Self::Sync { .. } => (0, End::To),
         }
     }
 
@@ -103,7 +107,11 @@ impl Op {
             Self::Send { socket, .. } => socket.count_sent(bytes),
             Self::Write { file, .. } => file.count_sent(bytes),
             // A conveyor counts for itself; the others move nothing.
-            Self::Connect { .. } | Self::Convey { .. } | Self::Zero { .. } | Self::Sync { .. } => {}
+            Self::Connect { .. }
+            | Self::Await { .. }
+            | Self::Convey { .. }
+            | Self::Zero { .. }
+            | Self::Sync { .. } => {}
         }
     }
 }

@@ -100,6 +100,7 @@ impl Poll {
             (Op::Connect { socket } | Op::Receive { socket, .. } | Op::Send { socket, .. }, _) => {
                 socket
             }
+            (Op::Await { stream }, _) => stream,
             (
                 Op::Read { file, .. }
                 | Op::Write { file, .. }
@@ -187,6 +188,13 @@ fn event_token(fd: RawFd) -> usize {
 fn attempt(op: &mut Op, done: &mut usize) -> Attempt {
     match op {
         Op::Connect { socket } => return connect(socket),
+        Op::Await { stream } => {
+            return match when_ready(stream, PollFlags::IN) {
+                Ok(()) => Attempt::Done(Ok(0)),
+                Err(Errno::AGAIN | Errno::INTR) => Attempt::Wait(End::From),
+                Err(e) => Attempt::Done(Err(e.into())),
+            };
+        }
         Op::Convey { from, conveyor, to, length } => {
             return match conveyor.step(from, to, *length) {
                 Ok(Step::Done) => Attempt::Done(Ok(*length)),
@@ -242,7 +250,7 @@ fn transfer(op: &mut Op, done: usize) -> Result<usize, Errno> {
         }
         Op::Sync { file } => rustix::fs::fdatasync(&**file).map(|()| 0),
         // `attempt` does these itself.
-        Op::Connect { .. } | Op::Convey { .. } => Ok(0),
+        Op::Connect { .. } | Op::Await { .. } | Op::Convey { .. } => Ok(0),
     }
 }
 

@@ -170,6 +170,7 @@ impl Uring {
                 let connected = socket.take_connect_error().map(|()| 0);
                 return self.complete(index, connected);
             }
+            Op::Await { .. } => return self.complete(index, Ok(0)),
             _ => op.count(count),
         }
         let (goal, end) = op.goal();
@@ -311,13 +312,16 @@ fn submission(
         Op::Connect { socket } => {
             opcode::PollAdd::new(Fd(socket.raw()), poll_mask(libc::POLLOUT)).build()
         }
+        Op::Await { stream } => {
+            opcode::PollAdd::new(Fd(stream.raw()), poll_mask(libc::POLLIN)).build()
+        }
         Op::Receive { socket, buf, at, most, .. } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *most];
             let (fd, start, length) = (Fd(socket.raw()), into.as_mut_ptr(), ring_len(into.len()));
             match socket.kind() {
                 Kind::Socket => opcode::Recv::new(fd, start, length).build(),
                 Kind::Stream | Kind::File => {
-                    opcode::Read::new(fd, start, length).offset(u64::MAX).build()
+                    apart(socket, opcode::Read::new(fd, start, length).offset(u64::MAX).build())
                 }
             }
         }
@@ -326,7 +330,7 @@ fn submission(
             let rest = payload.as_ref().map_or(&[][..], |(buf, start, length)| {
                 &buf[*start + done.saturating_sub(*head_len)..*start + *length]
             });
-            send(socket, head, rest, message, vectors)
+            apart(socket, send(socket, head, rest, message, vectors))
         }
         Op::Read { file, buf, at, length, offset } => {
             let into = &mut buf.bytes_mut()[*at + done..*at + *length];
@@ -355,6 +359,11 @@ fn submission(
             opcode::PollAdd::new(Fd(from.raw()), poll_mask(libc::POLLIN)).build()
         }
     }
+}
+
+/// The same submission, carried out by a thread of the kernel where it could block this one.
+fn apart(stream: &Descriptor, sqe: Sqe) -> Sqe {
+    if stream.is_terminal() { sqe.flags(io_uring::squeue::Flags::ASYNC) } else { sqe }
 }
 
 /// The submission that sends a head and what follows it, either of which may be empty.

@@ -153,6 +153,11 @@ impl Task {
             );
             return Err(Refusal::Side(side, Cause::Unfit(what)));
         }
+        if let Some(piece) = context.rate.piece_bytes() {
+            // No less than what the target writes without reading the rest of a cluster.
+            let piece = piece.max(self.alignment(source, target)).max(least);
+            self.data_max = self.data_max.min(1 << piece.ilog2());
+        }
         self.can_zero = match &self.strands[0].target {
             TargetSide::Nbd(_) => target.is_some_and(|session| session.flags.can_write_zeroes()),
             TargetSide::File(_) | TargetSide::Null(_) => true,

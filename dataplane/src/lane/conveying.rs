@@ -169,7 +169,7 @@ impl Task {
         match self.strands[strand].target_link() {
             Some(link) => {
                 if link.outstanding == 0 {
-                    link.liveness.progress_at = context.now;
+                    link.liveness.begins(context.now);
                 }
                 link.outstanding += 1;
             }

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,20 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 
 pub(super) fn open_failed(error: io::Error) -> Cause {
     Cause::File { what: "cannot open it".into(), error }
+}
+
+/// A pipe is opened also if nobody has opened it to write.
+pub(super) fn open_for_reading(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = OpenOptions::new();
+    if std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo()) {
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    options.read(true).open(path)
+}
+
+pub(super) fn is_fifo(file: &impl AsFd) -> bool {
+    rustix::fs::fstat(file)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 pub(super) fn open_for_writing(path: &Path) -> io::Result<std::fs::File> {

@@ -88,7 +88,8 @@ impl Task {
                 }
             },
         };
-        if let Some(not_before) = context.rate.take(context.now, piece.length) {
+        if let Some(not_before) = context.rate.take(&mut self.rate_share, context.now, piece.length)
+        {
             self.work.put_back(piece);
             self.not_before = Some(not_before);
             return false;

@@ -29,18 +29,21 @@ use super::context::Context;
 use super::liveness::Liveness;
 use super::negotiate::Negotiation;
 use super::role::Role;
+use super::spare::Spare;
 
 /// One connection.
 pub(super) struct Link {
     pub(super) side: Side,
-    lane: u32,
-    strand: u16,
+    pub(super) lane: u32,
+    pub(super) strand: u16,
     pub(super) endpoint: NbdEndpoint,
     pub(super) wishes: ClientWishes,
     pub(super) limits: ReplyLimits,
-    addresses: Vec<Address>,
-    next_address: usize,
+    pub(super) addresses: Vec<Address>,
+    pub(super) next_address: usize,
     pub(super) epoch: u32,
+    /// Epochs of this link and of those beside it are never used twice.
+    pub(super) last_epoch: u32,
     pub(super) state: State,
     pub(super) socket: Option<Rc<Descriptor>>,
     /// What the last handshake agreed on; kept over a loss, to be compared with the next.
@@ -49,13 +52,15 @@ pub(super) struct Link {
     /// The direction is busy: with an operation of the link, or of the lane (payload).
     pub(super) receiving: bool,
     pub(super) sending: bool,
-    outbox: VecDeque<Outgoing>,
+    pub(super) outbox: VecDeque<Outgoing>,
     /// Requests handed to the link whose last reply has not come.
     pub(super) outstanding: u32,
     /// Bytes to take out of the stream and throw away before the next head.
     pub(super) discard: usize,
     pub(super) liveness: Liveness,
     pub(super) tls: Option<tls::Upgrade>,
+    /// The connection that may take the place of this one, while it is silent.
+    pub(super) spare: Option<Spare>,
 }
 
 /// Where a connection is.
@@ -111,6 +116,7 @@ impl Link {
             addresses,
             next_address: 0,
             epoch: 0,
+            last_epoch: 0,
             state: State::Down,
             socket: None,
             session: None,
@@ -120,15 +126,9 @@ impl Link {
             outbox: VecDeque::new(),
             outstanding: 0,
             discard: 0,
-            liveness: Liveness {
-                progress_at: now,
-                since: now,
-                moved: 0,
-                lost_at: None,
-                attempts: 0,
-                retry_at: Some(now),
-            },
+            liveness: Liveness::new(now),
             tls: None,
+            spare: None,
         })
     }
 
@@ -176,7 +176,7 @@ impl Link {
         if let Some(socket) = self.socket.take() {
             socket.shutdown();
         }
-        self.epoch = self.epoch.wrapping_add(1);
+        self.epoch = self.next_epoch();
         self.state = State::Down;
         self.reader = None;
         self.receiving = false;
@@ -185,6 +185,12 @@ impl Link {
         self.outstanding = 0;
         self.discard = 0;
         self.tls = None;
+    }
+
+    /// An epoch that no connection of this side has had.
+    pub(super) fn next_epoch(&mut self) -> u32 {
+        self.last_epoch = self.last_epoch.wrapping_add(1);
+        self.last_epoch
     }
 
     /// The TLS session under the connection, for whoever ends the link for good.
@@ -200,7 +206,7 @@ impl Link {
         now: Instant,
     ) {
         if self.outstanding == 0 {
-            self.liveness.progress_at = self.liveness.progress_at.max(now);
+            self.liveness.begins(now);
         }
         self.outstanding += 1;
         self.outbox.push_back(Outgoing { request, payload });
@@ -218,6 +224,9 @@ impl Link {
 
     /// Sends what is queued and receives what may come, where the directions are idle.
     pub(super) fn pump(&mut self, context: &mut Context<'_>) {
+        if let Some(spare) = &mut self.spare {
+            spare.pump(context);
+        }
         if !self.is_ready() {
             return;
         }
@@ -348,53 +357,12 @@ impl Link {
         }
     }
 
-    /// What is outstanding, for messages about a wait.
-    pub(super) fn waiting_for(&self) -> String {
-        match &self.state {
-            State::Down => "a new connection".into(),
-            State::Connecting => "the connection".into(),
-            State::Handshaking(negotiation) => negotiation.machine.waiting_for().into(),
-            State::Ready if self.outstanding == 1 => "the reply to 1 request".into(),
-            State::Ready => format!("the replies to {} requests", self.outstanding),
-        }
-    }
-
     /// The connection ended, as a cause; a failed TLS session tells why.
     pub(super) fn lost(&self, how: &str) -> Cause {
         if let Some(reason) = self.tls.as_ref().and_then(tls::Upgrade::failure) {
             return Cause::Tls(reason);
         }
         Cause::Lost { how: how.into(), waiting_for: self.waiting_for() }
-    }
-
-    /// Whether something is outstanding on the server's side.
-    pub(super) fn is_waiting(&self) -> bool {
-        match self.state {
-            State::Down => false,
-            State::Connecting | State::Handshaking(_) => true,
-            State::Ready => self.outstanding > 0,
-        }
-    }
-
-    /// Notes completed I/O, as the descriptor counts it. `idle`: nothing is awaited of this side.
-    pub(super) fn observe(&mut self, now: Instant, idle: bool) {
-        if !self.is_ready() {
-            return;
-        }
-        let moved = self.moved();
-        if moved != self.liveness.moved || idle {
-            self.liveness.moved = moved;
-            self.liveness.progress_at = now;
-        }
-    }
-
-    /// A number that changes whenever bytes pass: what has come and waits to be taken counts, and
-    /// what was sent counts when it is delivered.
-    pub(super) fn moved(&self) -> u64 {
-        self.socket.as_ref().map_or(0, |socket| {
-            let received = socket.received() + socket.unread();
-            (received + socket.sent()).wrapping_sub(socket.undelivered())
-        })
     }
 
     /// Tells the server that nothing more will come.

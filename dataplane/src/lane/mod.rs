@@ -32,6 +32,7 @@ mod replies;
 mod role;
 mod seal;
 mod slots;
+mod spare;
 mod status;
 mod strand;
 mod target_zeros;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use rustix::fs::FileType;
 
 use crate::endpoint::Endpoint;
-use crate::engine::Descriptor;
+use crate::engine::{Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::plan::AreaSet;
+use crate::rate::RateShare;
 use crate::report::{Event, LiveCounts, PayloadKind};
 use crate::settings::{Extent, LaneSettings};
 
@@ -20,11 +21,13 @@ use super::adapt::Adapt;
 use super::context::Context;
 use super::durable::Unflushed;
 use super::file::{
-    check_end, cut_to, is_read_only, open_failed, open_for_writing, size_of, stream_of,
+    check_end, cut_to, is_fifo, is_read_only, open_failed, open_for_reading, open_for_writing,
+    size_of, stream_of,
 };
 use super::inspect::Inspector;
 use super::link::Link;
 use super::replies::ALLOCATION;
+use super::role::Role;
 use super::seal::Seal;
 use super::slots::Slots;
 use super::status::StatusAnswer;
@@ -102,6 +105,7 @@ impl Task {
             manifest_is_complete: false,
             fault: None,
             starved: false,
+            rate_share: RateShare::default(),
             not_before: None,
             reconnects: 0,
             flushes: 0,
@@ -115,6 +119,7 @@ impl Task {
         match task.first_strand(now) {
             Ok(strand) => {
                 task.strands.push(strand);
+                task.await_writer(context);
                 task.opened_if_ready(context);
             }
             Err((Some(side), cause)) => task.fail_side(side, cause, now),
@@ -129,17 +134,16 @@ impl Task {
                 self.link(Side::Source, 0, now).map_err(|e| (Some(Side::Source), e))?,
             )),
             Endpoint::File(path) => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .open(path)
-                    .map_err(|e| (Some(Side::Source), open_failed(e)))?;
+                let failed = |e| (Some(Side::Source), open_failed(e));
+                let file = open_for_reading(path).map_err(failed)?;
                 check_end(&file).map_err(|e| (Some(Side::Source), e))?;
-                match size_of(&file).map_err(|e| (Some(Side::Source), open_failed(e)))? {
+                match size_of(&file).map_err(failed)? {
                     Some(size) => {
                         self.size = Some(size);
                         SourceSide::File(Rc::new(Descriptor::file(file.into())))
                     }
                     None => SourceSide::Stream {
+                        awaited: is_fifo(&file),
                         stream: Rc::new(Descriptor::stream(file.into())),
                         at: 0,
                     },
@@ -150,6 +154,7 @@ impl Task {
                 SourceSide::Stream {
                     stream: stream_of(fd).map_err(|e| (Some(Side::Source), e))?,
                     at: 0,
+                    awaited: false,
                 }
             }
             Endpoint::Null => {
@@ -175,6 +180,42 @@ impl Task {
             }
         };
         Ok(Strand::new(source, target))
+    }
+
+    /// Begins to wait for the first bytes of a pipe that was opened by its name.
+    fn await_writer(&self, context: &mut Context<'_>) {
+        if let SourceSide::Stream { stream, awaited: true, .. } = &self.strands[0].source {
+            let token =
+                Token { lane: self.id, strand: 0, role: Role::Await.on(Side::Source), tag: 0 };
+            context.engine.submit(token, Op::Await { stream: Rc::clone(stream) });
+        }
+    }
+
+    /// The first bytes of a pipe have come, or its end.
+    pub(super) fn writer_came(&mut self, completion: Completion, context: &mut Context<'_>) {
+        let SourceSide::Stream { stream, awaited, .. } = &mut self.strands[0].source else {
+            return;
+        };
+        *awaited = false;
+        // From here on it is as any other stream.
+        if let Err(error) = completion.result.map(drop).and_then(|()| stream.set_blocking()) {
+            let what = "cannot wait for its first bytes".into();
+            return self.fail_side(Side::Source, Cause::File { what, error }, context.now);
+        }
+        self.opened_if_ready(context);
+    }
+
+    /// Why a pipe that nobody writes to has to be given up by now, if it has.
+    pub(super) fn unwritten(&self, now: std::time::Instant) -> Option<Cause> {
+        let awaited =
+            matches!(self.strands.first()?.source, SourceSide::Stream { awaited: true, .. });
+        let late = now.duration_since(self.started) > self.settings.deadline;
+        (awaited && late && self.phase == Phase::Opening).then(|| Cause::Deadline {
+            deadline: self.settings.deadline,
+            waiting_for: "the first bytes of the pipe".into(),
+            beside: String::new(),
+            hint: " (does anybody write to it?)",
+        })
     }
 
     pub(super) fn link(

@@ -5,7 +5,7 @@
 //! again has forgotten it, and nobody can tell that from a broken wire. Writing the same bytes
 //! twice does no harm.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::fault::{Cause, Fault, Side};
 use crate::nbd::HandshakeError;
@@ -13,13 +13,11 @@ use crate::plan::SegmentKind;
 use crate::report::Event;
 
 use super::context::Context;
-use super::liveness::backoff;
+use super::liveness::{backoff, enough};
 use super::slots::{Cookie, Slot, SlotState};
+use super::spare::Spare;
 use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::{Phase, Task};
-
-/// A request may take this many deadlines while others of its connection are answered.
-const REQUEST_PATIENCE: u32 = 4;
 
 impl Task {
     /// A connection is of no more use.
@@ -46,33 +44,26 @@ impl Task {
         if first {
             return self.not_opened(strand, side, cause, context);
         }
+        let spare = self.strands[strand].link(side).and_then(|link| link.spare.take());
         if side == Side::Source && self.needs_no_source() {
             return; // it is dialled again if a loss of the target brings something back
         }
         let given_up = self.settings.retries == 0 || self.phase == Phase::Draining;
-        // What a stream gave and the target lost cannot be read a second time.
-        let once_only = side == Side::Target && self.reads_a_stream();
-        if !is_passing(&cause) || given_up || once_only {
+        if !is_passing(&cause) || given_up || self.cannot_be_lost(side) {
             return self.fail_side(side, cause, context.now);
         }
-        let (retries, salt) = (self.settings.retries, (self.index as u64) << 8 | strand as u64);
-        let first_wait = self.settings.backoff;
-        if let Some(link) = self.strands[strand].link(side) {
-            // A side that was waited for through a whole deadline has half of another to come back.
-            let since = match cause {
-                Cause::Deadline { deadline, .. } => context.now - deadline / 2,
-                _ => link.liveness.progress_at,
-            };
-            link.liveness.lost_at.get_or_insert(since);
-        }
-        let fails_at = self.fails_at(strand, side);
+        let (retries, deadline) = (self.settings.retries, self.settings.deadline);
+        let (first_wait, salt) = (self.settings.backoff, self.salt(strand));
         let Some(link) = self.strands[strand].link(side) else {
             return;
         };
+        link.liveness.owing = true;
         link.liveness.attempts += 1;
         let attempt = link.liveness.attempts;
+        let other = spare.and_then(Spare::take);
         let retry_at = context.now + backoff(first_wait, attempt, salt);
-        if attempt > retries || fails_at.is_some_and(|at| retry_at >= at) {
+        let fails_at = link.liveness.progress_at + deadline;
+        if attempt > retries || (other.is_none() && retry_at >= fails_at) {
             let cause = if attempt > 1 {
                 Cause::GaveUp { attempts: attempt - 1, last: Box::new(cause) }
             } else {
@@ -80,7 +71,6 @@ impl Task {
             };
             return self.fail_side(side, cause, context.now);
         }
-        link.liveness.retry_at = Some(retry_at);
         self.reconnects += 1;
         (self.observer)(&Event::Reconnecting {
             lane: self.index,
@@ -88,6 +78,24 @@ impl Task {
             attempt,
             reason: &cause.to_string(),
         });
+        match other {
+            None => link.liveness.retry_at = Some(retry_at),
+            Some((other, answered_at)) => {
+                link.go_on_with(other, answered_at, context.now);
+                self.link_ready(strand, side, context);
+            }
+        }
+    }
+
+    /// What the waits of a strand are spread by.
+    pub(super) fn salt(&self, strand: usize) -> u64 {
+        (self.index as u64) << 8 | strand as u64
+    }
+
+    /// Whether a loss of a side cannot be made good: what a stream gave and the target lost cannot
+    /// be read a second time.
+    pub(super) fn cannot_be_lost(&self, side: Side) -> bool {
+        side == Side::Target && self.reads_a_stream()
     }
 
     /// The first connection of a link failed.
@@ -129,7 +137,9 @@ impl Task {
                 {
                     self.reset_target(strand, now);
                     if let Some(link) = self.strands[strand].target_link() {
-                        link.liveness.retry_at = Some(link.liveness.since);
+                        link.liveness.retry_at = Some(now);
+                        // It is not to blame, and owes nothing for the time until now.
+                        link.liveness.progress_at = now;
                     }
                 }
                 self.strands[strand].payload = PayloadState::None;
@@ -206,8 +216,10 @@ impl Task {
                 let Some(link) = self.strands[strand].link(side) else {
                     continue;
                 };
-                if wanted && link.is_down() {
-                    link.liveness.retry_at.get_or_insert(context.now);
+                if wanted && link.is_down() && link.liveness.retry_at.is_none() {
+                    // Nothing was wanted of it until now.
+                    link.liveness.retry_at = Some(context.now);
+                    link.liveness.progress_at = context.now;
                 }
                 if link.is_down()
                     && link.liveness.retry_at.is_some_and(|at| at <= context.now)
@@ -226,48 +238,27 @@ impl Task {
             return None;
         }
         let held_up = self.is_held_up(strand, side);
-        let oldest = self.oldest_passed_over(strand, side);
-        let fails_at = self.fails_at(strand, side);
+        let forgotten = self
+            .oldest_passed_over(strand, side)
+            .is_some_and(|since| now.duration_since(since) > deadline);
+        let enough = enough(self.settings.least_rate, deadline);
         let link = self.strands[strand].link(side)?;
-        let waits = link.is_waiting() || link.sending;
-        link.observe(now, held_up || !waits);
+        let waits = link.is_waiting();
+        link.observe(now, held_up || !waits, enough);
         if !waits || held_up {
             return None;
         }
-        let late = match (link.session.is_some(), link.is_ready()) {
-            // One that was lost and has answered nothing since is not waited for as long again.
-            (_, true) => {
-                let patience = if fails_at.is_some() { deadline / 2 } else { deadline };
-                let quiet = now.duration_since(link.liveness.progress_at.max(link.liveness.since))
-                    > patience;
-                quiet
-                    || oldest.is_some_and(|since| {
-                        now.duration_since(since) > deadline * REQUEST_PATIENCE
-                    })
-            }
-            (true, false) => {
-                fails_at.is_some_and(|at| now >= at)
-                    || now.duration_since(link.liveness.since) > deadline
-            }
-            (false, false) => now.duration_since(link.liveness.since) > deadline,
-        };
-        late.then(|| Cause::Deadline {
+        let silent = now.duration_since(link.silent_since()) > deadline;
+        (silent || (forgotten && link.is_ready())).then(|| Cause::Deadline {
             deadline,
             waiting_for: link.waiting_for(),
+            beside: link.spare.as_ref().map(Spare::words).unwrap_or_default(),
             hint: hint(link.is_ready(), link.waiting_for().contains("greeting")),
         })
     }
 
-    /// When a side that was lost has failed for good: a deadline after the last progress before
-    /// the first loss that no answer has followed.
-    fn fails_at(&mut self, strand: usize, side: Side) -> Option<Instant> {
-        let deadline = self.settings.deadline;
-        let lost_at = self.strands[strand].link(side)?.liveness.lost_at?;
-        Some(lost_at + deadline.max(Duration::from_millis(1)))
-    }
-
     /// Whether a side is kept from making progress by the other one.
-    fn is_held_up(&self, strand: usize, side: Side) -> bool {
+    pub(super) fn is_held_up(&self, strand: usize, side: Side) -> bool {
         let state = &self.strands[strand];
         match (side, state.payload) {
             (Side::Source, PayloadState::Announced(_)) => true,

@@ -253,7 +253,7 @@ impl Task {
     pub(super) fn request_ended(&mut self, strand: usize, side: Side) {
         if let Some(link) = self.strands[strand].link(side) {
             link.outstanding = link.outstanding.saturating_sub(1);
-            link.liveness.lost_at = None;
+            link.liveness.answered = true;
         }
     }
 
@@ -261,6 +261,7 @@ impl Task {
     pub(super) fn went_on(&mut self, strand: usize) {
         for link in self.strands[strand].links() {
             link.liveness.attempts = 0;
+            link.liveness.replaced = false;
         }
     }
 

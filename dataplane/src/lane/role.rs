@@ -23,9 +23,11 @@ pub(super) enum Role {
     Write,
     /// A file is made durable.
     Sync,
+    /// A pipe's first bytes are waited for.
+    Await,
 }
 
-const ROLES: [Role; 9] = [
+const ROLES: [Role; 10] = [
     Role::Connect,
     Role::Send,
     Role::Receive,
@@ -35,6 +37,7 @@ const ROLES: [Role; 9] = [
     Role::Read,
     Role::Write,
     Role::Sync,
+    Role::Await,
 ];
 
 impl Role {

@@ -43,10 +43,11 @@ pub(super) enum SourceSide {
     Nbd(Box<Link>),
     /// A file or block device.
     File(Rc<Descriptor>),
-    /// Read in order; the offset of what comes next.
+    /// Read in order; the offset of what comes next, and whether a writer has yet to come.
     Stream {
         stream: Rc<Descriptor>,
         at: u64,
+        awaited: bool,
     },
 }
 
@@ -116,7 +117,8 @@ impl Strand {
         match side {
             Side::Source => match &self.source {
                 SourceSide::Nbd(link) => link.is_ready(),
-                SourceSide::File(_) | SourceSide::Stream { .. } => true,
+                SourceSide::Stream { awaited, .. } => !awaited,
+                SourceSide::File(_) => true,
             },
             Side::Target => match &self.target {
                 TargetSide::Nbd(link) => link.is_ready(),

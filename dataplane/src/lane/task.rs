@@ -19,6 +19,7 @@ use crate::journal::{Entry, Journal, Witness};
 use crate::manifest::Manifest;
 use crate::nbd::NbdError;
 use crate::plan::Area;
+use crate::rate::RateShare;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
 use crate::tls::Upgrade;
@@ -100,7 +101,9 @@ pub(crate) struct Task {
     pub(super) fault: Option<Fault>,
     /// The thread's pool had no block left: try again when one is free.
     pub(super) starved: bool,
-    /// Nothing may be begun before: the rate limit.
+    /// What the lane has of the rate limit.
+    pub(super) rate_share: RateShare,
+    /// Nothing may be begun before: it is the turn of others.
     pub(super) not_before: Option<Instant>,
     pub(super) reconnects: u32,
     pub(super) flushes: u32,
@@ -143,13 +146,15 @@ impl Task {
             Role::Read => self.file_read(strand, token.tag, completion, context),
             Role::Write => self.file_written(strand, token.tag, completion, context),
             Role::Sync => self.file_synced(completion, context),
+            Role::Await => self.writer_came(completion, context),
             Role::Convey => self.conveyed(strand, token.tag, completion, context),
             Role::Connect | Role::Send | Role::Receive | Role::Discard | Role::Payload => {
                 let Some(link) = self.strands[strand].link(side) else {
                     return;
                 };
                 if link.epoch != token.tag {
-                    return; // of a connection that was given up
+                    return self
+                        .spare_completed(strand, side, token.tag, role, completion, context);
                 }
                 if role == Role::Payload {
                     return self.payload_received(strand, side, completion, context);
@@ -243,19 +248,24 @@ impl Task {
 
     /// Looks at deadlines, as often as [`tick_interval`](Self::tick_interval) says.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
+        if let Some(cause) = self.unwritten(context.now) {
+            self.fail_side(Side::Source, cause, context.now);
+        }
         for strand in 0..self.strands.len() {
             for side in [Side::Source, Side::Target] {
                 if let Some(cause) = self.overdue(strand, side, context.now) {
                     self.side_failed(strand, side, cause, context);
                 }
+                self.tend_spare(strand, side, context);
             }
         }
         self.pump(context);
     }
 
-    /// How often deadlines have to be looked at: often enough to be on time within a tenth.
+    /// How often deadlines have to be looked at. Progress is seen up to one interval late, and
+    /// its end up to another one.
     pub(crate) fn tick_interval(&self) -> Duration {
-        (self.settings.deadline / 20).clamp(Duration::from_millis(5), Duration::from_millis(250))
+        (self.settings.deadline / 50).clamp(Duration::from_millis(5), Duration::from_millis(100))
     }
 
     /// When the lane has something to do without any completion, if it knows.

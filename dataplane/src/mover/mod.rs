@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{EngineKind, Selected, Waker, select};
 use crate::fault::Fault;
 use crate::lane::{Lane, Observer};
-use crate::rate::RateLimit;
+use crate::rate::{RateLimit, RateShare};
 use crate::report::{Counts, Event, LaneReport, LiveCounts, Report};
 use crate::settings::{MAX_ADAPTED_BYTES, MoverSettings};
 
@@ -106,9 +106,15 @@ impl ThreadShare {
 pub(crate) struct SharedRate(Option<Mutex<RateLimit>>);
 
 impl SharedRate {
-    /// Takes `bytes`, or says when to ask again.
-    pub(crate) fn take(&self, now: Instant, bytes: u64) -> Option<Instant> {
-        self.0.as_ref().and_then(|limit| lock(limit).take(now, bytes))
+    /// Asks for `bytes` on behalf of a share; says when to ask again if it is not its turn.
+    pub(crate) fn take(&self, share: &mut RateShare, now: Instant, bytes: u64) -> Option<Instant> {
+        let limit = self.0.as_ref()?;
+        share.take(now, bytes, |missing| lock(limit).reserve(now, missing))
+    }
+
+    /// Bytes of a request at most, so that turns come often.
+    pub(crate) fn piece_bytes(&self) -> Option<u64> {
+        self.0.as_ref().map(|limit| lock(limit).piece_bytes())
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Fault {
     CloseMidPayload,
     /// Sends half of the reply and then nothing more on this connection.
     StallMidPayload,
+    /// Legal: the reply comes a byte at a time, with this wait before each.
+    Drip(Duration),
     /// Carries it out, never answers it, and goes on with the next one.
     NoReply,
     /// Legal: the reply comes this much later, and so do those after it.

@@ -22,6 +22,8 @@ pub(super) struct Reply {
     pub(super) pieces: Vec<Vec<u8>>,
     /// Wait before it.
     pub(super) wait: Option<Duration>,
+    /// Wait before each byte of it.
+    pub(super) drip: Option<Duration>,
     /// What becomes of the connection after it.
     pub(super) then: Then,
 }
@@ -225,7 +227,7 @@ impl Encoder {
 impl Reply {
     /// A reply that fits, spoiled by a fault.
     pub(super) fn new(mut pieces: Vec<Vec<u8>>, fault: Option<&Fault>) -> Self {
-        let (mut wait, mut then) = (None, Then::GoOn);
+        let (mut wait, mut drip, mut then) = (None, None, Then::GoOn);
         match fault {
             Some(Fault::WrongReplyMagic) => pieces[0][0] ^= 0xff,
             Some(Fault::WrongCookie) => pieces.iter_mut().for_each(|piece| other_cookie(piece)),
@@ -237,6 +239,7 @@ impl Reply {
             }
             Some(Fault::NoReply) => pieces.clear(),
             Some(Fault::SlowReply(time)) => wait = Some(*time),
+            Some(Fault::Drip(time)) => drip = Some(*time),
             Some(Fault::CloseBeforeReply) => (pieces, then) = (Vec::new(), Then::Close),
             Some(Fault::ResetBeforeReply) => (pieces, then) = (Vec::new(), Then::Reset),
             Some(Fault::HalfOpen) => (pieces, then) = (Vec::new(), Then::Park),
@@ -249,7 +252,7 @@ impl Reply {
             Some(Fault::HugeChunkLength) => then = Then::Park,
             _ => {}
         }
-        Self { pieces, wait, then }
+        Self { pieces, wait, drip, then }
     }
 }
 

@@ -254,6 +254,14 @@ impl<'a> Session<'a> {
             if let Some(time) = reply.wait {
                 self.shared.park(self.id, time)?;
             }
+            if let Some(time) = reply.drip {
+                self.mix(std::mem::take(&mut left))?;
+                for byte in reply.pieces.concat() {
+                    self.shared.park(self.id, time)?;
+                    self.send(&[byte])?;
+                }
+                continue;
+            }
             if reply.then == Then::GoOn {
                 left.push(reply.pieces.into_iter());
                 continue;
