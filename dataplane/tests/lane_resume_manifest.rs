@@ -174,7 +174,8 @@ fn copies_with_a_manifest_in_a_process_of_its_own() {
 #[test]
 fn a_manifest_that_does_not_go_with_the_journal_means_that_all_is_moved_again_and_is_said() {
     let dir = folder();
-    let spoil: [(&str, fn(&Beside)); 4] = [
+    type Spoil = fn(&Beside);
+    let spoil: [(&str, Spoil); 4] = [
         ("cannot open", |files| fs::remove_file(&files.partial).unwrap()),
         ("damaged", |files| {
             let file = fs::OpenOptions::new().write(true).open(&files.partial).unwrap();
