@@ -6,39 +6,14 @@
 mod lanes;
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_dataplane::plan::{Area, AreaSet};
-use blockferry_dataplane::{Endpoint, Extent, Fault, Lane, LaneReport, LaneSettings, Side};
+use blockferry_dataplane::{Endpoint, Extent, Fault, LaneSettings, Side};
 use blockferry_doubles::{Fault as Wrong, Hostile, Occasion, Trigger};
-use lanes::{MIB, Way, assert_same, dense, disk, every_engine, folder, nbd, settings};
-fn ran(way: Way, source: Endpoint, target: Endpoint, settings: LaneSettings) -> LaneReport {
-    let (report, events) = lanes::run(way, Lane::new(source, target).with_settings(settings));
-    eprintln!("   {:?} {:?}", report.outcome, events.all());
-    report
-}
-
-fn succeeds(way: Way, source: Endpoint, target: Endpoint) -> LaneReport {
-    let report = ran(way, source, target, settings(way));
-    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
-    lanes::assert_counts(&report.counts);
-    report
-}
-
-/// A pipe, and a thread that collects what comes out of it.
-fn collected() -> (Endpoint, std::thread::JoinHandle<Vec<u8>>) {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let collector = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).unwrap();
-        bytes
-    });
-    (Endpoint::Stream(Arc::new(OwnedFd::from(writer))), collector)
-}
+use lanes::ends::{collected, ran, succeeds};
+use lanes::{MIB, assert_same, dense, disk, every_engine, folder, nbd, settings};
 
 #[test]
 fn holes_stay_holes_on_every_way_through_files() {

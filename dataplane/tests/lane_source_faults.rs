@@ -8,42 +8,12 @@ mod lanes;
 use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::hostile::{Command, Replies, wire};
 use blockferry_doubles::{Fault, Hostile, HostileServer, Nbdkit, Occasion, Trigger};
-use lanes::{
-    DEADLINE, MIB, SLACK, Way, assert_no_stale_byte, assert_same, copied, copy, dense, every_way,
-    fails, hasty, patient,
-};
-const SIZE: usize = 2 << 20;
-
-fn content() -> Vec<u8> {
-    dense(SIZE, 1)
-}
-
-fn target() -> HostileServer {
-    Hostile::builder().size(SIZE as u64).start().unwrap()
-}
+use lanes::failing_source::{SIZE, content, refused, survived, target};
+use lanes::{DEADLINE, MIB, SLACK, assert_same, copied, copy, dense, every_way, fails, hasty};
 
 /// A source with one fault of its own.
 fn source(fault: Fault, trigger: Trigger) -> HostileServer {
     Hostile::builder().content(&content()).fault(fault, trigger).start().unwrap()
-}
-
-/// The lane must fail with the source's name, and nothing of a failed read reach the target.
-fn refused(way: Way, server: &HostileServer, settings: LaneSettings) -> String {
-    let target = target();
-    let limit = DEADLINE + SLACK;
-    let words = fails(way, Side::Source, &server.uri(), &target.uri(), settings, limit);
-    assert_no_stale_byte(&content(), &target.content());
-    assert_eq!(server.violations(), Vec::<String>::new());
-    words
-}
-
-/// The lane must get over it.
-fn survived(way: Way, server: &HostileServer) {
-    let target = target();
-    copied(way, &server.uri(), &target.uri(), patient(way));
-    assert_same(&content(), &target.content());
-    assert_eq!(server.violations(), Vec::<String>::new());
-    assert!(target.flushes() > 0);
 }
 
 #[test]

@@ -12,23 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_dataplane::plan::{Area, AreaSet};
-use blockferry_dataplane::{Endpoint, Extent, Fault, Lane, LaneReport, LaneSettings, Mover, Side};
+use blockferry_dataplane::{Endpoint, Extent, Fault, Lane, LaneSettings, Mover, Side};
 use blockferry_doubles::{Fault as Wrong, Hostile, Occasion, Trigger};
-use lanes::{
-    KIB, MIB, Way, assert_same, dense, every_engine, folder, hasty, nbd, patient, settings,
-};
-fn ran(way: Way, source: Endpoint, target: Endpoint, settings: LaneSettings) -> LaneReport {
-    let (report, events) = lanes::run(way, Lane::new(source, target).with_settings(settings));
-    eprintln!("   {:?} {:?}", report.outcome, events.all());
-    report
-}
-
-fn succeeds(way: Way, source: Endpoint, target: Endpoint) -> LaneReport {
-    let report = ran(way, source, target, settings(way));
-    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
-    lanes::assert_counts(&report.counts);
-    report
-}
+use lanes::ends::{collected, ran, succeeds};
+use lanes::{KIB, MIB, assert_same, dense, every_engine, folder, hasty, nbd, patient, settings};
 
 /// A pipe that is fed by a thread.
 fn fed(content: Vec<u8>) -> Endpoint {
@@ -38,17 +25,6 @@ fn fed(content: Vec<u8>) -> Endpoint {
         let _ = content.chunks(77_777).try_for_each(|part| writer.write_all(part));
     });
     Endpoint::Stream(Arc::new(OwnedFd::from(reader)))
-}
-
-/// A pipe, and a thread that collects what comes out of it.
-fn collected() -> (Endpoint, std::thread::JoinHandle<Vec<u8>>) {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let collector = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).unwrap();
-        bytes
-    });
-    (Endpoint::Stream(Arc::new(OwnedFd::from(writer))), collector)
 }
 
 #[test]

@@ -9,38 +9,12 @@ use std::time::Duration;
 
 use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::hostile::{Command, Replies};
-use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Trigger};
+use blockferry_doubles::{Fault, Hostile, Occasion, Trigger};
+use lanes::failing_target::{SIZE, builder, content, refused, source, survived};
 use lanes::{
-    DEADLINE, SLACK, Way, assert_same, copied, copy, dense, every_engine, every_way, fails, hasty,
+    DEADLINE, SLACK, assert_same, copied, copy, dense, every_engine, every_way, fails, hasty,
     patient,
 };
-const SIZE: usize = 2 << 20;
-
-fn content() -> Vec<u8> {
-    let mut content = dense(SIZE, 7);
-    content[700_000..1_200_000].fill(0);
-    content
-}
-
-fn source() -> HostileServer {
-    Hostile::builder().content(&content()).start().unwrap()
-}
-
-/// A target of full size with stale content, so that zeros that were not written are seen.
-fn builder() -> Hostile {
-    Hostile::builder().content(&vec![0xEE; SIZE])
-}
-
-fn refused(way: Way, target: &HostileServer, settings: LaneSettings) -> String {
-    let limit = DEADLINE + SLACK;
-    fails(way, Side::Target, &source().uri(), &target.uri(), settings, limit)
-}
-
-fn survived(way: Way, target: &HostileServer, settings: LaneSettings) {
-    copied(way, &source().uri(), &target.uri(), settings);
-    assert_same(&content(), &target.content());
-    assert_eq!(target.violations(), Vec::<String>::new());
-}
 
 #[test]
 fn replies_that_break_the_protocol_fail_the_lane() {

@@ -7,40 +7,13 @@ mod lanes;
 
 use std::time::{Duration, Instant};
 
-use blockferry_dataplane::{LaneSettings, Side};
+use blockferry_dataplane::LaneSettings;
 use blockferry_doubles::hostile::Command;
-use blockferry_doubles::{Fault, Hostile, HostileServer, Occasion, Proxy, Trigger};
+use blockferry_doubles::{Fault, Hostile, Occasion, Proxy, Trigger};
+use lanes::failing_target::{SIZE, builder, content, refused, source, survived};
 use lanes::{
-    DEADLINE, KIB, MIB, SLACK, Way, assert_no_stale_byte, assert_same, copied, dense, every_way,
-    fails, hasty, patient,
+    DEADLINE, KIB, MIB, SLACK, assert_no_stale_byte, assert_same, copied, every_way, hasty, patient,
 };
-const SIZE: usize = 2 << 20;
-
-fn content() -> Vec<u8> {
-    let mut content = dense(SIZE, 7);
-    content[700_000..1_200_000].fill(0);
-    content
-}
-
-fn source() -> HostileServer {
-    Hostile::builder().content(&content()).start().unwrap()
-}
-
-/// A target of full size with stale content, so that zeros that were not written are seen.
-fn builder() -> Hostile {
-    Hostile::builder().content(&vec![0xEE; SIZE])
-}
-
-fn refused(way: Way, target: &HostileServer, settings: LaneSettings) -> String {
-    let limit = DEADLINE + SLACK;
-    fails(way, Side::Target, &source().uri(), &target.uri(), settings, limit)
-}
-
-fn survived(way: Way, target: &HostileServer, settings: LaneSettings) {
-    copied(way, &source().uri(), &target.uri(), settings);
-    assert_same(&content(), &target.content());
-    assert_eq!(target.violations(), Vec::<String>::new());
-}
 
 #[test]
 fn connections_that_break_are_made_again_and_nothing_is_lost() {

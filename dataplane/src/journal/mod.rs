@@ -23,7 +23,8 @@
 //! journal of another copy.
 //!
 //! The journal owns an exclusive lock on its file until it is dropped, so that two runs cannot
-//! use one. Memory: one line, [`MAX_SAFE_AREAS`] areas, and [`MAX_WITNESSES`] witnesses.
+//! use one. Memory while it is read: one line, twice [`MAX_SAFE_AREAS`] areas (all that are safe, and
+//! those with digests), and [`MAX_WITNESSES`] witnesses.
 
 #![forbid(unsafe_code)]
 

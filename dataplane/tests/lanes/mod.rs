@@ -3,6 +3,10 @@
 // Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+pub(crate) mod ends;
+pub(crate) mod failing_source;
+pub(crate) mod failing_target;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
