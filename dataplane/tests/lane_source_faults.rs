@@ -31,6 +31,7 @@ fn replies_that_break_the_protocol_fail_the_lane_and_write_nothing_stale() {
         Fault::HugeErrorMessage,
         Fault::ErrorMessageOverrun,
         Fault::UnknownChunk(77),
+        Fault::EndlessErrors,
     ];
     every_way(|way| {
         for fault in &broken {
@@ -42,6 +43,15 @@ fn replies_that_break_the_protocol_fail_the_lane_and_write_nothing_stale() {
                 .unwrap();
             refused(way, &server, hasty(way));
         }
+    });
+}
+
+#[test]
+fn a_block_status_without_end_fails_the_lane_and_fills_no_memory() {
+    every_way(|way| {
+        let server = source(Fault::EndlessStatus, Trigger::Nth(1));
+        let words = refused(way, &server, hasty(way));
+        assert!(words.contains("none ends its reply"), "{words}");
     });
 }
 

@@ -5,7 +5,7 @@
 
 mod lanes;
 
-use std::fs::{self};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use blockferry_dataplane::plan::{Area, AreaSet};
 use blockferry_dataplane::{Endpoint, Extent, Fault, Lane, LaneSettings, Mover, Side};
 use blockferry_doubles::{Fault as Wrong, Hostile, Occasion, Trigger};
 use lanes::ends::{collected, ran, succeeds};
-use lanes::{KIB, MIB, assert_same, dense, every_engine, folder, hasty, nbd, patient, settings};
+use lanes::{
+    KIB, MIB, Way, assert_same, dense, every_engine, folder, hasty, nbd, patient, settings,
+};
 
 /// A pipe that is fed by a thread.
 fn fed(content: Vec<u8>) -> Endpoint {

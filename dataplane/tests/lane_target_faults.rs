@@ -25,6 +25,7 @@ fn replies_that_break_the_protocol_fail_the_lane() {
         Fault::HugeErrorMessage,
         Fault::ErrorMessageOverrun,
         Fault::UnknownChunk(77),
+        Fault::EndlessErrors,
     ];
     every_way(|way| {
         for fault in &broken {

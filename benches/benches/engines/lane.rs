@@ -16,6 +16,7 @@ use blockferry_dataplane::nbd::{
     ClientWishes, Command, CommandFlags, Handshake, HandshakeStatus, MAX_REQUEST_LEN, ReplyMode,
     Request, Tls, wire,
 };
+use rustix::net::{AddressFamily, SocketType};
 
 /// Requests of a lane that are not acknowledged, at most; as many as our own lane has.
 pub(crate) const WINDOW: u64 = 16;
@@ -201,7 +202,13 @@ pub(crate) fn broken(what: &'static str) -> io::Error {
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    // As our own mover has it over loopback, and before a system's default sets up its timers:
+    // what is compared is how bytes are moved.
+    rustix::net::sockopt::set_tcp_congestion(&socket, "reno")?;
+    rustix::net::connect(&socket, &address)?;
+    let mut stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     let mut handshake = Handshake::open(ClientWishes {
         export: String::new(),

@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub(super) outbox: VecDeque<Outgoing>,
     /// Requests handed to the link whose last reply has not come.
     pub(super) outstanding: u32,
+    /// Chunks without payload that did not end their reply, since a reply last ended.
+    pub(super) unended: u32,
     /// Bytes to take out of the stream and throw away before the next head.
     pub(super) discard: usize,
     pub(super) liveness: Liveness,
@@ -125,6 +127,7 @@ impl Link {
             sending: false,
             outbox: VecDeque::new(),
             outstanding: 0,
+            unended: 0,
             discard: 0,
             liveness: Liveness::new(now),
             tls: None,
@@ -183,6 +186,7 @@ impl Link {
         self.sending = false;
         self.outbox.clear();
         self.outstanding = 0;
+        self.unended = 0;
         self.discard = 0;
         self.tls = None;
     }

@@ -12,6 +12,10 @@ use super::task::Task;
 /// The metadata context that tells zeros.
 pub(super) const ALLOCATION: &str = "base:allocation";
 
+/// Chunks in a row, of errors or block status, of which none ends its reply: as many as a READ of
+/// 32 MiB, the longest, has sectors that can fail.
+const UNENDED_MAX: u32 = 65_536;
+
 /// A reply, no longer bound to the reader that it came from.
 pub(super) enum Heard {
     Data { cookie: u64, offset: u64, length: u32, done: bool },
@@ -76,7 +80,16 @@ impl Task {
         let Some(reader) = link.reader.as_mut() else {
             return Ok(None);
         };
-        Ok(match reader.next()? {
+        let reply = reader.next()?;
+        if let Some(Reply::Status { done: false, .. } | Reply::Error { done: false, .. }) = reply {
+            link.unended += 1;
+            if link.unended > UNENDED_MAX {
+                let what =
+                    format!("{UNENDED_MAX} chunks came in a row of which none ends its reply");
+                return Err(Cause::Protocol(what));
+            }
+        }
+        Ok(match reply {
             None => None,
             Some(Reply::Data { cookie, offset, length, done }) => {
                 Some(Heard::Data { cookie, offset, length, done })
@@ -253,6 +266,7 @@ impl Task {
     pub(super) fn request_ended(&mut self, strand: usize, side: Side) {
         if let Some(link) = self.strands[strand].link(side) {
             link.outstanding = link.outstanding.saturating_sub(1);
+            link.unended = 0;
             link.liveness.answered = true;
         }
     }

@@ -217,6 +217,7 @@ impl Link {
             sending: false,
             outbox: std::collections::VecDeque::new(),
             outstanding: 0,
+            unended: 0,
             discard: 0,
             liveness: Liveness::new(now),
             tls: None,

@@ -50,6 +50,10 @@ impl StatusAnswer {
                 return;
             }
         };
+        if !runs.is_empty() {
+            self.failed = Some("the server described the same range twice".into());
+            return;
+        }
         runs.extend(extents.map(|extent| Run { length: extent.length, flags: extent.flags }));
     }
 

@@ -56,6 +56,8 @@ pub enum Fault {
     ErrorMessageOverrun,
     /// A chunk of this type, and DONE. With the high bit set it is an error. Needs chunks.
     UnknownChunk(u16),
+    /// Error chunks of which none is the last, without an end. Needs chunks.
+    EndlessErrors,
     /// Carries it out, then closes without a reply.
     CloseBeforeReply,
     /// As `CloseBeforeReply`, with a reset.
@@ -121,6 +123,8 @@ pub enum Fault {
     WrongContext,
     /// No extents at all, and DONE.
     NoExtents,
+    /// The answer as chunks of which none is the last, without an end.
+    EndlessStatus,
     /// This many extents of one byte each, as far as the range allows.
     ManyExtents(u32),
 }
@@ -143,7 +147,7 @@ impl Fault {
             }
             CloseInRequest | StallInRequest => Occasion::Write,
             ZeroLengthExtents | LongLastExtent | ExtentsPastEnd | HoleWithoutZero | OneExtent
-            | WrongContext | NoExtents | ManyExtents(_) => Occasion::BlockStatus,
+            | WrongContext | NoExtents | EndlessStatus | ManyExtents(_) => Occasion::BlockStatus,
             _ => Occasion::Request,
         }
     }
@@ -151,7 +155,7 @@ impl Fault {
     /// Whether simple replies cannot express it; such a fault does not fire then.
     pub(super) fn needs_chunks(&self) -> bool {
         use Fault::*;
-        matches!(self, HugeErrorMessage | ErrorMessageOverrun | UnknownChunk(_))
+        matches!(self, HugeErrorMessage | ErrorMessageOverrun | UnknownChunk(_) | EndlessErrors)
             || self.occasion() == Occasion::Read
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum Then {
     Close,
     Reset,
     Park,
+    /// The last piece again, for as long as the client takes it.
+    Repeat,
 }
 
 /// Encodes replies to one request.
@@ -87,6 +89,10 @@ impl Encoder {
             Fault::ErrorMessageOverrun => {
                 let payload = Fields::default().u32(eio).u16(500).bytes(b"short");
                 self.chunk(DONE, chunk::ERROR, &payload.0)
+            }
+            Fault::EndlessErrors => {
+                let payload = Fields::default().u32(eio).u16(0);
+                self.chunk(0, chunk::ERROR, &payload.0)
             }
             Fault::UnknownChunk(kind) => {
                 let payload = Fields::default().u32(eio).u16(0);
@@ -208,19 +214,20 @@ impl Encoder {
         let status = |data| {
             if data { of_data } else { state::HOLE | state::ZERO }
         };
+        let flags = if fault == Some(&Fault::EndlessStatus) { 0 } else { DONE };
         let mut payload = Fields::default().u32(context);
         if self.replies == Replies::Extended {
             payload = payload.u32(u32::try_from(extents.len()).expect("few enough"));
             for (length, data) in extents {
                 payload = payload.u64(length).u64(u64::from(status(data)));
             }
-            return self.chunk(DONE, chunk::BLOCK_STATUS_EXT, &payload.0);
+            return self.chunk(flags, chunk::BLOCK_STATUS_EXT, &payload.0);
         }
         for (length, data) in extents {
             // A request has at most 32 bits, and only ExtentsPastEnd goes beyond.
             payload = payload.u32(u32::try_from(length).unwrap_or(u32::MAX)).u32(status(data));
         }
-        self.chunk(DONE, chunk::BLOCK_STATUS, &payload.0)
+        self.chunk(flags, chunk::BLOCK_STATUS, &payload.0)
     }
 }
 
@@ -237,6 +244,7 @@ impl Reply {
                 unissued.iter_mut().for_each(|piece| other_cookie(piece));
                 pieces.splice(0..0, unissued);
             }
+            Some(Fault::EndlessErrors | Fault::EndlessStatus) => then = Then::Repeat,
             Some(Fault::NoReply) => pieces.clear(),
             Some(Fault::SlowReply(time)) => wait = Some(*time),
             Some(Fault::Drip(time)) => drip = Some(*time),

@@ -272,6 +272,9 @@ impl<'a> Session<'a> {
             match reply.then {
                 Then::Park => self.shared.park(self.id, FOREVER)?,
                 Then::Reset => self.stream.reset(),
+                Then::Repeat => loop {
+                    self.send(reply.pieces.last().expect("there is something to repeat"))?;
+                },
                 _ => {}
             }
             return Err(self.break_off());
