@@ -135,7 +135,7 @@ pub(crate) struct CopyOptions {
     )]
     pub(crate) request_size: RequestSize,
 
-    /// Bytes in flight on a lane at most; it starts with 4M and takes more where that is faster
+    /// Bytes in flight on a lane at most; it starts with 8M and takes more where that is faster
     #[arg(
         long, value_name = "SIZE", default_value = "16M", value_parser = parse_size,
         help_heading = SPEED
