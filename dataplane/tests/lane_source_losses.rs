@@ -8,6 +8,7 @@ mod lanes;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::{LaneSettings, Side};
+use blockferry_doubles::hostile::Replies;
 use blockferry_doubles::{Fault, Hostile, Occasion, Proxy, Trigger};
 use lanes::failing_source::{SIZE, content, refused, survived, target};
 use lanes::{
@@ -38,6 +39,31 @@ fn connections_that_break_are_made_again() {
                 survived(way, &server);
                 assert!(server.accepted() > 1);
             }
+        }
+    });
+}
+
+/// The target's connection ends with that of the source. While it is made again, what a source
+/// with simple replies sends next has to stay where it is.
+#[test]
+fn data_of_a_simple_reply_wait_for_a_target_that_is_slow_to_come_back() {
+    every_way(|way| {
+        for nth in [3, 9, 20] {
+            let server = Hostile::builder()
+                .content(&content())
+                .replies(Replies::Simple)
+                .fault_on(Occasion::Read, Fault::CloseMidPayload, Trigger::Nth(nth))
+                .start()
+                .unwrap();
+            let slow = Fault::SlowGreeting(Duration::from_millis(3));
+            let target = Hostile::builder()
+                .size(SIZE as u64)
+                .fault_on(Occasion::Greeting, slow, Trigger::Always)
+                .start()
+                .unwrap();
+            copied(way, &server.uri(), &target.uri(), patient(way));
+            assert_same(&content(), &target.content());
+            assert!(server.accepted() > 1);
         }
     });
 }

@@ -188,6 +188,11 @@ impl Task {
                 if mode != Some(ReplyMode::Simple) {
                     return Err(Cause::Protocol("a READ was answered by a simple reply although structured replies were agreed on".into()));
                 }
+                if let Some(reader) =
+                    self.strands[strand].source_link().and_then(|link| link.reader.as_mut())
+                {
+                    reader.data_follow();
+                }
                 let Segment { start, length, .. } = self.slots[slot].piece;
                 let length = u32::try_from(length).expect("a request's length fits 32 bits");
                 self.data_follows(strand, slot, start, length, true, context)

@@ -260,6 +260,14 @@ impl ReplyReader {
         }
     }
 
+    /// The simple reply that was the last event answers a READ: its data follow, which the reader
+    /// cannot know, for a simple reply does not say what it answers.
+    pub fn data_follow(&mut self) {
+        if matches!(self.state, State::Head) {
+            self.state = State::Data;
+        }
+    }
+
     /// Moves bytes that were received together with the last event out of the reader.
     ///
     /// Only needed when a READ was answered by [`Reply::Simple`] in structured mode, which the
