@@ -125,6 +125,23 @@ fn a_resumed_copy_moves_nothing_again_for_its_digests_and_has_the_same_manifest(
     });
 }
 
+/// The seal of a run without digests is shorter than what a digest is made of.
+#[test]
+fn a_copy_that_is_resumed_with_digests_after_a_run_without_has_the_same_manifest() {
+    let dir = folder();
+    every_engine(|way| {
+        let expected = uninterrupted(way, &dir);
+        let files = Beside::of(&dir, &format!("late-{way:?}"));
+        let (source, target) = (source(), target());
+        let with = LaneSettings { cluster_bytes: 4096, ..files.settings(way) };
+        let without = LaneSettings { manifest: None, digest: None, ..with.clone() };
+        interrupt(way, &source, &target, without);
+        assert!(fs::read_to_string(&files.journal).unwrap().contains("seal"));
+        resumed(way, &source, &target, with);
+        assert!(fs::read(&files.manifest).unwrap() == expected, "another manifest");
+    });
+}
+
 #[test]
 fn a_killed_copy_with_a_manifest_is_resumed_and_has_the_same_manifest() {
     let dir = folder();

@@ -109,6 +109,16 @@ fn place_in(areas: &AreaSet, alignment: u64) -> Option<Area> {
     (place.length >= LEAST_BYTES).then_some(place)
 }
 
+/// The range at the end of `areas` that holds a seal which an earlier run set at `start`. That run
+/// may have gone by a smaller alignment, as one without digests does.
+fn place_of(start: u64, areas: &AreaSet, alignment: u64) -> Area {
+    let Some(last) = areas.as_slice().last() else {
+        return Area::new(start, 0);
+    };
+    let first = (start / alignment * alignment).max(last.start).min(start);
+    Area::between(first, last.end().max(first))
+}
+
 impl Task {
     /// Keeps a range for the seal, and gives back the areas without it. `found` is the seal that
     /// a resumed journal knows; `fresh`: nothing is safe yet.
@@ -130,11 +140,7 @@ impl Task {
                 TargetSide::Stream { .. } | TargetSide::Null(_) => false,
             };
         self.seal.place = match &found {
-            Some(witness) => {
-                let start = witness.area().start;
-                let end = areas.as_slice().last().map_or(start, |last| last.end());
-                Some(Area::between(start, end.max(start)))
-            }
+            Some(witness) => Some(place_of(witness.area().start, &areas, alignment)),
             None => place_in(&areas, alignment).filter(|_| can && fresh),
         };
         let Some(place) = self.seal.place else {
@@ -286,5 +292,17 @@ mod tests {
         assert_eq!(place(&[(65_536, 1000)]), Some((65_536, 1000)));
         assert_eq!(place(&[(65_536, 5)]), None);
         assert_eq!(place(&[]), None);
+    }
+
+    #[test]
+    fn a_seal_of_a_run_with_a_smaller_alignment_keeps_the_whole_of_its_unit() {
+        let of = |start, areas: &[(u64, u64)]| {
+            let areas = areas.iter().map(|&(start, length)| Area::new(start, length));
+            let place = place_of(start, &AreaSet::from_unsorted(areas, u64::MAX).unwrap(), 65_536);
+            (place.start, place.length)
+        };
+        assert_eq!(of((1 << 20) - 4096, &[(0, 1 << 20)]), ((1 << 20) - 65_536, 65_536));
+        assert_eq!(of((1 << 20) - 4096, &[((1 << 20) - 8192, 8192)]), ((1 << 20) - 8192, 8192));
+        assert_eq!(of(4096, &[]), (4096, 0));
     }
 }
