@@ -474,6 +474,17 @@ fn a_named_pipe_that_nobody_writes_to_is_a_fault_of_the_source_at_the_deadline()
 }
 
 #[test]
+fn a_named_pipe_that_nobody_reads_is_a_fault_of_the_target_at_the_deadline() {
+    let folder = folder();
+    let made = Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap();
+    assert!(made.success());
+    std::fs::write(folder.path().join("data"), [7; 4096]).unwrap();
+    let output = copy(folder.path(), "--deadline 500ms data pipe");
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    assert!(stderr(&output).contains("nobody opened it to read"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_server_does_not_outlive_a_copy_that_is_killed() {
     let child = slow_copy(folder().path());
     let parent = child.id().to_string();

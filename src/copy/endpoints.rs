@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use blockferry_control::{Server, ServerCommand, ServerTransport};
 use blockferry_dataplane::nbd::{Address, NbdUri, TlsParams};
@@ -36,6 +38,7 @@ impl From<Endpoint> for Opened {
 pub(crate) fn open(
     place: &Place,
     side: Side,
+    deadline: Duration,
     transport: ServerTransport,
     console: &Arc<Console>,
 ) -> anyhow::Result<Opened> {
@@ -46,7 +49,7 @@ pub(crate) fn open(
         Place::Standard => {
             standard(side).map(Opened::from).map_err(|error| failed(format!("-: {error}")))
         }
-        Place::Path(path) => file(path, side)
+        Place::Path(path) => file(path, side, deadline)
             .map(Opened::from)
             .map_err(|error| failed(format!("{}: {error}", path.display()))),
         Place::Command(words) => {
@@ -99,17 +102,29 @@ fn standard(side: Side) -> io::Result<Endpoint> {
 
 /// A character device that is written is a stream, and so is a pipe that is; all else is left to the
 /// lane, which says what is wrong with it, and waits for the writer of a pipe no longer than it may.
-fn file(path: &Path, side: Side) -> io::Result<Endpoint> {
-    let stream = fs::metadata(path).is_ok_and(|data| {
-        let kind = data.file_type();
-        (kind.is_fifo() || kind.is_char_device()) && side == Side::Target
-    });
-    if !stream {
-        return Ok(Endpoint::File(path.into()));
-    }
-    let opened = match side {
-        Side::Source => File::open(path),
-        Side::Target => OpenOptions::new().write(true).open(path),
+fn file(path: &Path, side: Side, deadline: Duration) -> io::Result<Endpoint> {
+    let kind = fs::metadata(path).ok().map(|data| data.file_type());
+    let opened = match kind {
+        Some(kind) if kind.is_fifo() && side == Side::Target => open_for_reader(path, deadline)?,
+        Some(kind) if kind.is_char_device() && side == Side::Target => {
+            OpenOptions::new().write(true).open(path)?
+        }
+        _ => return Ok(Endpoint::File(path.into())),
     };
-    Ok(Endpoint::Stream(Arc::new(OwnedFd::from(opened?))))
+    Ok(Endpoint::Stream(Arc::new(OwnedFd::from(opened))))
+}
+
+/// Opens a pipe to write, once somebody has opened it to read. The system can wait for that only
+/// in open(2), which has no deadline: a thread waits there, and is left behind if nobody comes.
+fn open_for_reader(path: &Path, deadline: Duration) -> io::Result<File> {
+    let (sender, opened) = mpsc::channel();
+    let own = path.to_owned();
+    thread::Builder::new().name("fifo".into()).spawn(move || {
+        // Nobody listens after the deadline.
+        let _too_late = sender.send(OpenOptions::new().write(true).open(own));
+    })?;
+    opened.recv_timeout(deadline).unwrap_or_else(|_| {
+        let what = format!("nobody opened it to read within {deadline:?}: is its reader running?");
+        Err(io::Error::new(io::ErrorKind::TimedOut, what))
+    })
 }

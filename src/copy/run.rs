@@ -100,8 +100,9 @@ fn open_all(
     let mut lanes = Vec::with_capacity(requests.len());
     let mut servers = Vec::with_capacity(requests.len());
     for request in requests {
-        let source = endpoints::open(&request.source, Side::Source, transport, console)?;
-        let target = endpoints::open(&request.target, Side::Target, transport, console)?;
+        let deadline = request.settings.deadline;
+        let source = endpoints::open(&request.source, Side::Source, deadline, transport, console)?;
+        let target = endpoints::open(&request.target, Side::Target, deadline, transport, console)?;
         lanes.push(Lane::new(source.endpoint, target.endpoint).with_settings(request.settings));
         servers.push([source.server, target.server]);
     }

@@ -319,7 +319,14 @@ fn is_passing(cause: &Cause) -> bool {
         Cause::Connect(_) | Cause::Lost { .. } | Cause::Deadline { .. } | Cause::Tls(_) => true,
         // A server that is starting or ending, or a tunnel whose far end is.
         Cause::Handshake(e) => {
-            matches!(e, HandshakeError::Disconnected { .. } | HandshakeError::Shutdown { .. })
+            matches!(
+                e,
+                HandshakeError::Disconnected { .. }
+                    | HandshakeError::Shutdown { .. }
+                    // It was there: a server that is ending has taken it away already, or one that
+                    // is starting has not made it yet.
+                    | HandshakeError::UnknownExport { .. }
+            )
         }
         _ => false,
     }
