@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
+//!  child    programs that run beside us and do not outlive us: what a server stands on
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod child;
 mod program;
 mod server;
 
