@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
-//!  child    programs that run beside us and do not outlive us: what a server stands on
+//!  image    qcow2 files, made and looked at by qemu-img
+//!  child    programs that run beside us and do not outlive us: what the three above stand on
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod child;
+pub mod image;
 mod program;
 mod server;
 
