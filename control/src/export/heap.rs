@@ -26,13 +26,14 @@ const MAX_PAD_BYTES: u64 = 1 << 20;
 /// What all exports may hold, where the machine does not tell how much memory it has.
 const FALLBACK_BYTES: u64 = 1 << 30;
 
-/// A quarter of the machine's memory.
+/// Half of the machine's memory. Lanes are far from having all exports hold what they may: many of
+/// them have two requests in flight each.
 pub(super) fn default_bytes() -> u64 {
     let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     });
-    total.map_or(FALLBACK_BYTES, |kibibytes| kibibytes * 1024 / 4)
+    total.map_or(FALLBACK_BYTES, |kibibytes| kibibytes * 1024 / 2)
 }
 
 /// Settings of the C library's heap, in bytes.

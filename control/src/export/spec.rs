@@ -63,7 +63,7 @@ pub struct ExportSettings {
 }
 
 impl ExportSettings {
-    /// The settings for this many exports at once, which may hold a quarter of the machine's memory.
+    /// The settings for this many exports at once, which may hold half of the machine's memory.
     #[must_use]
     pub fn for_exports(exports_at_once: u16) -> Self {
         Self {
