@@ -294,6 +294,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_closes_its_stderr_does_not_lose_its_parent() {
+        let (sender, lines) = std::sync::mpsc::channel();
+        let server = command(&["sh", "-c", "exec 2>&-; exec sleep 60"])
+            .spawn(move |line| sender.send(line.to_owned()).unwrap())
+            .unwrap();
+        assert_eq!(lines.iter().count(), 0, "its stderr is at its end");
+        assert_eq!(server.exit_reason(), None);
+    }
+
+    #[test]
     fn a_server_learns_that_it_gets_exactly_one_socket() {
         let (sender, lines) = std::sync::mpsc::channel();
         let script =
