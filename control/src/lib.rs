@@ -2,10 +2,16 @@
 //!
 //! ```text
 //!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
+//!  export   qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
+//!  image    qcow2 files, made and looked at by qemu-img
+//!  child    programs that run beside us and do not outlive us: what the three above stand on
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod child;
+pub mod export;
+pub mod image;
 mod program;
 mod server;
 

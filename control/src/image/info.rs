@@ -1,0 +1,86 @@
+//! What the header of an image says.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::Image;
+use super::error::ImageError;
+use super::tool::ToolRun;
+
+/// The header of an image, and the size of its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageInfo {
+    /// Size of the disk in bytes, a multiple of 512.
+    pub virtual_bytes: u64,
+    /// What the file takes of its file system, in bytes.
+    pub actual_bytes: u64,
+    /// Size of its clusters in bytes.
+    pub cluster_bytes: u32,
+    /// The backing file as the header names it.
+    pub backing_file: Option<PathBuf>,
+    /// The backing file, found from the image's folder.
+    pub full_backing_file: Option<PathBuf>,
+    /// Format of the backing file, as the header names it.
+    pub backing_format: Option<String>,
+    /// It was not closed in order and keeps its reference counts lazily, so they are not right.
+    pub dirty: bool,
+    /// qemu found it corrupt, and marked it.
+    pub corrupt: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Answer {
+    virtual_size: u64,
+    #[serde(default)]
+    actual_size: u64,
+    cluster_size: u32,
+    backing_filename: Option<PathBuf>,
+    full_backing_filename: Option<PathBuf>,
+    backing_filename_format: Option<String>,
+    #[serde(default)]
+    dirty_flag: bool,
+    format_specific: FormatSpecific,
+}
+
+#[derive(Deserialize)]
+struct FormatSpecific {
+    data: FormatData,
+}
+
+#[derive(Deserialize)]
+struct FormatData {
+    #[serde(default)]
+    corrupt: bool,
+}
+
+impl Image {
+    /// Reads the header. Another process may have the image open: what it has not written yet is
+    /// not seen then.
+    ///
+    /// # Errors
+    /// [`ImageError`], in one line with what to do.
+    pub fn info(&self) -> Result<ImageInfo, ImageError> {
+        let deadline = self.tool.quick_deadline;
+        let run = ToolRun { tool: &self.tool, action: "info", path: &self.path, deadline };
+        let arguments = ["--force-share", "--output=json", "-f", "qcow2"];
+        let path = self.path.as_os_str();
+        let finished = run.run(arguments.map(AsRef::as_ref).into_iter().chain([path]))?;
+        if !finished.status.success() {
+            return Err(run.failure(&finished));
+        }
+        let answer: Answer = run.answer(&finished)?;
+        Ok(ImageInfo {
+            virtual_bytes: answer.virtual_size,
+            actual_bytes: answer.actual_size,
+            cluster_bytes: answer.cluster_size,
+            backing_file: answer.backing_filename,
+            full_backing_file: answer.full_backing_filename,
+            backing_format: answer.backing_filename_format,
+            dirty: answer.dirty_flag,
+            corrupt: answer.format_specific.data.corrupt,
+        })
+    }
+}
