@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
+//!  catalog  jobs, leases, restore points: what is kept on disk      catalog.db
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 mod program;
 mod server;
 
