@@ -94,7 +94,9 @@ checked_text! {
 checked_text! {
     /// The instant up to which a source's changes are in a layer (`changeId` of vSphere, the name
     /// of a dirty bitmap).
-    ChangeId, "change id", |text| is_token(text, 1024), "it has 1 to 1024 visible ASCII characters"
+    ChangeId, "change id",
+    |text| (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control),
+    "it has 1 to 1024 bytes and no control characters"
 }
 checked_text! {
     /// Chosen by who asks for a job, so that asking again gives the same one.

@@ -22,6 +22,8 @@ mod points;
 mod publish;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,8 @@ use crate::catalog::error::StorageError;
 
 /// Between attempts at what SQLite does not wait for by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// The smallest page that a database can have.
+const SMALLEST_BYTES: u64 = 512;
 /// Statements that a connection keeps ready: about all that there are.
 const KEPT_STATEMENTS: usize = 64;
 
@@ -28,6 +30,10 @@ pub(super) fn existing(path: &Path, deadline: Duration) -> Result<Connection, St
             Err(StorageError::Denied { path: path.to_owned(), detail: error.to_string() })
         }
         Ok(facts) if !facts.is_file() => Err(not_a_catalog(path, "it is not a file")),
+        // SQLite would take it for empty, and write over it.
+        Ok(facts) if (1..SMALLEST_BYTES).contains(&facts.len()) => {
+            Err(not_a_catalog(path, "it is too short"))
+        }
         // What is left when its maker is killed at the very start; nothing was in it.
         Ok(facts) if facts.len() == 0 && !log_of(path).exists() => {
             Err(StorageError::Missing { path: path.to_owned() })
