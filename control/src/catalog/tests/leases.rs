@@ -104,8 +104,9 @@ fn leases_outlive_the_process_and_the_end_of_their_job_until_they_are_given_back
     let Place { catalog, folder } = place;
     drop(catalog);
     let again = SqliteCatalog::open(&folder.path().join(CATALOG_FILE)).unwrap();
-    assert_eq!(again.leases().unwrap(), [lease.clone()]);
-    again.release(lease.id, job).unwrap();
+    let id = lease.id;
+    assert_eq!(again.leases().unwrap(), [lease]);
+    again.release(id, job).unwrap();
 }
 
 #[test]
