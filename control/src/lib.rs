@@ -5,10 +5,12 @@
 //!  export   qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image    qcow2 files, made and looked at by qemu-img
 //!  child    programs that run beside us and do not outlive us: what the three above stand on
+//!  catalog  jobs, leases, restore points: what is kept on disk      catalog.db
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 mod child;
 pub mod export;
 pub mod image;

@@ -1,0 +1,234 @@
+//! Restore points: all disks of a VM at one instant, each as a layer of its disk's chain.
+
+use blockferry_dataplane::digest::DigestAlgorithm;
+
+use super::error::CatalogError;
+use super::id::{DiskId, JobId, LayerId, PointId};
+use super::job::BackupMode;
+use super::name::{ChangeId, DiskName, DiskUuid, VmName};
+use super::path::RelativePath;
+use super::time::UnixMillis;
+use super::word::words;
+
+/// A disk: that of its UUID, or where a source has none, that of its name.
+///
+/// In doubt it is another disk, which costs a full and never a wrong chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its id in this catalog.
+    pub id: DiskId,
+    /// Whose it is.
+    pub vm: VmName,
+    /// What it was called last.
+    pub name: DiskName,
+    /// What it is known by.
+    pub uuid: Option<DiskUuid>,
+}
+
+words! {
+    /// What a layer holds.
+    LayerKind, "kind of layer" {
+        /// The whole disk, on nothing.
+        Full = "full",
+        /// What differs from the layer below.
+        Delta = "delta",
+    }
+}
+
+/// Bytes of a copy, apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByteCounts {
+    /// Read from the source.
+    pub read: u64,
+    /// Found to be zero, by word of the source or by reading them.
+    pub zero: u64,
+    /// Sent to the target.
+    pub sent: u64,
+    /// Left alone, for they are in the layer below.
+    pub skipped: u64,
+}
+
+/// The digests of a disk's content at a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestFacts {
+    /// How they are made.
+    pub algorithm: DigestAlgorithm,
+    /// The file that has them.
+    pub path: RelativePath,
+}
+
+/// A layer, as it is handed in and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// Its id.
+    pub id: LayerId,
+    /// Of which disk.
+    pub disk: DiskId,
+    /// Full or delta.
+    pub kind: LayerKind,
+    /// Why it is that.
+    pub reason: String,
+    /// The layer below: none of a full, the newest published one of the disk of a delta.
+    pub parent: Option<LayerId>,
+    /// Its image.
+    pub path: RelativePath,
+    /// Exact size of the disk, in bytes.
+    pub size_bytes: u64,
+    /// Bytes that the image takes on disk.
+    pub stored_bytes: u64,
+    /// From where on the source can tell what changes. It is a base only through this layer.
+    pub change: Option<ChangeId>,
+    /// Its digests.
+    pub manifest: Option<ManifestFacts>,
+    /// What its copy moved.
+    pub counts: ByteCounts,
+}
+
+/// A layer of a published point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Whose it is.
+    pub point: PointId,
+    /// What its disk was called then.
+    pub disk_name: DiskName,
+    /// The rest of it.
+    pub facts: LayerFacts,
+}
+
+/// A point that is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPoint {
+    /// Its id.
+    pub id: PointId,
+    /// Of which VM.
+    pub vm: VmName,
+    /// The instant that it shows: that of the snapshot.
+    pub created: UnixMillis,
+    /// What was asked for.
+    pub mode: BackupMode,
+    /// The job that made it. It may be kept in another catalog, the hub's.
+    pub job: JobId,
+    /// A layer for each disk.
+    pub layers: Vec<LayerFacts>,
+}
+
+/// A published point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Its id.
+    pub id: PointId,
+    /// Of which VM.
+    pub vm: VmName,
+    /// The instant that it shows.
+    pub created: UnixMillis,
+    /// When it was published.
+    pub published: UnixMillis,
+    /// What was asked for.
+    pub mode: BackupMode,
+    /// The job that made it.
+    pub job: JobId,
+}
+
+/// Which points; all where nothing is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PointFilter {
+    /// Of this VM.
+    pub vm: Option<VmName>,
+    /// No more than so many, the newest ones.
+    pub newest: Option<u32>,
+}
+
+/// The points of a catalog, and what they are made of.
+pub trait Points {
+    /// The disk of a VM with this UUID, or without one of this name; it is added where it is not
+    /// known. A name that changed is noted.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn disk(
+        &self,
+        vm: &VmName,
+        name: &DiskName,
+        uuid: Option<&DiskUuid>,
+    ) -> Result<Disk, CatalogError>;
+
+    /// The disks of a VM, first known first.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn disks(&self, vm: &VmName) -> Result<Vec<Disk>, CatalogError>;
+
+    /// Publishes a point with all its layers, or nothing of it.
+    ///
+    /// A job of this catalog has to be in [`Publishing`](super::JobState::Publishing), and is
+    /// done by the same transaction. One that is kept elsewhere is up to its keeper, who finds
+    /// out by [`point_of`](Self::point_of) what became of it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unpublishable`] with the rule that the point breaks, and
+    /// [`CatalogError::Published`] when its job has published one before.
+    fn publish(&self, point: NewPoint) -> Result<Point, CatalogError>;
+
+    /// One point.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchPoint`].
+    fn point(&self, point: PointId) -> Result<Point, CatalogError>;
+
+    /// Points in the order in which they were published.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, CatalogError>;
+
+    /// The point that a job published, if it did.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn point_of(&self, job: JobId) -> Result<Option<Point>, CatalogError>;
+
+    /// The layers of a point, by the names of their disks.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchPoint`].
+    fn layers(&self, point: PointId) -> Result<Vec<Layer>, CatalogError>;
+
+    /// A layer and all below it: the full comes last.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchLayer`].
+    fn chain(&self, layer: LayerId) -> Result<Vec<Layer>, CatalogError>;
+
+    /// The layer of a disk that was published last: the only one that can be a parent.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchDisk`].
+    fn newest_layer(&self, disk: DiskId) -> Result<Option<Layer>, CatalogError>;
+
+    /// The points with a layer that stands on this one, at any height, and its own: what a
+    /// damaged image touches, in the order in which they were published.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchLayer`].
+    fn points_on(&self, layer: LayerId) -> Result<Vec<PointId>, CatalogError>;
+
+    /// Takes a point out. Its files are [`leftovers`](Self::leftovers) from then on, for the
+    /// caller to remove; they are given back.
+    ///
+    /// # Errors
+    /// [`CatalogError::StoodOn`] while a layer of another point stands on one of its layers.
+    fn delete_point(&self, point: PointId) -> Result<Vec<RelativePath>, CatalogError>;
+
+    /// Files of deleted points that nobody has said to be gone.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn leftovers(&self) -> Result<Vec<RelativePath>, CatalogError>;
+
+    /// Notes that a leftover was removed from the disk. Saying so twice is no error: the first
+    /// time may have been cut off.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn forget_leftover(&self, path: &RelativePath) -> Result<(), CatalogError>;
+}

@@ -1,0 +1,126 @@
+//! Jobs in their table.
+
+use rusqlite::{Connection, params, params_from_iter};
+
+use super::SqliteCatalog;
+use super::failure::Outcome;
+use super::rows::{self, Ask};
+use crate::catalog::error::CatalogError;
+use crate::catalog::id::JobId;
+use crate::catalog::job::{Admission, Job, JobFilter, JobState, JobStep, Jobs, NewJob};
+use crate::catalog::time::UnixMillis;
+
+impl Jobs for SqliteCatalog {
+    fn add_job(&self, new: NewJob) -> Result<Admission, CatalogError> {
+        self.write(move |tables| add(tables, new))
+    }
+
+    fn job(&self, job: JobId) -> Result<Job, CatalogError> {
+        self.read(|tables| tables.known_job(job))
+    }
+
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>, CatalogError> {
+        // One question mark a state: there are few, and a filter may name each once or more.
+        let places = vec!["?"; filter.states.len()].join(", ");
+        let mut conditions = vec!["TRUE".to_owned()];
+        conditions.extend(filter.vm.as_ref().map(|_| "vm = ?".to_owned()));
+        if !filter.states.is_empty() {
+            conditions.push(format!("state IN ({places})"));
+        }
+        let sql = format!(
+            "SELECT {} FROM jobs WHERE {} ORDER BY number DESC LIMIT {}",
+            rows::JOB,
+            conditions.join(" AND "),
+            filter.newest.map_or(-1, i64::from)
+        );
+        let vm = filter.vm.iter().map(|vm| vm.as_str());
+        let values = vm.chain(filter.states.iter().map(|state| state.as_str()));
+        let mut jobs = self.read(|tables| tables.all(&sql, params_from_iter(values), rows::job))?;
+        jobs.reverse();
+        Ok(jobs)
+    }
+
+    fn advance(&self, job: JobId, state: JobState, reason: &str) -> Result<Job, CatalogError> {
+        let reason = reason.to_owned();
+        self.write(move |tables| advance(tables, job, state, reason))
+    }
+
+    fn steps(&self, job: JobId) -> Result<Vec<JobStep>, CatalogError> {
+        self.read(|tables| {
+            tables.known_job(job)?;
+            tables.all(
+                "SELECT state, at_ms, reason FROM job_steps WHERE job = ?1 ORDER BY number",
+                [job.as_str()],
+                rows::step,
+            )
+        })
+    }
+}
+
+fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
+    if let Some(key) = &new.key {
+        let sql = format!("SELECT {} FROM jobs WHERE idempotency_key = ?1", rows::JOB);
+        if let Some(known) = tables.one(&sql, [key.as_str()], rows::job)? {
+            if (&known.vm, known.mode) != (&new.vm, new.mode) {
+                let (job, vm) = (known.id, known.vm);
+                return Err(CatalogError::KeyReused { key: key.clone(), job, vm }.into());
+            }
+            return Ok(Admission::Known(known));
+        }
+    }
+    let now = UnixMillis::now();
+    let job = Job {
+        id: JobId::new(),
+        vm: new.vm,
+        mode: new.mode,
+        state: JobState::Queued,
+        key: new.key,
+        created: now,
+        changed: now,
+        reason: "asked for".to_owned(),
+    };
+    tables.change(
+        "INSERT INTO jobs (id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            job.id.as_str(),
+            job.vm.as_str(),
+            job.mode.as_str(),
+            job.state.as_str(),
+            job.key.as_ref().map(|key| key.as_str()),
+            rows::millis(job.created),
+            rows::millis(job.changed),
+            job.reason,
+        ],
+    )?;
+    note(tables, &job)?;
+    Ok(Admission::New(job))
+}
+
+/// Moves a job on, if that is a way that jobs go.
+pub(super) fn advance(
+    tables: &Connection,
+    id: JobId,
+    state: JobState,
+    reason: String,
+) -> Outcome<Job> {
+    let job = tables.known_job(id)?;
+    if !job.state.may_become(state) {
+        return Err(CatalogError::IllegalStep { job: id, from: job.state, to: state }.into());
+    }
+    let job = Job { state, changed: UnixMillis::now(), reason, ..job };
+    tables.change(
+        "UPDATE jobs SET state = ?2, changed_ms = ?3, reason = ?4 WHERE id = ?1",
+        params![id.as_str(), state.as_str(), rows::millis(job.changed), job.reason],
+    )?;
+    note(tables, &job)?;
+    Ok(job)
+}
+
+fn note(tables: &Connection, job: &Job) -> Outcome<()> {
+    tables.change(
+        "INSERT INTO job_steps (job, state, at_ms, reason) VALUES (?1, ?2, ?3, ?4)",
+        params![job.id.as_str(), job.state.as_str(), rows::millis(job.changed), job.reason],
+    )?;
+    Ok(())
+}

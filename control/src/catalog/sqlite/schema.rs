@@ -1,0 +1,103 @@
+//! The tables, and how an older file comes to have them.
+
+/// `application_id` of the file's header: "bfct".
+pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
+
+/// What makes version n + 1 of version n. A released one is never changed: a new one is added.
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1];
+
+/// Times are milliseconds since 1970, sizes bytes. What must hold is said here too, where a
+/// defect of the program meets it last.
+const VERSION_1: &str = "
+CREATE TABLE jobs (
+    -- The order of arrival; a clock may be set back.
+    number          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id              TEXT NOT NULL UNIQUE,
+    vm              TEXT NOT NULL,
+    mode            TEXT NOT NULL CHECK (mode IN ('auto', 'full', 'incremental')),
+    state           TEXT NOT NULL CHECK (state IN ('queued', 'planning', 'copying', 'publishing',
+                                                   'done', 'failed', 'cancelled')),
+    idempotency_key TEXT UNIQUE,
+    created_ms      INTEGER NOT NULL,
+    changed_ms      INTEGER NOT NULL,
+    reason          TEXT NOT NULL
+) STRICT;
+CREATE INDEX jobs_by_vm ON jobs (vm, number);
+CREATE INDEX jobs_by_state ON jobs (state, number);
+
+CREATE TABLE job_steps (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    job    TEXT NOT NULL REFERENCES jobs (id),
+    state  TEXT NOT NULL,
+    at_ms  INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    -- No state is taken twice.
+    UNIQUE (job, state)
+) STRICT;
+
+CREATE TABLE leases (
+    -- Never used again, so that a lease that was given back frees nobody else's.
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind       TEXT NOT NULL CHECK (kind IN ('port', 'export', 'image', 'snapshot')),
+    key        TEXT NOT NULL,
+    owner      TEXT NOT NULL REFERENCES jobs (id),
+    created_ms INTEGER NOT NULL,
+    UNIQUE (kind, key)
+) STRICT;
+CREATE INDEX leases_by_owner ON leases (owner);
+
+CREATE TABLE disks (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    vm   TEXT NOT NULL,
+    name TEXT NOT NULL,
+    uuid TEXT,
+    UNIQUE (vm, uuid)
+) STRICT;
+-- The name tells disks apart only where there is nothing better.
+CREATE UNIQUE INDEX disks_by_name ON disks (vm, name) WHERE uuid IS NULL;
+
+CREATE TABLE points (
+    -- The order in which they were published; a clock may be set back.
+    number       INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           TEXT NOT NULL UNIQUE,
+    vm           TEXT NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    published_ms INTEGER NOT NULL,
+    mode         TEXT NOT NULL CHECK (mode IN ('auto', 'full', 'incremental')),
+    -- It may be kept in a hub's catalog.
+    job          TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE INDEX points_by_vm ON points (vm, number);
+
+CREATE TABLE layers (
+    id               TEXT PRIMARY KEY,
+    point            INTEGER NOT NULL REFERENCES points (number),
+    disk             INTEGER NOT NULL REFERENCES disks (id),
+    disk_name        TEXT NOT NULL,
+    kind             TEXT NOT NULL CHECK (kind IN ('full', 'delta')),
+    reason           TEXT NOT NULL,
+    parent           TEXT REFERENCES layers (id),
+    path             TEXT NOT NULL UNIQUE,
+    size_bytes       INTEGER NOT NULL CHECK (size_bytes >= 0),
+    stored_bytes     INTEGER NOT NULL CHECK (stored_bytes >= 0),
+    change_id        TEXT,
+    digest           TEXT,
+    manifest_path    TEXT UNIQUE,
+    read_bytes       INTEGER NOT NULL CHECK (read_bytes >= 0),
+    zero_bytes       INTEGER NOT NULL CHECK (zero_bytes >= 0),
+    sent_bytes       INTEGER NOT NULL CHECK (sent_bytes >= 0),
+    skipped_bytes    INTEGER NOT NULL CHECK (skipped_bytes >= 0),
+    UNIQUE (point, disk),
+    UNIQUE (point, disk_name),
+    CHECK ((kind = 'full') = (parent IS NULL)),
+    CHECK ((digest IS NULL) = (manifest_path IS NULL))
+) STRICT;
+CREATE INDEX layers_by_disk ON layers (disk, point);
+CREATE INDEX layers_by_parent ON layers (parent);
+
+CREATE TABLE leftovers (
+    number   INTEGER PRIMARY KEY AUTOINCREMENT,
+    path     TEXT NOT NULL UNIQUE,
+    since_ms INTEGER NOT NULL
+) STRICT;
+";
