@@ -8,7 +8,7 @@ mod lanes;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::{LaneSettings, Side};
-use blockferry_doubles::hostile::Replies;
+use blockferry_doubles::hostile::{Replies, wire};
 use blockferry_doubles::{Fault, Hostile, Occasion, Proxy, Trigger};
 use lanes::failing_source::{SIZE, content, refused, survived, target};
 use lanes::{
@@ -40,6 +40,21 @@ fn connections_that_break_are_made_again() {
                 assert!(server.accepted() > 1);
             }
         }
+    });
+}
+
+/// A server that is ending may have taken its export away while it still answers.
+#[test]
+fn an_export_that_is_away_for_a_moment_is_tried_again() {
+    every_way(|way| {
+        let server = Hostile::builder()
+            .content(&content())
+            .fault_on(Occasion::Read, Fault::CloseBeforeReply, Trigger::Nth(5))
+            .fault_on(Occasion::Go, Fault::OptionError(wire::rep::ERR_UNKNOWN), Trigger::Nth(2))
+            .start()
+            .unwrap();
+        survived(way, &server);
+        assert!(server.accepted() > 2);
     });
 }
 
