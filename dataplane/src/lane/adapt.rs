@@ -9,6 +9,8 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use crate::settings::LaneSettings;
+
 /// Where the length starts, in bytes. Larger requests cost less of the mover, smaller ones keep
 /// more of them in flight.
 const FIRST_BYTES: u32 = 1 << 20;
@@ -63,18 +65,13 @@ pub(super) struct Adapt {
 }
 
 impl Adapt {
-    /// A fixed length, or one that adapts within `limits` and up to `max`, which both sides take;
-    /// and bytes in flight of at most `window_max`.
-    pub(super) fn new(
-        fixed: Option<u32>,
-        limits: &RangeInclusive<u32>,
-        max: u32,
-        window_max: u64,
-        now: Instant,
-    ) -> Self {
+    /// A fixed length, or one that adapts within what is set and up to `max`, which both sides
+    /// take; and bytes in flight up to what is set.
+    pub(super) fn new(fixed: Option<u32>, settings: &LaneSettings, max: u32, now: Instant) -> Self {
         let power = |bytes: u32| 1 << bytes.max(1).ilog2();
-        let min = power(*limits.start()).min(max);
-        let max = power(*limits.end()).min(max).max(min);
+        let window_max = settings.in_flight_bytes;
+        let min = power(*settings.adapt_bytes.start()).min(max);
+        let max = power(*settings.adapt_bytes.end()).min(max).max(min);
         let request_bytes = fixed.unwrap_or(FIRST_BYTES.clamp(min, max));
         Self {
             shape: Shape { request_bytes, window_bytes: FIRST_WINDOW_BYTES.min(window_max) },
@@ -181,7 +178,8 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn adapt(fixed: Option<u32>, window_max: u64, now: Instant) -> Adapt {
-        Adapt::new(fixed, &(256 << 10..=2 << 20), 8 << 20, window_max, now)
+        let settings = LaneSettings { in_flight_bytes: window_max, ..LaneSettings::default() };
+        Adapt::new(fixed, &settings, 8 << 20, now)
     }
 
     /// Runs trials against a made-up machine: its rate, in bytes a millisecond, by the shape.
@@ -240,7 +238,7 @@ mod tests {
             adapt.acknowledged(1 << 40, now);
             assert!(adapt.window_bytes() <= 6 * MIB);
         }
-        assert_eq!(super::Adapt::new(None, &(1..=1), 1, MIB, start).window_bytes(), MIB);
+        assert_eq!(self::adapt(None, MIB, start).window_bytes(), MIB);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::manifest::{Manifest, ManifestMark, ManifestWriter};
 use crate::nbd::Session;
 use crate::plan::AreaSet;
 use crate::report::PayloadKind;
-use crate::settings::{Extent, LaneSettings, PayloadChoice};
+use crate::settings::{Extent, PayloadChoice};
 
 use super::adapt::Adapt;
 use super::context::Context;
@@ -176,8 +176,7 @@ impl Task {
             .settings
             .request_bytes
             .map(|bytes| (1 << bytes.max(1).ilog2()).max(least).min(limit));
-        let LaneSettings { adapt_bytes, in_flight_bytes, .. } = &self.settings;
-        self.adapt = Adapt::new(fixed, adapt_bytes, limit, *in_flight_bytes, context.now);
+        self.adapt = Adapt::new(fixed, &self.settings, limit, context.now);
         Ok(())
     }
 

@@ -238,6 +238,7 @@ impl Link {
         self.sending = other.sending;
         self.outbox = std::mem::take(&mut other.outbox);
         self.outstanding = other.outstanding;
+        self.unended = other.unended;
         self.discard = other.discard;
         self.tls = other.tls.take();
         self.liveness.since = now;
