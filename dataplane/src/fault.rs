@@ -122,6 +122,12 @@ pub enum Cause {
         /// What the system said.
         error: io::Error,
     },
+    /// The source has no such dirty bitmap.
+    #[error("it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)")]
+    NoBitmap {
+        /// The metadata context that was asked for.
+        name: String,
+    },
     /// The endpoint cannot do what is asked of it.
     #[error("{0}")]
     Unfit(String),

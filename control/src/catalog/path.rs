@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::id::{DiskId, LayerId};
+use super::id::{JobId, LayerId, PointId};
 use super::name::ValueError;
 
 /// A path below a repository's folder. Whatever a catalog holds, it cannot lead out of it.
@@ -12,16 +12,29 @@ use super::name::ValueError;
 pub struct RelativePath(String);
 
 impl RelativePath {
+    /// Where the files of a point are.
+    #[must_use]
+    pub fn of_point(point: PointId) -> Self {
+        Self(format!("points/{point}"))
+    }
+
     /// Where the image of a layer is.
     #[must_use]
-    pub fn of_layer(disk: DiskId, layer: LayerId) -> Self {
-        Self(format!("disks/{disk}/{layer}.qcow2"))
+    pub fn of_layer(point: PointId, layer: LayerId) -> Self {
+        Self(format!("points/{point}/{layer}.qcow2"))
     }
 
     /// Where the digest manifest of a layer is.
     #[must_use]
-    pub fn of_manifest(disk: DiskId, layer: LayerId) -> Self {
-        Self(format!("disks/{disk}/{layer}.manifest"))
+    pub fn of_manifest(point: PointId, layer: LayerId) -> Self {
+        Self(format!("points/{point}/{layer}.manifest"))
+    }
+
+    /// Where a job keeps what is not published yet. It becomes the folder of its point, at the
+    /// same depth, so that what images call their parents stays right.
+    #[must_use]
+    pub fn of_work(job: JobId) -> Self {
+        Self(format!("work/{job}"))
     }
 
     /// As text, with `/` between its parts.

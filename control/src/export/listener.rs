@@ -1,17 +1,17 @@
 //! Where an export listens: bound before its process starts, so that nobody else can take the
 //! address in between.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_dataplane::nbd;
+use blockferry_dataplane::{Dial, nbd};
 use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tempfile::TempDir;
@@ -23,6 +23,8 @@ use super::error::ExportError;
 const LOOPBACK_CONGESTION_CONTROL: &str = "reno";
 /// Mode of the folder of a socket: whoever can enter it can read the disk.
 const FOLDER_MODE: u32 = 0o700;
+/// How long a connection within the machine may take. The kernel makes it at once, or refuses.
+const DIAL_DEADLINE: Duration = Duration::from_secs(1);
 /// Name of a socket in its folder.
 const SOCKET_NAME: &str = "nbd";
 
@@ -36,7 +38,7 @@ pub struct Listener {
 #[derive(Debug)]
 enum Inner {
     Tcp { socket: TcpListener, port: u16 },
-    Unix { socket: UnixListener, path: PathBuf, _folder: TempDir },
+    Unix { socket: UnixListener, path: PathBuf, inside: File, _folder: TempDir },
 }
 
 impl Listener {
@@ -60,8 +62,11 @@ impl Listener {
     /// The folder goes with the last clone; after a kill it is left, with a name that begins with
     /// `export-`.
     ///
+    /// Its path may be longer than the 107 bytes that the kernel takes for a socket: this process
+    /// reaches it through the folder's descriptor, by [`Dial`]; others need a short `parent`.
+    ///
     /// # Errors
-    /// When it cannot be made, or its path is longer than the 107 bytes that the kernel takes.
+    /// When it cannot be made.
     pub fn unix(parent: &Path) -> Result<Self, ExportError> {
         let failed = |error| ExportError::Listen {
             what: format!("a Unix socket in {}", parent.display()),
@@ -74,8 +79,9 @@ impl Listener {
             .tempdir_in(parent)
             .map_err(failed)?;
         let path = folder.path().join(SOCKET_NAME);
-        let socket = UnixListener::bind(&path).map_err(failed)?;
-        Ok(Self { inner: Arc::new(Inner::Unix { socket, path, _folder: folder }) })
+        let inside = File::open(folder.path()).map_err(failed)?;
+        let socket = UnixListener::bind(short(&inside)).map_err(failed)?;
+        Ok(Self { inner: Arc::new(Inner::Unix { socket, path, inside, _folder: folder }) })
     }
 
     /// The port, where it is one.
@@ -114,11 +120,11 @@ impl Listener {
                 stream.set_nonblocking(true)?;
                 stream.into()
             }
-            Inner::Unix { path, .. } => {
+            Inner::Unix { inside, .. } => {
                 // It fails rather than waits where too many wait already.
                 let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
                 let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-                connect(&socket, &SocketAddrUnix::new(path)?)?;
+                connect(&socket, &SocketAddrUnix::new(short(inside))?)?;
                 socket
             }
         })
@@ -130,5 +136,16 @@ impl Listener {
             Inner::Tcp { socket, .. } => rustix::net::sockopt::tcp_congestion(socket).ok(),
             Inner::Unix { .. } => None,
         }
+    }
+}
+
+/// The socket by the descriptor of its folder, which is short wherever the folder is.
+fn short(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", folder.as_raw_fd()))
+}
+
+impl Dial for Listener {
+    fn dial(&self) -> io::Result<OwnedFd> {
+        self.connect(DIAL_DEADLINE)
     }
 }

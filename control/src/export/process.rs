@@ -1,8 +1,10 @@
 //! A running export.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::nbd::{NbdUri, Session, TlsParams};
 
 use super::cache::CacheMode;
@@ -39,8 +41,7 @@ pub struct Export {
     started: Instant,
     end_deadline: Duration,
     ended: bool,
-    /// Holds the folder of a Unix socket.
-    _listener: Listener,
+    listener: Listener,
 }
 
 impl Export {
@@ -105,7 +106,7 @@ impl Export {
             started,
             end_deadline: settings.end_deadline,
             ended: false,
-            _listener: spec.listener.clone(),
+            listener: spec.listener.clone(),
         })
     }
 
@@ -113,6 +114,12 @@ impl Export {
     #[must_use]
     pub fn uri(&self) -> &NbdUri {
         &self.uri
+    }
+
+    /// The same as an end of a lane, reached through its listener.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::nbd_over(self.uri.clone(), Arc::new(self.listener.clone()))
     }
 
     /// The image that it serves.

@@ -57,10 +57,7 @@ impl Task {
         if let Some(name) = &self.dirty_context
             && source.is_none_or(|session| session.context(name).is_none())
         {
-            let what = format!(
-                "it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)"
-            );
-            return Err(Refusal::Side(Side::Source, Cause::Unfit(what)));
+            return Err(Refusal::Side(Side::Source, Cause::NoBitmap { name: name.clone() }));
         }
         let whole = matches!(self.settings.extent, Extent::Whole);
         if matches!(self.strands[0].target, TargetSide::Stream { .. })

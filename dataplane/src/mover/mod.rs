@@ -306,6 +306,13 @@ fn unreported(
     }
 }
 
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cancelled = self.0.cancelled.load(Ordering::Relaxed);
+        f.debug_struct("Canceller").field("cancelled", &cancelled).finish()
+    }
+}
+
 impl Canceller {
     /// Lanes that run drain, flush and end with [`Fault::Interrupted`]; others do not begin.
     pub fn cancel(&self) {

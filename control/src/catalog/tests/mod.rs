@@ -91,20 +91,20 @@ pub(super) fn way_to(state: JobState) -> Vec<JobState> {
 }
 
 pub(super) fn full(disk: DiskId) -> LayerFacts {
-    let id = LayerId::new();
+    let (point, id) = (PointId::new(), LayerId::new());
     LayerFacts {
         id,
         disk,
         kind: LayerKind::Full,
         reason: "the first layer of the disk".to_owned(),
         parent: None,
-        path: RelativePath::of_layer(disk, id),
+        path: RelativePath::of_layer(point, id),
         size_bytes: 10_737_418_753,
         stored_bytes: 196_640,
         change: Some(a("52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/81")),
         manifest: Some(ManifestFacts {
             algorithm: "xxh3".parse().unwrap(),
-            path: RelativePath::of_manifest(disk, id),
+            path: RelativePath::of_manifest(point, id),
         }),
         counts: ByteCounts { read: 4, zero: 3, sent: 2, skipped: 1 },
     }

@@ -51,11 +51,11 @@ fn a_path_in_the_repository_cannot_lead_out_of_it() {
 
 #[test]
 fn paths_of_layers_are_made_of_ids_and_are_read_back() {
-    let place = Place::new();
-    let (disk, layer) = (place.disk("db1", "../../etc".trim_start_matches("../")), LayerId::new());
-    for path in [RelativePath::of_layer(disk, layer), RelativePath::of_manifest(disk, layer)] {
+    let (point, layer) = (PointId::new(), LayerId::new());
+    for path in [RelativePath::of_layer(point, layer), RelativePath::of_manifest(point, layer)] {
         assert_eq!(path.as_str().parse::<RelativePath>().unwrap(), path);
-        assert!(path.under(Path::new("/repository")).starts_with("/repository/disks"));
+        let folder = RelativePath::of_point(point).under(Path::new("/repository"));
+        assert!(path.under(Path::new("/repository")).starts_with(folder));
         assert!(path.as_str().contains(layer.as_str()));
     }
 }

@@ -1,0 +1,121 @@
+//! Why there is no new point.
+
+use std::fmt;
+
+use blockferry_dataplane::manifest::ManifestError;
+use blockferry_dataplane::{Fault, Side};
+
+use crate::catalog::{CatalogError, DiskName, JobId, VmName};
+use crate::export::ExportError;
+use crate::image::ImageError;
+use crate::repository::RepositoryError;
+
+/// One line that says what went wrong, and what to do. No point was made, and those that were
+/// there stand.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// No disk.
+    #[error("VM \"{0}\" has no disk to back up; name one at least")]
+    NoDisk(VmName),
+    /// Two of one name.
+    #[error("two disks of VM \"{vm}\" are called \"{disk}\"; give each a name of its own")]
+    NameTwice {
+        /// The VM.
+        vm: VmName,
+        /// The name.
+        disk: DiskName,
+    },
+    /// The same VM at the same time.
+    #[error("VM \"{vm}\" is being backed up by job {job}; wait until that has ended")]
+    AtWork {
+        /// The VM.
+        vm: VmName,
+        /// The other job.
+        job: JobId,
+    },
+    /// Deltas were asked for, and cannot be made.
+    #[error("{disk}: no incremental backup is possible: {why}; leave the mode to auto, or take full")]
+    NotIncremental {
+        /// The disk.
+        disk: WhichDisk,
+        /// Why not.
+        why: String,
+    },
+    /// A disk that cannot be read or written.
+    #[error("{disk}: {}", told(fault, exports))]
+    Disk {
+        /// The disk.
+        disk: WhichDisk,
+        /// What happened.
+        fault: Fault,
+        /// Whether its target is an export of the repository, and its last words.
+        exports: String,
+    },
+    /// An image that is not as it should be after the copy.
+    #[error("{disk}: the new image is not whole: {what}; look at the storage of the repository")]
+    NotWhole {
+        /// The disk.
+        disk: WhichDisk,
+        /// What is wrong.
+        what: String,
+    },
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// A manifest of an earlier point.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A thread or an engine that cannot be had.
+    #[error(transparent)]
+    Mover(Fault),
+    /// Somebody called it off.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// A disk in the words of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhichDisk(pub DiskName);
+
+impl fmt::Display for WhichDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk {}", self.0)
+    }
+}
+
+impl From<CatalogError> for BackupError {
+    fn from(error: CatalogError) -> Self {
+        Self::Repository(error.into())
+    }
+}
+
+impl BackupError {
+    /// The side that is to blame, if it is one. The repository is the target's side.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Self::Disk { fault, .. } => fault.side(),
+            Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
+            Self::Repository(RepositoryError::System { .. }) => Some(Side::Target),
+            _ => None,
+        }
+    }
+}
+
+/// A target is named by what it is for, and not by the address of its export.
+fn told(fault: &Fault, export: &str) -> String {
+    match fault {
+        Fault::Side { side: Side::Target, cause, .. } => {
+            let said = if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") };
+            format!("the repository: {cause}{said}")
+        }
+        other => other.to_string(),
+    }
+}

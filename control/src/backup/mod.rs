@@ -1,0 +1,32 @@
+//! Backing up: all disks of a VM into one restore point, or nothing.
+//!
+//! ```text
+//!  BackupRequest
+//!    │ look      each source: its size, whether it has the bitmap
+//!    │ plan      per disk: full or delta, on which layer, and why      the only place that decides
+//!    │ stage     an image for each, an export for each                 work/<job>/
+//!    │ copying   one mover for all; exports that die are started anew
+//!    │ publish   exports ended, images checked, one step for all disks
+//!    ▼
+//!  BackupReport
+//! ```
+//!
+//! Until the last step nothing exists for others, and whatever goes wrong before leaves only a job
+//! that failed, with its reason.
+
+mod cancel;
+mod copying;
+mod error;
+mod look;
+mod plan;
+mod report;
+mod request;
+mod run;
+mod stage;
+
+pub use cancel::Cancellation;
+pub use error::{BackupError, WhichDisk};
+pub use plan::DiskPlan;
+pub use report::{BackupReport, DiskReport};
+pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
+pub use run::{Watch, back_up};

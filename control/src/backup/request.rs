@@ -1,0 +1,76 @@
+//! What is asked for.
+
+use blockferry_dataplane::digest::DigestAlgorithm;
+use blockferry_dataplane::plan::AreaSet;
+use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
+
+use crate::catalog::{BackupMode, DiskName, DiskUuid, VmName};
+use crate::export::ExportSettings;
+use crate::image::ImageTool;
+
+/// How it can be told what has changed since the newest point. Whoever says so vouches for it.
+#[derive(Clone, Debug, Default)]
+pub enum Changes {
+    /// By reading all, and comparing with the digests of the newest point.
+    #[default]
+    Compared,
+    /// These areas and no others.
+    Areas(AreaSet),
+    /// What this dirty bitmap of the source marks.
+    Bitmap(String),
+}
+
+/// A disk to back up.
+#[derive(Clone, Debug)]
+pub struct DiskRequest {
+    /// What it is called.
+    pub name: DiskName,
+    /// What it is known by, if its source has that.
+    pub uuid: Option<DiskUuid>,
+    /// Where its content is read. It must not change meanwhile.
+    pub source: Endpoint,
+    /// How it can be told what changed.
+    pub changes: Changes,
+}
+
+/// A VM to back up: all disks into one point.
+#[derive(Clone, Debug)]
+pub struct BackupRequest {
+    /// Which VM.
+    pub vm: VmName,
+    /// Its disks, each of another name; one at least.
+    pub disks: Vec<DiskRequest>,
+    /// Fulls, deltas, or what fits.
+    pub mode: BackupMode,
+}
+
+/// How backups are made.
+#[derive(Clone, Debug)]
+pub struct BackupSettings {
+    /// What all lanes have in common: deadlines, retries, connections, requests. What they copy
+    /// and note is set by the plan.
+    pub lane: LaneSettings,
+    /// How they are run.
+    pub mover: MoverSettings,
+    /// How exports are run.
+    pub exports: ExportSettings,
+    /// How images are made and checked.
+    pub image_tool: ImageTool,
+}
+
+impl BackupSettings {
+    /// The settings for as many disks at once.
+    #[must_use]
+    pub fn for_disks(disks: u16) -> Self {
+        Self {
+            lane: LaneSettings { digest: Some(DIGEST), ..LaneSettings::default() },
+            mover: MoverSettings::default(),
+            exports: ExportSettings::for_exports(disks),
+            image_tool: ImageTool::default(),
+        }
+    }
+}
+
+/// The digests of a repository. They decide what is equal, so they have to be of a kind that
+/// nobody can make two contents for.
+pub(crate) const DIGEST: DigestAlgorithm = DigestAlgorithm::Blake3;

@@ -1,0 +1,268 @@
+//! One backup, from the request to the point.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use blockferry_dataplane::{Counts, Event, LaneReport};
+
+use super::cancel::Cancellation;
+use super::copying::copy;
+use super::error::{BackupError, WhichDisk};
+use super::look::look;
+use super::plan::{DiskPlan, Planned, plan};
+use super::report::{BackupReport, DiskReport};
+use super::request::{BackupRequest, BackupSettings, DIGEST};
+use super::stage::{Staged, each, stage};
+use crate::catalog::{
+    ByteCounts, CatalogError, Claim, ClaimKind, DiskName, Job, JobState, Jobs, LayerFacts, Leases,
+    ManifestFacts, NewPoint, Point, PointId, RelativePath, UnixMillis,
+};
+use crate::image::{CheckVerdict, Image};
+use crate::repository::{Repository, RepositoryError, Work};
+
+/// Who wants to know how a backup gets on. Called from several threads; should be quick.
+pub trait Watch: Send + Sync {
+    /// The job is taken in, or goes on.
+    fn job(&self, job: &Job) {
+        let _ = job;
+    }
+    /// What will become of a disk.
+    fn planned(&self, plan: &DiskPlan) {
+        let _ = plan;
+    }
+    /// Something that a person should know.
+    fn note(&self, text: &str) {
+        let _ = text;
+    }
+    /// Something happened to the lane of a disk.
+    fn lane(&self, disk: &DiskName, event: &Event<'_>) {
+        let _ = (disk, event);
+    }
+    /// The counts of all disks so far, in the order of the request.
+    fn progress(&self, disks: &[Counts]) {
+        let _ = disks;
+    }
+}
+
+/// Makes a restore point of all disks of a VM, in a repository without a hub.
+///
+/// # Errors
+/// [`BackupError`]. Nothing is left of the attempt but the job and its reason.
+pub fn back_up(
+    repository: &Repository,
+    request: &BackupRequest,
+    settings: &BackupSettings,
+    watch: &Arc<dyn Watch>,
+    cancellation: &Cancellation,
+) -> Result<BackupReport, BackupError> {
+    check(request)?;
+    let started = Instant::now();
+    let (job, work) = repository.begin(request.vm.clone(), request.mode)?;
+    watch.job(&job);
+    let run = Run { repository, request, settings, watch, cancellation, job: &job };
+    let ended = run.to_point(work);
+    if let Err(error) = &ended {
+        run.note_end(error);
+    }
+    // A job that is over holds nothing. What cannot be given back now is by the next one.
+    let _ = repository.catalog().release_all(job.id);
+    let (point, disks) = ended?;
+    Ok(BackupReport { point, disks, elapsed: started.elapsed() })
+}
+
+fn check(request: &BackupRequest) -> Result<(), BackupError> {
+    if request.disks.is_empty() {
+        return Err(BackupError::NoDisk(request.vm.clone()));
+    }
+    let mut names = HashSet::new();
+    match request.disks.iter().find(|disk| !names.insert(&disk.name)) {
+        Some(twice) => {
+            Err(BackupError::NameTwice { vm: request.vm.clone(), disk: twice.name.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+struct Run<'a> {
+    repository: &'a Repository,
+    request: &'a BackupRequest,
+    settings: &'a BackupSettings,
+    watch: &'a Arc<dyn Watch>,
+    cancellation: &'a Cancellation,
+    job: &'a Job,
+}
+
+impl Run<'_> {
+    fn to_point(&self, work: Work) -> Result<(Point, Vec<DiskReport>), BackupError> {
+        self.claim_vm()?;
+        let created = UnixMillis::now();
+        self.advance(JobState::Planning, "looking at its disks")?;
+        let looked = look(&self.request.disks, self.settings, self.cancellation)?;
+        let mut plans = Vec::with_capacity(looked.len());
+        for (disk, looked) in self.request.disks.iter().zip(looked) {
+            let tool = &self.settings.image_tool;
+            let planned = plan(self.request, disk, looked, self.repository, tool)?;
+            self.watch.planned(&planned.plan);
+            plans.push(planned);
+        }
+        let mut staged = stage(&plans, &work, self.settings)?;
+
+        self.advance(JobState::Copying, "all exports are ready")?;
+        let (settings, watch, cancellation) = (self.settings, self.watch, self.cancellation);
+        let lanes =
+            copy(self.request, &plans, &mut staged, &work, settings, watch, cancellation)?;
+
+        let images = self.end_exports(staged, &plans)?;
+        self.advance(JobState::Publishing, "all disks are copied and flushed")?;
+        let disks = self.finish_images(images, plans, lanes)?;
+        if self.cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let id = PointId::new();
+        let point = NewPoint {
+            id,
+            vm: self.request.vm.clone(),
+            created,
+            mode: self.request.mode,
+            job: self.job.id,
+            layers: disks.iter().map(|done| done.facts(id)).collect(),
+        };
+        let point = work.publish(point)?;
+        Ok((point, disks.into_iter().map(|done| done.report).collect()))
+    }
+
+    /// One backup of a VM at a time: the second would stand on the same layers.
+    fn claim_vm(&self) -> Result<(), BackupError> {
+        let vm = &self.request.vm;
+        let claim = Claim::new(ClaimKind::Image, &format!("all of VM {vm}"))
+            .map_err(CatalogError::from)?;
+        match self.repository.catalog().lease(self.job.id, claim) {
+            Err(CatalogError::Taken { owner, .. }) => {
+                Err(BackupError::AtWork { vm: vm.clone(), job: owner })
+            }
+            other => Ok(other.map(|_lease| ())?),
+        }
+    }
+
+    fn advance(&self, state: JobState, reason: &str) -> Result<(), BackupError> {
+        if self.cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let job = self.repository.catalog().advance(self.job.id, state, reason)?;
+        self.watch.job(&job);
+        Ok(())
+    }
+
+    fn note_end(&self, error: &BackupError) {
+        let state = match error {
+            BackupError::Cancelled => JobState::Cancelled,
+            _ => JobState::Failed,
+        };
+        match self.repository.catalog().advance(self.job.id, state, &error.to_string()) {
+            Ok(job) => self.watch.job(&job),
+            // The error that is told is the one that led here.
+            Err(unnoted) => self.watch.note(&format!("the job's end is not noted: {unnoted}")),
+        }
+    }
+
+    fn end_exports(
+        &self,
+        staged: Vec<Staged>,
+        plans: &[Planned],
+    ) -> Result<Vec<Image>, BackupError> {
+        let mut images = Vec::with_capacity(staged.len());
+        for (staged, planned) in staged.into_iter().zip(plans) {
+            let image = staged.image.clone();
+            match staged.end() {
+                Ok(image) => images.push(image),
+                // All was flushed: what matters is that the image is whole, and nobody has it.
+                Err(error @ crate::export::ExportError::Stuck { .. }) => return Err(error.into()),
+                Err(error) => {
+                    self.watch.note(&format!("disk {}: {error}", planned.plan.name));
+                    images.push(image);
+                }
+            }
+        }
+        Ok(images)
+    }
+
+    /// Checks the images, and makes them durable.
+    fn finish_images(
+        &self,
+        images: Vec<Image>,
+        plans: Vec<Planned>,
+        lanes: Vec<LaneReport>,
+    ) -> Result<Vec<Finished>, BackupError> {
+        let ended: Vec<_> = images.into_iter().zip(plans).zip(lanes).collect();
+        each(&ended, |((image, planned), lane)| {
+            let disk = || WhichDisk(planned.plan.name.clone());
+            let not_whole = |what| BackupError::NotWhole { disk: disk(), what };
+            match image.check()?.verdict {
+                // Room that is lost is none that is wrong.
+                CheckVerdict::Clean | CheckVerdict::Leaks { .. } => {}
+                CheckVerdict::Corrupt { corruptions, .. } => {
+                    return Err(not_whole(format!("qemu-img check finds {corruptions} faults")));
+                }
+                CheckVerdict::Incomplete { errors } => {
+                    return Err(not_whole(format!("{errors} parts of it cannot be read")));
+                }
+            }
+            let path = image.path();
+            let synced = File::open(path).and_then(|file| {
+                file.sync_all()?;
+                file.metadata()
+            });
+            let metadata = synced.map_err(|error| {
+                RepositoryError::system(path, "writing it to the disk", error)
+            })?;
+            // The unit of st_blocks, whatever the file system's blocks are (stat(2)).
+            const BLOCK_BYTES: u64 = 512;
+            Ok(Finished {
+                disk: planned.disk.id,
+                report: DiskReport {
+                    plan: planned.plan.clone(),
+                    counts: lane.counts,
+                    elapsed: lane.elapsed,
+                    stored_bytes: metadata.blocks() * BLOCK_BYTES,
+                },
+            })
+        })
+    }
+}
+
+/// A disk whose layer is ready to be published.
+#[derive(Debug)]
+struct Finished {
+    disk: crate::catalog::DiskId,
+    report: DiskReport,
+}
+
+impl Finished {
+    fn facts(&self, point: PointId) -> LayerFacts {
+        let DiskReport { plan, counts, stored_bytes, .. } = &self.report;
+        LayerFacts {
+            id: plan.layer,
+            disk: self.disk,
+            kind: plan.kind,
+            reason: plan.reason.clone(),
+            parent: plan.parent.as_ref().map(|parent| parent.layer),
+            path: RelativePath::of_layer(point, plan.layer),
+            size_bytes: plan.size_bytes,
+            stored_bytes: *stored_bytes,
+            change: None,
+            manifest: Some(ManifestFacts {
+                algorithm: DIGEST,
+                path: RelativePath::of_manifest(point, plan.layer),
+            }),
+            counts: ByteCounts {
+                read: counts.read,
+                zero: counts.zero,
+                sent: counts.sent,
+                skipped: counts.skipped,
+            },
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Images and exports of a job, ready for its lanes.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::error::BackupError;
+use super::plan::Planned;
+use super::request::BackupSettings;
+use crate::child::held;
+use crate::export::{Export, ExportAccess, ExportError, ExportSpec, Listener};
+use crate::image::Image;
+use crate::repository::Work;
+
+/// Programs started at a time. They wait for the disk more than they compute.
+const AT_ONCE: usize = 4;
+
+/// An export of a new image. It is started anew when it dies, at the same address.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) image: Image,
+    listener: Listener,
+    connections: u16,
+    export: Option<Export>,
+}
+
+impl Staged {
+    fn start(&mut self, settings: &BackupSettings) -> Result<(), ExportError> {
+        let spec = ExportSpec {
+            image: self.image.path().to_owned(),
+            name: EXPORT_NAME.into(),
+            listener: self.listener.clone(),
+            access: ExportAccess::Writable,
+            connections: self.connections,
+        };
+        self.export = Some(Export::start(spec, &settings.exports)?);
+        Ok(())
+    }
+
+    /// The export, which is there until it is ended.
+    pub(super) fn export(&self) -> &Export {
+        self.export.as_ref().expect("it is started when it is staged, and ended last")
+    }
+
+    /// Starts the export anew if its process is gone; says what became of it then.
+    pub(super) fn revive(
+        &mut self,
+        settings: &BackupSettings,
+    ) -> Result<Option<String>, ExportError> {
+        let Some(exited) = self.export().try_exited() else { return Ok(None) };
+        self.start(settings)?;
+        Ok(Some(exited.to_string()))
+    }
+
+    /// Ends the export and takes its socket away.
+    pub(super) fn end(mut self) -> Result<Image, ExportError> {
+        self.export.take().map_or(Ok(()), Export::end)?;
+        Ok(self.image)
+    }
+}
+
+/// Its clients are our own lanes, each of which knows which it is.
+const EXPORT_NAME: &str = "disk";
+
+/// Makes an image and starts an export for each disk.
+pub(super) fn stage(
+    plans: &[Planned],
+    work: &Work,
+    settings: &BackupSettings,
+) -> Result<Vec<Staged>, BackupError> {
+    each(plans, |planned| {
+        let path = work.image(planned.plan.layer);
+        let parent = planned.parent_image.as_deref();
+        let size = planned.plan.size_bytes;
+        let new = Image::create(&path, size, parent, settings.image_tool.clone())?;
+        let mut staged = Staged {
+            image: new.image,
+            listener: Listener::unix(work.path())?,
+            connections: settings.lane.connections,
+            export: None,
+        };
+        staged.start(settings)?;
+        Ok(staged)
+    })
+}
+
+/// Does `work` for each of `items`, some at a time, and gives back the results in their order, or
+/// the first error.
+pub(super) fn each<T: Sync, R: Send + fmt::Debug>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, BackupError> + Sync,
+) -> Result<Vec<R>, BackupError> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE);
+    let next = Mutex::new(0..items.len());
+    let done: Mutex<Vec<Option<Result<R, BackupError>>>> =
+        Mutex::new(items.iter().map(|_| None).collect());
+    let turn = || {
+        while let Some(index) = { held(&next).next() } {
+            let result = work(&items[index]);
+            if result.is_err() {
+                // The others need not begin.
+                *held(&next) = 0..0;
+            }
+            held(&done)[index] = Some(result);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.min(items.len()) {
+            scope.spawn(turn);
+        }
+        turn();
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let taken = "those that did not begin come after one that failed";
+    done.into_iter().map(|result| result.expect(taken)).collect()
+}

@@ -1,0 +1,98 @@
+//! Why a repository did not do what it was asked for.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::catalog::{CatalogError, LayerId, PointId, RelativePath, StorageError};
+
+/// One line that says what went wrong, and what to do. Published points are as they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepositoryError {
+    /// No repository there.
+    #[error("{} is no repository: it has no catalog.db; a first backup makes one", root.display())]
+    Missing {
+        /// The folder.
+        root: PathBuf,
+    },
+    /// A folder that is used for something else.
+    #[error("{} is no repository, and not empty (it has {what}); name an empty folder, or a new one", root.display())]
+    NotEmpty {
+        /// The folder.
+        root: PathBuf,
+        /// Something in it.
+        what: String,
+    },
+    /// Its catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Others did not get on.
+    #[error("{} was held by another blockferry for {deadline:?}; is one stuck? `fuser -v` of that folder shows which", folder.display())]
+    Busy {
+        /// The folder that the lock is on.
+        folder: PathBuf,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// A point that is being read.
+    #[error("point {point} is in use by a restore, a verification or an export; end that first")]
+    InUse {
+        /// The point.
+        point: PointId,
+    },
+    /// A file of a point that is not there.
+    #[error(
+        "{path} of point {point} is missing; points that stand on it cannot be read: {} (bring the file back from a copy of the repository)", list(touched)
+    )]
+    LayerMissing {
+        /// The point that the file belongs to.
+        point: PointId,
+        /// The layer.
+        layer: LayerId,
+        /// Where its image should be.
+        path: RelativePath,
+        /// All points that stand on it, its own too.
+        touched: Vec<PointId>,
+    },
+    /// The system could not do it.
+    #[error("{}: {what}: {error}{}", path.display(), advice(error))]
+    System {
+        /// What it is about.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl RepositoryError {
+    pub(crate) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
+        Self::System { path: path.to_owned(), what, error }
+    }
+}
+
+impl From<StorageError> for RepositoryError {
+    fn from(error: StorageError) -> Self {
+        Self::Catalog(error.into())
+    }
+}
+
+/// Points, as they stand in a sentence.
+pub(crate) fn list(points: &[PointId]) -> String {
+    let words: Vec<&str> = points.iter().map(PointId::as_str).collect();
+    words.join(", ")
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room: what is published is whole"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; this user has to be able to write there"
+        }
+        _ => "",
+    }
+}

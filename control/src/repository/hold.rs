@@ -1,0 +1,109 @@
+//! Points that are being read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Repository;
+use super::error::RepositoryError;
+use super::folder::HeldFolder;
+use crate::catalog::{Layer, Point, PointId, Points, RelativePath};
+
+/// A point that cannot be deleted, with all that it stands on, until this is dropped.
+#[derive(Debug)]
+pub struct HeldPoint {
+    /// The point.
+    pub point: Point,
+    /// Its disks, by their names.
+    pub layers: Vec<HeldLayer>,
+    _folders: Vec<HeldFolder>,
+}
+
+/// A disk of such a point.
+#[derive(Clone, Debug)]
+pub struct HeldLayer {
+    /// Its layer, and those below: the full comes last.
+    pub chain: Vec<Layer>,
+    /// Its image, which names those below.
+    pub image: PathBuf,
+    /// The manifests of the chain, newest first, as far down as all layers have one.
+    pub manifests: Vec<PathBuf>,
+}
+
+impl HeldLayer {
+    /// The layer itself.
+    #[must_use]
+    pub fn layer(&self) -> &Layer {
+        self.chain.first().expect("a chain has the layer that it was asked for")
+    }
+}
+
+impl Repository {
+    /// Holds a point, to read it.
+    ///
+    /// # Errors
+    /// When there is no such point, or a file that it needs is missing.
+    pub fn hold(&self, id: PointId) -> Result<HeldPoint, RepositoryError> {
+        // Nobody deletes meanwhile.
+        let _exclusively = self.exclusively()?;
+        let point = self.catalog().point(id)?;
+        let mut folders = BTreeMap::new();
+        let mut layers = Vec::new();
+        for layer in self.catalog().layers(id)? {
+            let held = self.held_layer(&layer)?;
+            for below in &held.chain {
+                self.hold_folder(below, &mut folders)?;
+            }
+            layers.push(held);
+        }
+        Ok(HeldPoint { point, layers, _folders: folders.into_values().collect() })
+    }
+
+    fn held_layer(&self, layer: &Layer) -> Result<HeldLayer, RepositoryError> {
+        let chain = self.catalog().chain(layer.facts.id)?;
+        for below in &chain {
+            if !below.facts.path.under(self.root()).is_file() {
+                return Err(self.missing(below));
+            }
+        }
+        let manifests = chain.iter().map_while(|below| {
+            let manifest = below.facts.manifest.as_ref()?;
+            Some(manifest.path.under(self.root()))
+        });
+        Ok(HeldLayer {
+            image: layer.facts.path.under(self.root()),
+            manifests: manifests.collect(),
+            chain,
+        })
+    }
+
+    fn hold_folder(
+        &self,
+        layer: &Layer,
+        folders: &mut BTreeMap<PointId, HeldFolder>,
+    ) -> Result<(), RepositoryError> {
+        if folders.contains_key(&layer.point) {
+            return Ok(());
+        }
+        let path = RelativePath::of_point(layer.point).under(self.root());
+        match HeldFolder::shared(&path)? {
+            Some(held) => {
+                folders.insert(layer.point, held);
+                Ok(())
+            }
+            // Who has it alone is about to delete it, and died in doing so, or it is gone.
+            None => Err(self.missing(layer)),
+        }
+    }
+
+    fn missing(&self, layer: &Layer) -> RepositoryError {
+        match self.catalog().points_on(layer.facts.id) {
+            Ok(touched) => RepositoryError::LayerMissing {
+                point: layer.point,
+                layer: layer.facts.id,
+                path: layer.facts.path.clone(),
+                touched,
+            },
+            Err(error) => error.into(),
+        }
+    }
+}

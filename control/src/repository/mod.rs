@@ -1,0 +1,154 @@
+//! A repository: a folder with restore points, and what is on its way to become one.
+//!
+//! ```text
+//!  DIR/catalog.db                        what is published, and the jobs that run without a hub
+//!  DIR/work/<job>/                       of a running job: images, manifests, sockets of exports
+//!           │ unpublished                the mark of a folder whose point is not in the catalog
+//!           ▼ renamed as a whole, then one transaction, then the mark goes
+//!  DIR/points/<point>/<layer>.qcow2      an image; its parent is ../../points/<point>/<layer>.qcow2
+//!                     <layer>.manifest   its digests
+//! ```
+//!
+//! **Who owns a folder** is told by a flock(2) on the folder itself, which ends with the process
+//! that has it, however that ends. The owner of a job's folder has it exclusively, and keeps it
+//! while the folder becomes that of a point; readers share the folders of the points that they
+//! read. Whoever finds a folder with the mark that nobody has may remove it: its job is dead.
+//! A folder without the mark that the catalog does not know is never touched.
+//!
+//! **What is one step for others** (a job with its folder, publishing, cleaning up) is done under a
+//! lock on `DIR/work`, held for a moment only.
+
+mod delete;
+mod error;
+mod folder;
+mod hold;
+mod reconcile;
+mod work;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::RepositoryError;
+pub use hold::{HeldLayer, HeldPoint};
+pub use reconcile::CleanedUp;
+pub use work::Work;
+
+use self::folder::HeldFolder;
+use crate::catalog::{CATALOG_FILE, SqliteCatalog};
+
+/// How long one process waits for the short steps of others.
+const LOCK_DEADLINE: Duration = Duration::from_secs(60);
+/// Folders of a repository hold what is on somebody's disks.
+const FOLDER_MODE: u32 = 0o700;
+/// Folder of the jobs that run.
+const WORK: &str = "work";
+/// Folder of the points.
+const POINTS: &str = "points";
+/// Made by mkfs in the root of a file system, which may well be a repository.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// An open repository. Cheap to clone; to be used from any thread. Calls block.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    root: Arc<Path>,
+    catalog: Arc<SqliteCatalog>,
+}
+
+impl Repository {
+    /// Opens the repository at `root`.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be had.
+    pub fn open(root: &Path) -> Result<Self, RepositoryError> {
+        let root = absolute(root)?;
+        let catalog = root.join(CATALOG_FILE);
+        match fs::metadata(&catalog) {
+            Ok(_) => Self::with(root, SqliteCatalog::open(&catalog)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(RepositoryError::Missing { root })
+            }
+            Err(error) => Err(RepositoryError::system(&catalog, "opening it", error)),
+        }
+    }
+
+    /// The same; where nothing is, or an empty folder, it makes a repository.
+    ///
+    /// # Errors
+    /// When it cannot be had or made, or the folder holds something else.
+    pub fn open_or_create(root: &Path) -> Result<Self, RepositoryError> {
+        let root = absolute(root)?;
+        make_folder(&root)?;
+        let catalog = root.join(CATALOG_FILE);
+        let known = catalog.try_exists();
+        let known = known.map_err(|error| RepositoryError::system(&catalog, "finding it", error))?;
+        if !known && let Some(what) = first_stranger(&root)? {
+            return Err(RepositoryError::NotEmpty { root, what });
+        }
+        Self::with(root, SqliteCatalog::open_or_create(&catalog)?)
+    }
+
+    fn with(root: PathBuf, catalog: SqliteCatalog) -> Result<Self, RepositoryError> {
+        for folder in [WORK, POINTS] {
+            make_folder(&root.join(folder))?;
+        }
+        Ok(Self { root: root.into(), catalog: Arc::new(catalog) })
+    }
+
+    /// Its folder, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &SqliteCatalog {
+        &self.catalog
+    }
+
+    fn work_folder(&self) -> PathBuf {
+        self.root.join(WORK)
+    }
+
+    fn points_folder(&self) -> PathBuf {
+        self.root.join(POINTS)
+    }
+
+    /// What is done until this is dropped is one step for all others.
+    fn exclusively(&self) -> Result<HeldFolder, RepositoryError> {
+        HeldFolder::wait(&self.work_folder(), LOCK_DEADLINE)
+    }
+}
+
+fn absolute(root: &Path) -> Result<PathBuf, RepositoryError> {
+    std::path::absolute(root)
+        .map_err(|error| RepositoryError::system(root, "finding its folder", error))
+}
+
+/// Makes a folder, and the ones above it, where it is not.
+fn make_folder(path: &Path) -> Result<(), RepositoryError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut folders = DirBuilder::new();
+    folders.recursive(true).mode(FOLDER_MODE);
+    folders
+        .create(path)
+        .and_then(|()| path.parent().map_or(Ok(()), folder::sync))
+        .map_err(|error| RepositoryError::system(path, "making the folder", error))
+}
+
+/// Something in the folder that no new repository has.
+fn first_stranger(root: &Path) -> Result<Option<String>, RepositoryError> {
+    for name in folder::names(root)? {
+        let beginnings = [CATALOG_FILE, WORK, POINTS, LOST_AND_FOUND];
+        if !beginnings.iter().any(|ours| name.starts_with(ours)) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}

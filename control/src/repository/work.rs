@@ -1,0 +1,142 @@
+//! The folder of a job, from its making to its point.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::error::RepositoryError;
+use super::folder::{self, HeldFolder};
+use super::{FOLDER_MODE, Repository};
+use crate::catalog::{
+    BackupMode, CatalogError, Job, JobId, JobState, Jobs, LayerId, NewJob, NewPoint, Point,
+    PointId, Points, RelativePath, VmName,
+};
+
+/// In a folder whose point is not in the catalog, or was not when this was last looked at.
+pub(super) const UNPUBLISHED: &str = "unpublished";
+
+/// What a job makes before it is published, with its folder, which goes with this value unless it
+/// was published.
+#[derive(Debug)]
+pub struct Work {
+    repository: Repository,
+    job: JobId,
+    path: PathBuf,
+    /// `None` once it is published.
+    held: Option<HeldFolder>,
+}
+
+impl Repository {
+    /// Cleans up after the dead, then takes in a job with its folder.
+    ///
+    /// # Errors
+    /// When the repository cannot be written.
+    pub fn begin(&self, vm: VmName, mode: BackupMode) -> Result<(Job, Work), RepositoryError> {
+        let exclusively = self.exclusively()?;
+        self.clean_up_under(&exclusively)?;
+        let job = self.catalog.add_job(NewJob { vm, mode, key: None })?.into_job();
+        match self.make_work(job.id) {
+            Ok(work) => Ok((job, work)),
+            Err(error) => {
+                // The error that is told is the one that led here; without its folder the job is
+                // one of the dead for whoever comes next.
+                let _ = self.catalog.advance(job.id, JobState::Failed, &error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the folder of a job that another catalog keeps.
+    ///
+    /// # Errors
+    /// When the repository cannot be written.
+    pub fn begin_for(&self, job: JobId) -> Result<Work, RepositoryError> {
+        let _exclusively = self.exclusively()?;
+        self.make_work(job)
+    }
+
+    fn make_work(&self, job: JobId) -> Result<Work, RepositoryError> {
+        let path = RelativePath::of_work(job).under(self.root());
+        let failed = |error| RepositoryError::system(&path, "making the folder of a job", error);
+        DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(failed)?;
+        let held = HeldFolder::alone(&path)?;
+        let mark = File::create_new(path.join(UNPUBLISHED));
+        mark.and_then(|mark| mark.sync_all()).map_err(failed)?;
+        folder::sync(&path).and_then(|()| folder::sync(&self.work_folder())).map_err(failed)?;
+        Ok(Work { repository: self.clone(), job, path, held })
+    }
+}
+
+impl Work {
+    /// The job that it belongs to.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        self.job
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the image of a layer is made.
+    #[must_use]
+    pub fn image(&self, layer: LayerId) -> PathBuf {
+        self.path.join(format!("{layer}.qcow2"))
+    }
+
+    /// Where the manifest of a layer is made.
+    #[must_use]
+    pub fn manifest(&self, layer: LayerId) -> PathBuf {
+        self.path.join(format!("{layer}.manifest"))
+    }
+
+    /// Publishes the point: gives the folder its name, then enters the point into the catalog.
+    /// Images and manifests have to be complete and durable, and nothing else may be left in the
+    /// folder.
+    ///
+    /// # Errors
+    /// When it cannot be done: nothing is published then, and the folder goes.
+    pub fn publish(mut self, point: NewPoint) -> Result<Point, RepositoryError> {
+        let id = point.id;
+        let repository = self.repository.clone();
+        let _exclusively = repository.exclusively()?;
+        self.become_point(id)?;
+        let published = match repository.catalog.publish(point) {
+            Ok(published) => published,
+            Err(error) => {
+                if !matches!(repository.catalog.point(id), Err(CatalogError::NoSuchPoint(_))) {
+                    // It may be published: whoever looks next will know.
+                    self.held = None;
+                }
+                return Err(error.into());
+            }
+        };
+        self.held = None;
+        // The point stands. If the mark cannot go now, the next one who cleans up takes it away.
+        let _ = fs::remove_file(self.path.join(UNPUBLISHED));
+        Ok(published)
+    }
+
+    fn become_point(&mut self, point: PointId) -> Result<(), RepositoryError> {
+        let to = RelativePath::of_point(point).under(self.repository.root());
+        let failed = |path: &Path, error| RepositoryError::system(path, "publishing it", error);
+        folder::sync(&self.path).map_err(|error| failed(&self.path, error))?;
+        fs::rename(&self.path, &to).map_err(|error| failed(&self.path, error))?;
+        self.path = to;
+        for folder in [self.repository.points_folder(), self.repository.work_folder()] {
+            folder::sync(&folder).map_err(|error| failed(&folder, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            // What cannot be removed now is removed by the next one who cleans up.
+            let _ = folder::remove(&self.path);
+        }
+    }
+}
