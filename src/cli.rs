@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::backup::BackupOptions;
 use crate::copy::CopyOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 
@@ -46,6 +47,13 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::copy::EXAMPLES, EXIT_CODES)
     )]
     Copy(Box<CopyOptions>),
+    /// Back up all disks of a VM into one restore point
+    ///
+    /// Needs no daemon, no configuration and no root: it starts its exports itself, copies all
+    /// disks at once, and publishes one restore point, or nothing.
+    #[command(after_help = crate::backup::EXAMPLES,
+        after_long_help = const_str(crate::backup::EXAMPLES, EXIT_CODES))]
+    Backup(Box<BackupOptions>),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use blockferry_control::catalog::CatalogError;
+use blockferry_control::repository::RepositoryError;
 use blockferry_dataplane::{Fault, Side};
 
 /// How a command ended, for the caller's script.
@@ -75,6 +77,19 @@ impl Exit {
             Self::Partly
         } else {
             Self::Failed
+        }
+    }
+
+    /// How a command ended that the repository did not serve.
+    pub(crate) fn of_repository(error: &RepositoryError) -> Self {
+        match error {
+            RepositoryError::Missing { .. }
+            | RepositoryError::NotEmpty { .. }
+            | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)) => Self::Usage,
+            RepositoryError::System { .. } | RepositoryError::Catalog(CatalogError::Storage(_)) => {
+                Self::Target
+            }
+            _ => Self::Failed,
         }
     }
 

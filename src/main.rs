@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod cli;
 mod copy;
 mod exit;
+mod interrupt;
+mod lane_options;
 mod output;
 mod reference;
 
@@ -38,6 +41,7 @@ fn run() -> anyhow::Result<Exit> {
     };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
+        Command::Backup(options) => backup::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

@@ -123,7 +123,9 @@ pub enum Cause {
         error: io::Error,
     },
     /// The source has no such dirty bitmap.
-    #[error("it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)")]
+    #[error(
+        "it offers no dirty bitmap {name} (is the export started with that bitmap, as by qemu-nbd --bitmap?)"
+    )]
     NoBitmap {
         /// The metadata context that was asked for.
         name: String,

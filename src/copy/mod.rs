@@ -9,7 +9,6 @@
 
 mod descriptors;
 mod endpoints;
-mod interrupt;
 mod lanes_file;
 mod options;
 mod request;
@@ -17,6 +16,6 @@ mod run;
 mod words;
 
 pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
-pub(crate) use request::LaneRequest;
+pub(crate) use request::{LaneRequest, Place, areas, named_place};
 pub(crate) use run::command;
 pub(crate) use words::{OptionNames, Words};

@@ -197,7 +197,7 @@ fn place(word: &OsStr, words: &Words) -> anyhow::Result<Place> {
 }
 
 /// What a word means that is neither `-` nor a group.
-fn named_place(word: &OsStr) -> Result<Place, String> {
+pub(crate) fn named_place(word: &OsStr) -> Result<Place, String> {
     let text = word.to_string_lossy();
     if text.is_empty() {
         return Err("an empty word is neither a file nor a URI".into());
@@ -322,7 +322,7 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
     }
 }
 
-fn areas(path: &Path, limit: usize) -> anyhow::Result<AreaSet> {
+pub(crate) fn areas(path: &Path, limit: usize) -> anyhow::Result<AreaSet> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| {
         Refusal::usage(format!("cannot read the changed areas {shown}: {error}"))

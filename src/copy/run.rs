@@ -2,20 +2,20 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use blockferry_control::{Server, ServerTransport};
-use blockferry_dataplane::{Lane, Mover, Running, Side};
+use blockferry_dataplane::{Canceller, Lane, Mover, Running, Side};
 
 use super::descriptors;
 use super::endpoints;
-use super::interrupt::{self, CancelSlot};
 use super::options::CopyOptions;
 use super::request::{CopyRequest, LaneRequest};
 use super::words::Words;
 use crate::exit::{Exit, Refusal};
+use crate::interrupt;
 use crate::output::{Console, Estimate, Progress, Telling, json, line};
 
 /// How often progress is looked at.
@@ -54,7 +54,10 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     }
     let kept = request.lanes.iter().filter(|lane| lane.settings.keep_journal);
     let journals: Vec<PathBuf> = kept.filter_map(|lane| lane.settings.journal.clone()).collect();
-    let slot = interrupt::listen(Arc::clone(&console))?;
+    // Until there is something to cancel nothing has been written either.
+    let slot: Arc<OnceLock<Canceller>> = Arc::default();
+    let filled = Arc::clone(&slot);
+    interrupt::listen(Arc::clone(&console), move || filled.get().map(Canceller::cancel).is_some())?;
     let transport =
         if options.server_stdio { ServerTransport::Stdio } else { ServerTransport::Activation };
     let telling = Arc::new(Telling::of(&request.lanes, Arc::clone(&console)));
@@ -113,7 +116,7 @@ fn open_all(
 fn watch(
     running: &Running,
     lane_count: usize,
-    slot: &CancelSlot,
+    slot: &OnceLock<Canceller>,
     progress: &mut Progress,
     console: &Console,
 ) {

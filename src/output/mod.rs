@@ -3,6 +3,7 @@
 //! ```text
 //!  console   lines on standard error, around the bar     telling   events and outcomes in words
 //!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
+//!  table     rows under heads
 //!  estimate  how far all lanes are                       hint      what may help
 //! ```
 
@@ -11,9 +12,12 @@ mod estimate;
 mod hint;
 pub(crate) mod json;
 mod progress;
+mod table;
 mod telling;
 
 pub(crate) use console::{Console, line};
 pub(crate) use estimate::Estimate;
+pub(crate) use json::cpu_seconds;
 pub(crate) use progress::Progress;
+pub(crate) use table::table;
 pub(crate) use telling::{Outcome, Telling};

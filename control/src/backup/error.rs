@@ -35,7 +35,9 @@ pub enum BackupError {
         job: JobId,
     },
     /// Deltas were asked for, and cannot be made.
-    #[error("{disk}: no incremental backup is possible: {why}; leave the mode to auto, or take full")]
+    #[error(
+        "{disk}: no incremental backup is possible: {why}; leave the mode to auto, or take full"
+    )]
     NotIncremental {
         /// The disk.
         disk: WhichDisk,
@@ -113,7 +115,8 @@ impl BackupError {
 fn told(fault: &Fault, export: &str) -> String {
     match fault {
         Fault::Side { side: Side::Target, cause, .. } => {
-            let said = if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") };
+            let said =
+                if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") };
             format!("the repository: {cause}{said}")
         }
         other => other.to_string(),

@@ -37,13 +37,15 @@ pub(super) fn look(
     let lacking: Vec<usize> = first
         .iter()
         .enumerate()
-        .filter(|(_, ended)| matches!(ended, Err(Fault::Side { cause: Cause::NoBitmap { .. }, .. })))
+        .filter(|(_, ended)| {
+            matches!(ended, Err(Fault::Side { cause: Cause::NoBitmap { .. }, .. }))
+        })
         .map(|(index, _)| index)
         .collect();
     // Those have a size nevertheless.
     let again: Vec<DiskRequest> = lacking.iter().map(|index| disks[*index].clone()).collect();
-    let mut sizes = lanes_over(&again, settings, cancellation, |_| Extent::Areas(AreaSet::new()))?
-        .into_iter();
+    let mut sizes =
+        lanes_over(&again, settings, cancellation, |_| Extent::Areas(AreaSet::new()))?.into_iter();
     let mut looked = Vec::with_capacity(disks.len());
     for (index, ended) in first.into_iter().enumerate() {
         let has_bitmap = !lacking.contains(&index);

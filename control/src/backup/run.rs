@@ -112,8 +112,7 @@ impl Run<'_> {
 
         self.advance(JobState::Copying, "all exports are ready")?;
         let (settings, watch, cancellation) = (self.settings, self.watch, self.cancellation);
-        let lanes =
-            copy(self.request, &plans, &mut staged, &work, settings, watch, cancellation)?;
+        let lanes = copy(self.request, &plans, &mut staged, &work, settings, watch, cancellation)?;
 
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
@@ -137,8 +136,8 @@ impl Run<'_> {
     /// One backup of a VM at a time: the second would stand on the same layers.
     fn claim_vm(&self) -> Result<(), BackupError> {
         let vm = &self.request.vm;
-        let claim = Claim::new(ClaimKind::Image, &format!("all of VM {vm}"))
-            .map_err(CatalogError::from)?;
+        let claim =
+            Claim::new(ClaimKind::Image, &format!("all of VM {vm}")).map_err(CatalogError::from)?;
         match self.repository.catalog().lease(self.job.id, claim) {
             Err(CatalogError::Taken { owner, .. }) => {
                 Err(BackupError::AtWork { vm: vm.clone(), job: owner })
@@ -215,9 +214,8 @@ impl Run<'_> {
                 file.sync_all()?;
                 file.metadata()
             });
-            let metadata = synced.map_err(|error| {
-                RepositoryError::system(path, "writing it to the disk", error)
-            })?;
+            let metadata = synced
+                .map_err(|error| RepositoryError::system(path, "writing it to the disk", error))?;
             // The unit of st_blocks, whatever the file system's blocks are (stat(2)).
             const BLOCK_BYTES: u64 = 512;
             Ok(Finished {

@@ -35,6 +35,17 @@ words! {
     }
 }
 
+impl LayerKind {
+    /// The mode that asks for it.
+    #[must_use]
+    pub fn mode(self) -> BackupMode {
+        match self {
+            Self::Full => BackupMode::Full,
+            Self::Delta => BackupMode::Incremental,
+        }
+    }
+}
+
 /// Bytes of a copy, apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByteCounts {

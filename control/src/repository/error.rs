@@ -43,7 +43,8 @@ pub enum RepositoryError {
     },
     /// A file of a point that is not there.
     #[error(
-        "{path} of point {point} is missing; points that stand on it cannot be read: {} (bring the file back from a copy of the repository)", list(touched)
+        "{path} of point {point} is missing; points that stand on it cannot be read: {} (bring the file back from a copy of the repository)",
+        list(touched)
     )]
     LayerMissing {
         /// The point that the file belongs to.

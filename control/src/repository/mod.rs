@@ -84,7 +84,8 @@ impl Repository {
         make_folder(&root)?;
         let catalog = root.join(CATALOG_FILE);
         let known = catalog.try_exists();
-        let known = known.map_err(|error| RepositoryError::system(&catalog, "finding it", error))?;
+        let known =
+            known.map_err(|error| RepositoryError::system(&catalog, "finding it", error))?;
         if !known && let Some(what) = first_stranger(&root)? {
             return Err(RepositoryError::NotEmpty { root, what });
         }

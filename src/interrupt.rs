@@ -1,54 +1,47 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first drains and flushes, the second ends at once.
 
 use std::fs;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context as _;
-use blockferry_dataplane::Canceller;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Exit;
 use crate::output::Console;
 
-/// Where the canceller is put once there is something to cancel. Until then the first signal ends
-/// the process: nothing has been written yet.
-pub(crate) type CancelSlot = Arc<OnceLock<Canceller>>;
-
-/// Starts to listen. Signals that the caller has had ignored stay so: nohup, and background jobs
-/// of a script.
-pub(crate) fn listen(console: Arc<Console>) -> anyhow::Result<CancelSlot> {
+/// Starts to listen. The first signal calls off what is at work, by `call_off`, which says whether
+/// there was anything; if not, and at the second one, the process ends. Signals that the caller has
+/// had ignored stay so: nohup, and background jobs of a script.
+pub(crate) fn listen(
+    console: Arc<Console>,
+    call_off: impl Fn() -> bool + Send + 'static,
+) -> anyhow::Result<()> {
     // With a handler, a file that grows past ulimit -f is an error of that file, and not the end
     // of the process; unlike an ignored signal it is not passed on to the servers.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("listening for signals")?;
-    let slot = CancelSlot::default();
     let ignored = ignored_signals();
     let wanted =
         [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
     let mut signals = Signals::new(wanted).context("listening for signals")?;
-    let canceller = Arc::clone(&slot);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for (earlier, _signal) in signals.forever().enumerate() {
-                match canceller.get() {
-                    Some(canceller) if earlier == 0 => {
-                        console.note(
-                            "interrupted: finishing what is in flight; once more to stop at once",
-                        );
-                        canceller.cancel();
-                    }
-                    _ => {
-                        console.note("interrupted");
-                        console.clear();
-                        std::process::exit(Exit::Interrupted.code().into());
-                    }
+                if earlier == 0 && call_off() {
+                    console.note(
+                        "interrupted: finishing what is in flight; once more to stop at once",
+                    );
+                } else {
+                    console.note("interrupted");
+                    console.clear();
+                    std::process::exit(Exit::Interrupted.code().into());
                 }
             }
         })
         .context("starting the thread for signals")?;
-    Ok(slot)
+    Ok(())
 }
 
 /// A bit for each signal that is ignored, as the kernel tells it; 0 if it does not.

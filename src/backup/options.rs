@@ -1,0 +1,79 @@
+//! The options of `backup`.
+
+use std::path::PathBuf;
+
+use blockferry_control::catalog::{BackupMode, DiskName, VmName};
+use clap::Args;
+
+use crate::lane_options::{LaneOptions, OutputOptions};
+
+/// Shown below the options.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  Back up a VM of two disks; the first time in full, later what differs from the last point:
+    blockferry backup --vm db1 --disk root=nbd://esx/root --disk data=nbd://esx/data \\
+        --repository /backup
+
+  Send only what is known to have changed since the last point:
+    blockferry backup --vm db1 --disk root=nbd://esx/root --changed root=areas.json \\
+        --repository /backup
+    blockferry backup --vm db1 --disk root=nbd://kvm/root --bitmap root=daily \\
+        --repository /backup --mode incremental
+
+  For a script:
+    blockferry backup --vm db1 --disk root=nbd://esx/root --repository /backup --json";
+
+#[derive(Args, Debug)]
+pub(crate) struct BackupOptions {
+    /// Name of the VM
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vm: VmName,
+
+    /// A disk of it, as NAME=SOURCE; once for each. SOURCE is an NBD URI, a file or a block device
+    ///
+    /// It must not change while it is read: serve a snapshot. A disk is known by its name: the
+    /// next backup of the same name continues its chain.
+    #[arg(long, value_name = "NAME=SOURCE", required = true, value_parser = named)]
+    pub(crate) disk: Vec<Named>,
+
+    /// The repository; an empty or new folder becomes one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repository: PathBuf,
+
+    /// auto: what has changed, where that can be told, else all; full; or incremental: or fail
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) mode: BackupMode,
+
+    /// What has changed on a disk since its last point, as NAME=FILE: JSON as copy --changed takes
+    ///
+    /// Whoever gives it vouches for it: a change that it does not name is lost.
+    #[arg(long, value_name = "NAME=FILE", value_parser = named)]
+    pub(crate) changed: Vec<Named>,
+
+    /// The dirty bitmap of a source that marks what has changed since the last point
+    #[arg(long, value_name = "NAME=BITMAP", value_parser = named)]
+    pub(crate) bitmap: Vec<Named>,
+
+    #[command(flatten)]
+    pub(crate) lane: LaneOptions,
+
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}
+
+/// Something of a disk, as `NAME=VALUE`.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) disk: DiskName,
+    pub(crate) value: String,
+}
+
+fn named(text: &str) -> Result<Named, String> {
+    let (disk, value) = text
+        .split_once('=')
+        .filter(|(_, value)| !value.is_empty())
+        .ok_or("write the name of a disk, an equals sign, and what belongs to it")?;
+    let disk =
+        disk.parse().map_err(|error: blockferry_control::catalog::ValueError| error.to_string())?;
+    Ok(Named { disk, value: value.to_owned() })
+}

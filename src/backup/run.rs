@@ -1,0 +1,88 @@
+//! Makes the backup, and tells how it went.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use blockferry_control::backup::{
+    BackupError, BackupReport, BackupSettings, Cancellation, Watch, back_up,
+};
+use blockferry_control::repository::Repository;
+use blockferry_dataplane::Counts;
+
+use super::options::BackupOptions;
+use super::request;
+use super::telling::{Json, Telling, summary};
+use crate::exit::{Exit, Refusal};
+use crate::interrupt;
+use crate::output::{Console, Progress, json, line};
+
+/// `blockferry backup`.
+///
+/// # Errors
+/// Why there is no new point.
+pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
+    let ended = back_up_as_asked(options);
+    let told = match &ended {
+        Ok(report) if options.output.json => json::print(&Json::of(report)),
+        Ok(report) => {
+            let mut output = io::stdout().lock();
+            writeln!(output, "{}", summary(report)).context("writing to standard output")
+        }
+        Err(error) if options.output.json => {
+            let (exit, words) = (Exit::of_error(error), format!("{error:#}"));
+            json::print(&Json::of_failure(exit, words, options.vm.as_str(), options.mode))
+        }
+        Err(_) => Ok(()),
+    };
+    match (ended, told) {
+        // The point stands, and its id is what nobody got to see.
+        (Ok(report), Err(untold)) => Err(untold
+            .context(format!("point {} is published, and could not be told", report.point.id))),
+        (Ok(_), Ok(())) => Ok(Exit::Done),
+        (Err(error), told) => {
+            if let Err(untold) = told {
+                line(&format!("{untold:#}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
+    let request = request::of(options)?;
+    let progress = Progress::of(options.output.progress());
+    let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
+    let cancellation = Cancellation::default();
+    let calling_off = cancellation.clone();
+    interrupt::listen(Arc::clone(&console), move || {
+        calling_off.cancel();
+        true
+    })?;
+    let disks = u16::try_from(request.disks.len()).unwrap_or(u16::MAX);
+    let settings = BackupSettings {
+        lane: options.lane.lane(),
+        mover: options.lane.mover(),
+        ..BackupSettings::for_disks(disks)
+    };
+    let telling = Arc::new(Telling::new(console, progress, request.disks.len()));
+    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
+    let ended = Repository::open_or_create(&options.repository)
+        .map_err(BackupError::from)
+        .and_then(|repository| back_up(&repository, &request, &settings, &watch, &cancellation));
+    let totals = ended.iter().flat_map(|report| &report.disks).map(|disk| &disk.counts);
+    let totals = totals.fold(Counts::default(), |sum, counts| sum.plus(counts));
+    telling.finish(ended.is_ok(), &totals);
+    ended.map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
+}
+
+fn exit_of(error: &BackupError) -> Exit {
+    match error {
+        BackupError::Cancelled => Exit::Interrupted,
+        BackupError::NoDisk(_)
+        | BackupError::NameTwice { .. }
+        | BackupError::NotIncremental { .. } => Exit::Usage,
+        BackupError::Repository(error) => Exit::of_repository(error),
+        other => other.side().map_or(Exit::Failed, Exit::of_side),
+    }
+}

@@ -1,0 +1,179 @@
+//! What a backup says: while it runs, and of its end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch};
+use blockferry_control::catalog::{BackupMode, DiskName, Job};
+use blockferry_dataplane::{Counts, Event};
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::output::{Console, Estimate, Progress, cpu_seconds, json::Bytes, table};
+
+/// Tells of a backup on a console and a progress display.
+#[derive(Debug)]
+pub(super) struct Telling {
+    console: Arc<Console>,
+    shown: Mutex<(Progress, Estimate)>,
+}
+
+impl Telling {
+    pub(super) fn new(console: Arc<Console>, progress: Progress, disks: usize) -> Self {
+        Self { console, shown: Mutex::new((progress, Estimate::of(disks))) }
+    }
+
+    /// The display is not needed any more.
+    pub(super) fn finish(&self, done: bool, totals: &Counts) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.0.finish(done, totals);
+    }
+}
+
+impl Watch for Telling {
+    fn job(&self, job: &Job) {
+        self.console.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
+    }
+
+    fn planned(&self, plan: &DiskPlan) {
+        let mode = plan.kind.mode();
+        self.console.detail(&format!("disk {}: {mode}, for {}", plan.name, plan.reason));
+    }
+
+    fn note(&self, text: &str) {
+        self.console.note(text);
+    }
+
+    fn lane(&self, disk: &DiskName, event: &Event<'_>) {
+        match event {
+            Event::Started { payload, reason, .. } => {
+                self.console.detail(&format!("disk {disk}: payload {payload}: {reason}"));
+            }
+            Event::Note { text, .. } => self.console.detail(&format!("disk {disk}: {text}")),
+            Event::Reconnecting { side, attempt, reason, .. } => self.console.detail(&format!(
+                "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
+            )),
+            _ => {}
+        }
+    }
+
+    fn progress(&self, disks: &[Counts]) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let (progress, estimate) = &mut *shown;
+        if progress.is_shown() {
+            let totals = disks.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
+            let share = estimate.share(|disk| disks[disk]);
+            progress.update(share, &totals);
+        }
+    }
+}
+
+/// The published point, for people.
+pub(super) fn summary(report: &BackupReport) -> String {
+    let rows = report.disks.iter().map(|disk| {
+        let DiskReport { plan, counts, stored_bytes, .. } = disk;
+        let bytes = [counts.read, counts.zero, counts.sent, counts.skipped, *stored_bytes];
+        let mut row = vec![plan.name.to_string(), plan.kind.mode().to_string()];
+        row.push(BinaryBytes(plan.size_bytes).to_string());
+        row.extend(bytes.map(|bytes| BinaryBytes(bytes).to_string()));
+        row.push(plan.reason.clone());
+        row
+    });
+    let heads = ["disk", "mode", "size", "read", "zero", "sent", "skipped", "stored", "because"];
+    format!(
+        "point {} of VM {} is published, after {:.1} s\n{}",
+        report.point.id,
+        report.point.vm,
+        report.elapsed.as_secs_f64(),
+        table(&heads, rows)
+    )
+}
+
+/// The end of a backup, for programs. Fields are added, never taken away.
+#[derive(Debug, Serialize)]
+pub(super) struct Json<'a> {
+    /// The exit code in a word.
+    outcome: &'static str,
+    exit_code: u8,
+    error: Option<String>,
+    point: Option<&'a str>,
+    vm: &'a str,
+    /// What was asked for.
+    mode: &'a str,
+    job: Option<&'a str>,
+    created_ms: Option<u64>,
+    seconds: f64,
+    cpu_seconds: f64,
+    bytes: Bytes,
+    disks: Vec<Disk<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk<'a> {
+    name: &'a str,
+    /// What it became: full or incremental.
+    mode: &'static str,
+    reason: &'a str,
+    layer: &'a str,
+    /// The point that an incremental one stands on.
+    parent: Option<&'a str>,
+    size: u64,
+    stored: u64,
+    seconds: f64,
+    bytes: Bytes,
+}
+
+impl<'a> Json<'a> {
+    pub(super) fn of(report: &'a BackupReport) -> Self {
+        let counts = report.disks.iter().map(|disk| &disk.counts);
+        let totals = counts.fold(Counts::default(), |sum, counts| sum.plus(counts));
+        Self {
+            outcome: Exit::Done.word(),
+            exit_code: Exit::Done.code(),
+            error: None,
+            point: Some(report.point.id.as_str()),
+            vm: report.point.vm.as_str(),
+            mode: report.point.mode.as_str(),
+            job: Some(report.point.job.as_str()),
+            created_ms: Some(report.point.created.get()),
+            seconds: report.elapsed.as_secs_f64(),
+            cpu_seconds: cpu_seconds(),
+            bytes: totals.into(),
+            disks: report.disks.iter().map(Disk::of).collect(),
+        }
+    }
+
+    pub(super) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
+        Self {
+            outcome: exit.word(),
+            exit_code: exit.code(),
+            error: Some(error),
+            point: None,
+            vm,
+            mode: mode.as_str(),
+            job: None,
+            created_ms: None,
+            seconds: 0.0,
+            cpu_seconds: cpu_seconds(),
+            bytes: Bytes::default(),
+            disks: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Disk<'a> {
+    fn of(disk: &'a DiskReport) -> Self {
+        let plan = &disk.plan;
+        Self {
+            name: plan.name.as_str(),
+            mode: plan.kind.mode().as_str(),
+            reason: &plan.reason,
+            layer: plan.layer.as_str(),
+            parent: plan.parent.as_ref().map(|parent| parent.point.as_str()),
+            size: plan.size_bytes,
+            stored: disk.stored_bytes,
+            seconds: disk.elapsed.as_secs_f64(),
+            bytes: disk.counts.into(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Options that all commands have which move data by themselves.
+
+use std::time::Duration;
+
+use blockferry_dataplane::units::{UnitError, parse_duration, parse_size};
+use blockferry_dataplane::{EngineChoice, LaneSettings, MoverSettings};
+use clap::Args;
+
+use crate::copy::ProgressChoice;
+
+const SPEED: &str = "Speed and faults";
+const OUTPUT: &str = "Output";
+/// Connections a side at most: each is a thread of the server, and takes descriptors here.
+const MAX_CONNECTIONS: i64 = 64;
+
+/// How data is moved.
+#[derive(Args, Debug)]
+pub(crate) struct LaneOptions {
+    /// Connections a side at most; more than one only where both sides offer multi-conn
+    #[arg(
+        short = 'C', long, value_name = "N", default_value = "1", help_heading = SPEED,
+        value_parser = clap::value_parser!(u16).range(1..=MAX_CONNECTIONS)
+    )]
+    connections: u16,
+
+    /// auto, uring (io_uring), or poll (epoll, where io_uring is forbidden)
+    #[arg(long, value_name = "ENGINE", default_value = "auto", help_heading = SPEED)]
+    engine: EngineChoice,
+
+    /// Bytes a second at most, of all disks together
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = SPEED)]
+    rate_limit: Option<u64>,
+
+    /// A side that gives no answer for this long is connected again by then, or has failed
+    #[arg(
+        long, value_name = "TIME", default_value = "30s", value_parser = positive_duration,
+        help_heading = SPEED
+    )]
+    deadline: Duration,
+
+    /// Attempts to connect again before a disk fails
+    #[arg(long, value_name = "N", default_value = "5", help_heading = SPEED)]
+    retries: u32,
+}
+
+impl LaneOptions {
+    /// As settings of each lane.
+    pub(crate) fn lane(&self) -> LaneSettings {
+        LaneSettings {
+            connections: self.connections,
+            deadline: self.deadline,
+            retries: self.retries,
+            ..LaneSettings::default()
+        }
+    }
+
+    /// As settings of all lanes together.
+    pub(crate) fn mover(&self) -> MoverSettings {
+        MoverSettings {
+            engine: self.engine,
+            rate_limit: self.rate_limit,
+            ..MoverSettings::default()
+        }
+    }
+}
+
+/// What is shown.
+#[derive(Args, Debug)]
+pub(crate) struct OutputOptions {
+    /// Show no progress bar; without a terminal there is none anyway
+    #[arg(short, long, help_heading = OUTPUT)]
+    quiet: bool,
+
+    /// Say what is done and why, and what was connected again
+    #[arg(short, long, help_heading = OUTPUT)]
+    pub(crate) verbose: bool,
+
+    /// Print one JSON object to standard output at the end, also of a failure
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+}
+
+impl OutputOptions {
+    /// The progress display: a bar, on a terminal only.
+    pub(crate) fn progress(&self) -> Option<ProgressChoice> {
+        use std::io::IsTerminal;
+        (!self.quiet && std::io::stderr().is_terminal()).then_some(ProgressChoice::Bar)
+    }
+}
+
+fn positive_size(text: &str) -> Result<u64, String> {
+    positive(parse_size(text), 0)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    positive(parse_duration(text), Duration::ZERO)
+}
+
+fn positive<T: PartialEq>(parsed: Result<T, UnitError>, zero: T) -> Result<T, String> {
+    match parsed {
+        Ok(value) if value == zero => Err("it must be more than 0".into()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
