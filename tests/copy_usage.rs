@@ -53,6 +53,9 @@ fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
         ("--resume . a b", "folder"),
         ("--resume j a -", "stream"),
         ("--json a -", "standard output"),
+        ("--source-size 0 a b", "more than 0"),
+        ("--source-size 1000 - b", "a stream ends where it ends"),
+        ("--source-size 1000 --lanes l", "cannot be used with"),
         ("--server-stdio a b", "[ COMMAND ... ]"),
         ("--progress=x a b", "file descriptor"),
     ] {

@@ -142,7 +142,7 @@ pub struct LaneReport {
     pub source: String,
     /// Its target, in words.
     pub target: String,
-    /// Size of the source in bytes, if it was opened and has one.
+    /// Size of the disk in bytes, if the source was opened and has one.
     pub size: Option<u64>,
     /// Nothing, or why it failed.
     pub outcome: Result<(), Fault>,

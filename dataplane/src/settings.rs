@@ -51,6 +51,10 @@ pub enum Extent {
 pub struct LaneSettings {
     /// What to move.
     pub extent: Extent,
+    /// Bytes of the disk, where the source serves it rounded up, as qemu does to 512: the lane
+    /// takes it that the source ends there. A source that is smaller has failed. `None`: what the
+    /// source says of itself.
+    pub source_bytes: Option<u64>,
     /// Connections a side at most; more than one only where both sides advertise `MULTI_CONN`.
     pub connections: u16,
     /// Bytes of one request; `None` adapts to what is measured.
@@ -112,6 +116,7 @@ impl Default for LaneSettings {
     fn default() -> Self {
         Self {
             extent: Extent::Whole,
+            source_bytes: None,
             connections: 1,
             request_bytes: None,
             adapt_bytes: MIN_REQUEST_BYTES..=MAX_ADAPTED_BYTES,

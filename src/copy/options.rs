@@ -74,6 +74,15 @@ pub(crate) struct CopyOptions {
     #[arg(long, value_name = "NAME", help_heading = WHAT)]
     pub(crate) bitmap: Option<String>,
 
+    /// Bytes of the disk, where the source serves it rounded up, as qemu does to 512
+    ///
+    /// All that the source has behind this size is left out: a file as TARGET gets exactly it.
+    #[arg(
+        long, value_name = "SIZE", value_parser = positive_size, help_heading = WHAT,
+        conflicts_with = "lanes"
+    )]
+    pub(crate) source_size: Option<u64>,
+
     /// Give [ COMMAND ... ] its connection as standard input and output, as nbdkit -s wants it
     #[arg(long, help_heading = WHAT)]
     pub(crate) server_stdio: bool,

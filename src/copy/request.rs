@@ -86,6 +86,7 @@ impl CopyRequest {
                 if let Some(path) = &options.changed {
                     settings.extent = Extent::Areas(areas(path, MAX_LANE_AREAS)?);
                 }
+                settings.source_bytes = options.source_size;
                 settings.manifest = single_file("--manifest", options.manifest.as_deref())?;
                 settings.journal = single_file("--resume", options.resume.as_deref())?;
                 lanes.push(LaneRequest { source, target, settings });
@@ -178,6 +179,9 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
         "--json prints to standard output, where TARGET - puts the data: take a file as TARGET"
     } else if options.resume.is_some() && uses(|place| *place == Place::Standard) {
         "--resume cannot go on in a stream, which has no place to go back to: take a file"
+    } else if options.source_size.is_some() && lanes.iter().any(|l| l.source == Place::Standard) {
+        "--source-size is about a source that is larger than its disk, and a stream ends where it \
+         ends: leave it out"
     } else if options.server_stdio && !uses(|place| matches!(place, Place::Command(_))) {
         "--server-stdio is about [ COMMAND ... ], and there is none"
     } else {
@@ -356,6 +360,7 @@ fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
 fn lane_settings(options: &CopyOptions) -> LaneSettings {
     LaneSettings {
         extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
+        source_bytes: None,
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
         adapt_bytes: options.request_size.least..=options.request_size.most,

@@ -30,6 +30,22 @@ const DEFAULT_SPARSE: u32 = 4096;
 const FILE_ALIGNMENT: u64 = 4096;
 
 impl Task {
+    /// Bytes of the disk: what the source serves, or what it is said to have of that.
+    pub(super) fn disk_size(&self) -> Result<Option<u64>, Refusal> {
+        match (self.settings.source_bytes, self.served) {
+            (None, served) => Ok(served),
+            (Some(size), Some(served)) if size <= served => Ok(Some(size)),
+            (Some(size), Some(served)) => {
+                let what = format!("it is too small: {served} bytes, and the disk has {size}");
+                Err(Refusal::Side(Side::Source, Cause::Unfit(what)))
+            }
+            (Some(_), None) => {
+                let what = "a source that is a stream ends where it ends: its size cannot be given";
+                Err(Refusal::Fault(Fault::Request(what.into())))
+            }
+        }
+    }
+
     pub(super) fn check_fit(
         &self,
         source: Option<&Session>,
@@ -47,12 +63,16 @@ impl Task {
             let what = format!("it is too small: {room} bytes, and the source has {size}");
             return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
         }
-        let minimum = target.map_or(1, |session| u64::from(session.block_size.minimum));
-        if let Some(size) = self.size.filter(|size| size % minimum != 0) {
-            let what = format!(
-                "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
-            );
-            return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
+        // A source whose own size is no multiple of its own blocks takes that of its last one.
+        let cut = self.size != self.served;
+        let sides = [(Side::Target, target), (Side::Source, source.filter(|_| cut))];
+        for (side, minimum) in sides.map(|(side, session)| (side, minimum(session))) {
+            if let Some(size) = self.size.filter(|size| size % minimum != 0) {
+                let what = format!(
+                    "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
+                );
+                return Err(Refusal::Side(side, Cause::Unfit(what)));
+            }
         }
         if let Some(name) = &self.dirty_context
             && source.is_none_or(|session| session.context(name).is_none())
@@ -205,12 +225,17 @@ impl Task {
         let Extent::Areas(areas) = &self.settings.extent else {
             return Ok(AreaSet::whole(size));
         };
-        if let Some(area) = areas.as_slice().last().filter(|area| area.end() > size) {
+        let served = self.served.unwrap_or(size);
+        if let Some(area) = areas.as_slice().last().filter(|area| area.end() > served) {
             let what = format!(
-                "a changed area of {} bytes at {} lies outside of the source, which has {size} bytes",
+                "a changed area of {} bytes at {} lies outside of the source, which has {served} bytes",
                 area.length, area.start
             );
             return Err(Refusal::Fault(Fault::Request(what)));
+        }
+        if areas.as_slice().last().is_some_and(|area| area.end() > size) {
+            // What is served behind the disk's end is no part of it.
+            return Ok(areas.intersect(&AreaSet::whole(size)).rounded_out(alignment, size));
         }
         Ok(areas.rounded_out(alignment, size))
     }

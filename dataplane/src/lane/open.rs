@@ -74,6 +74,7 @@ impl Task {
             slots: Slots::new(0, now),
             work: Work::new(AreaSet::new(), false, 1, 0),
             size: None,
+            served: None,
             payload: PayloadKind::Pooled,
             reason: String::new(),
             adapt: Adapt::new(settings.request_bytes, &settings, 1 << 20, now),
@@ -133,7 +134,7 @@ impl Task {
                 check_end(&file).map_err(|e| (Some(Side::Source), e))?;
                 match size_of(&file).map_err(failed)? {
                     Some(size) => {
-                        self.size = Some(size);
+                        self.served = Some(size);
                         SourceSide::File(Rc::new(Descriptor::file(file.into())))
                     }
                     None => SourceSide::Stream {
@@ -236,7 +237,7 @@ impl Task {
     /// A handshake is over.
     pub(super) fn link_ready(&mut self, strand: usize, side: Side, context: &mut Context<'_>) {
         let expected = match side {
-            Side::Source => self.size,
+            Side::Source => self.served,
             Side::Target => self.target_size,
         };
         let acks_only = side == Side::Target && self.settings.journal.is_none();
@@ -251,7 +252,7 @@ impl Task {
         };
         if self.phase == Phase::Opening {
             match side {
-                Side::Source => self.size = Some(size),
+                Side::Source => self.served = Some(size),
                 Side::Target => self.target_size = Some(size),
             }
             return self.opened_if_ready(context);
@@ -288,6 +289,7 @@ impl Task {
 
     /// Both sides are open: decides everything that depends on them.
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
+        self.size = self.disk_size()?;
         self.open_target_file()?;
         let source = self.strands[0].source_link().and_then(|link| link.session.clone());
         let target = self.strands[0].target_link().and_then(|link| link.session.clone());

@@ -62,7 +62,10 @@ pub(crate) struct Task {
     pub(super) strands: Vec<Strand>,
     pub(super) slots: Slots,
     pub(super) work: Work,
+    /// Bytes of the disk, if it has an end that is known.
     pub(super) size: Option<u64>,
+    /// Bytes that the source serves: the size, or more where it rounds that up.
+    pub(super) served: Option<u64>,
     pub(super) payload: PayloadKind,
     pub(super) reason: String,
     pub(super) adapt: Adapt,
@@ -344,7 +347,7 @@ impl Task {
         LaneReport {
             source: self.source.to_string(),
             target: self.target.to_string(),
-            size: self.size,
+            size: self.size.or(self.served),
             outcome: match self.fault.take() {
                 None => Ok(()),
                 Some(fault) => Err(fault),
