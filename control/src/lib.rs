@@ -6,6 +6,7 @@
 //!  image    qcow2 files, made and looked at by qemu-img
 //!  child    programs that run beside us and do not outlive us: what the three above stand on
 //!  repository  a folder with restore points, and who works in it
+//!  backup   all disks of a VM into one point     reading   out of it again: restore, verify, list, offer
 //!  catalog  jobs, leases, restore points: what is kept on disk      catalog.db
 //! ```
 
@@ -17,6 +18,7 @@ mod child;
 pub mod export;
 pub mod image;
 mod program;
+pub mod reading;
 pub mod repository;
 mod server;
 
