@@ -87,8 +87,8 @@ pub(crate) struct Task {
     /// Errors of target requests whose last chunk has not come: cookie, error, message.
     pub(super) refusals: Vec<(u64, NbdError, String)>,
     pub(super) unflushed: Unflushed,
-    /// The most bytes that were acknowledged at any time.
-    pub(super) best_acknowledged: u64,
+    /// The most bytes that were finished with at any time.
+    pub(super) best_finished: u64,
     pub(super) journal: Option<Journal>,
     pub(super) probe: Option<Probe>,
     /// Ranges that are still to be read back for the journal, and the witnesses made so far.
