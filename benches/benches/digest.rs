@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use blockferry_benches::{Blocks, noise};
 use blockferry_dataplane::digest::{DIGEST_BLOCK, DigestAlgorithm};
-use blockferry_dataplane::manifest::ManifestWriter;
+use blockferry_dataplane::manifest::{Manifest, ManifestWriter};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Bytes that no cache holds.
@@ -58,5 +58,33 @@ fn manifest(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, digests, manifest);
+/// The chain of a disk of 10 GiB: a full layer, and nine with one block of a hundred each.
+fn overlay(c: &mut Criterion) {
+    const LAYERS: u64 = 10;
+    const CHAIN_BLOCKS: u64 = 163_840;
+    let folder = tempfile::tempdir().expect("a folder for a while");
+    let algorithm = DigestAlgorithm::Blake3;
+    let digest = algorithm.digest_block(&noise(DIGEST_BLOCK));
+    let layer = |number: u64| {
+        let path = folder.path().join(number.to_string());
+        let size = CHAIN_BLOCKS * DIGEST_BLOCK as u64;
+        let mut writer = ManifestWriter::create(&path, algorithm, size).expect("a new file");
+        let step = if number == 0 { 1 } else { 100 };
+        for block in (number..CHAIN_BLOCKS).step_by(step) {
+            writer.record(block, &digest).expect("a block of this disk");
+        }
+        writer.finish().expect("a complete manifest");
+        Manifest::open(&path).expect("what was just written")
+    };
+    let chain: Vec<Manifest> = (0..LAYERS).rev().map(layer).collect();
+    let path = folder.path().join("whole");
+    let mut group = c.benchmark_group("digest/chain of 10 layers");
+    group.throughput(Throughput::Elements(CHAIN_BLOCKS));
+    group.bench_function("laid over each other", |b| {
+        b.iter(|| Manifest::overlay(black_box(&chain), &path).expect("one disk"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, digests, manifest, overlay);
 criterion_main!(benches);

@@ -20,8 +20,9 @@ pub struct Counts {
     pub sent: u64,
     /// Acknowledged by the target, data and zeros.
     pub acknowledged: u64,
-    /// Neither read nor written: not marked in the bitmap, safe by the journal, or zero on a
-    /// target that is zero.
+    /// Not written: not marked in the bitmap, safe by the journal, zero on a target that is zero,
+    /// or on the target already, by the base. The last was read nevertheless, where block status
+    /// did not tell that it is zero.
     pub skipped: u64,
     /// Done again after a connection broke.
     pub redone: u64,
@@ -142,7 +143,7 @@ pub struct LaneReport {
     pub source: String,
     /// Its target, in words.
     pub target: String,
-    /// Size of the source in bytes, if it was opened and has one.
+    /// Size of the disk in bytes, if the source was opened and has one.
     pub size: Option<u64>,
     /// Nothing, or why it failed.
     pub outcome: Result<(), Fault>,

@@ -30,6 +30,22 @@ const DEFAULT_SPARSE: u32 = 4096;
 const FILE_ALIGNMENT: u64 = 4096;
 
 impl Task {
+    /// Bytes of the disk: what the source serves, or what it is said to have of that.
+    pub(super) fn disk_size(&self) -> Result<Option<u64>, Refusal> {
+        match (self.settings.source_bytes, self.served) {
+            (None, served) => Ok(served),
+            (Some(size), Some(served)) if size <= served => Ok(Some(size)),
+            (Some(size), Some(served)) => {
+                let what = format!("it is too small: {served} bytes, and the disk has {size}");
+                Err(Refusal::Side(Side::Source, Cause::Unfit(what)))
+            }
+            (Some(_), None) => {
+                let what = "a source that is a stream ends where it ends: its size cannot be given";
+                Err(Refusal::Fault(Fault::Request(what.into())))
+            }
+        }
+    }
+
     pub(super) fn check_fit(
         &self,
         source: Option<&Session>,
@@ -47,12 +63,16 @@ impl Task {
             let what = format!("it is too small: {room} bytes, and the source has {size}");
             return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
         }
-        let minimum = target.map_or(1, |session| u64::from(session.block_size.minimum));
-        if let Some(size) = self.size.filter(|size| size % minimum != 0) {
-            let what = format!(
-                "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
-            );
-            return Err(Refusal::Side(Side::Target, Cause::Unfit(what)));
+        // A source whose own size is no multiple of its own blocks takes that of its last one.
+        let cut = self.size != self.served;
+        let sides = [(Side::Target, target), (Side::Source, source.filter(|_| cut))];
+        for (side, minimum) in sides.map(|(side, session)| (side, minimum(session))) {
+            if let Some(size) = self.size.filter(|size| size % minimum != 0) {
+                let what = format!(
+                    "it takes only multiples of {minimum} bytes, and the source's size of {size} bytes is none"
+                );
+                return Err(Refusal::Side(side, Cause::Unfit(what)));
+            }
         }
         if let Some(name) = &self.dirty_context
             && source.is_none_or(|session| session.context(name).is_none())
@@ -61,17 +81,18 @@ impl Task {
         }
         let whole = matches!(self.settings.extent, Extent::Whole);
         if matches!(self.strands[0].target, TargetSide::Stream { .. })
-            && (self.settings.journal.is_some() || !whole)
+            && (self.settings.journal.is_some() || self.settings.base.is_some() || !whole)
         {
-            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap or a resume journal";
+            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         if self.size.is_none()
             && (self.settings.journal.is_some()
                 || self.settings.manifest.is_some()
+                || self.settings.base.is_some()
                 || !matches!(self.settings.extent, Extent::Whole))
         {
-            let what = "a source that is a stream has no size: it cannot have changed areas, a manifest or a resume journal";
+            let what = "a source that is a stream has no size: it cannot have changed areas, a manifest, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         Ok(())
@@ -79,6 +100,7 @@ impl Task {
 
     pub(super) fn choose_payload(&mut self, conveyor_bytes: usize) -> Result<(), Refusal> {
         let looked_at_for = match (self.settings.digest, self.settings.sparse_bytes) {
+            _ if self.settings.base.is_some() => Some("it is compared with the base"),
             (Some(_), _) => Some("digests are made of it"),
             (None, Some(bytes)) if bytes > 0 => Some("zeros are looked for in it"),
             _ => None,
@@ -169,6 +191,8 @@ impl Task {
             self.inspector.sparse_bytes.map(|bytes| bytes.max(least_run).next_power_of_two());
         let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
         let least = u32::try_from(least).unwrap_or(u32::MAX);
+        let adapt = &self.settings.adapt_bytes;
+        self.settings.adapt_bytes = *adapt.start().max(&least)..=*adapt.end().max(&least);
         let fixed = self
             .settings
             .request_bytes
@@ -193,8 +217,8 @@ impl Task {
             (_, true) => crate::digest::DIGEST_BLOCK as u64,
             _ => FILE_ALIGNMENT,
         };
-        let digest =
-            if self.settings.manifest.is_some() { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
+        let by_blocks = self.settings.manifest.is_some() || self.settings.base.is_some();
+        let digest = if by_blocks { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
         wish.max(digest).max(minimum(source)).max(minimum(target)).next_power_of_two()
     }
 
@@ -205,12 +229,17 @@ impl Task {
         let Extent::Areas(areas) = &self.settings.extent else {
             return Ok(AreaSet::whole(size));
         };
-        if let Some(area) = areas.as_slice().last().filter(|area| area.end() > size) {
+        let served = self.served.unwrap_or(size);
+        if let Some(area) = areas.as_slice().last().filter(|area| area.end() > served) {
             let what = format!(
-                "a changed area of {} bytes at {} lies outside of the source, which has {size} bytes",
+                "a changed area of {} bytes at {} lies outside of the source, which has {served} bytes",
                 area.length, area.start
             );
             return Err(Refusal::Fault(Fault::Request(what)));
+        }
+        if areas.as_slice().last().is_some_and(|area| area.end() > size) {
+            // What is served behind the disk's end is no part of it.
+            return Ok(areas.intersect(&AreaSet::whole(size)).rounded_out(alignment, size));
         }
         Ok(areas.rounded_out(alignment, size))
     }
@@ -228,7 +257,7 @@ impl Task {
                 size: self.target_size.unwrap_or(size),
             },
             plan,
-            base: None,
+            base: self.base_identity(alignment)?,
         };
         let resumed = Journal::resume_or_create(&path, &identity)
             .map_err(|e| beside("cannot use the resume journal", e.is_wrong_request(), &e))?;
@@ -354,7 +383,7 @@ impl Task {
 }
 
 /// The refusal for a file beside the copy: what was asked for is wrong, or this machine failed.
-fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
+pub(super) fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
     let words = error.to_string();
     Refusal::Fault(if wrong_request {
         Fault::Request(words)

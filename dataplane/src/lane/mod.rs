@@ -12,6 +12,7 @@
 //! docs/architecture.md for who owns what when.
 
 mod adapt;
+mod base;
 mod choose;
 mod context;
 mod conveying;

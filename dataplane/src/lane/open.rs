@@ -74,6 +74,7 @@ impl Task {
             slots: Slots::new(0, now),
             work: Work::new(AreaSet::new(), false, 1, 0),
             size: None,
+            served: None,
             payload: PayloadKind::Pooled,
             reason: String::new(),
             adapt: Adapt::new(settings.request_bytes, &settings, 1 << 20, now),
@@ -88,7 +89,7 @@ impl Task {
             dirty_context,
             refusals: Vec::new(),
             unflushed: Unflushed::default(),
-            best_acknowledged: 0,
+            best_finished: 0,
             journal: None,
             probe: None,
             places: Vec::new(),
@@ -133,7 +134,7 @@ impl Task {
                 check_end(&file).map_err(|e| (Some(Side::Source), e))?;
                 match size_of(&file).map_err(failed)? {
                     Some(size) => {
-                        self.size = Some(size);
+                        self.served = Some(size);
                         SourceSide::File(Rc::new(Descriptor::file(file.into())))
                     }
                     None => SourceSide::Stream {
@@ -236,7 +237,7 @@ impl Task {
     /// A handshake is over.
     pub(super) fn link_ready(&mut self, strand: usize, side: Side, context: &mut Context<'_>) {
         let expected = match side {
-            Side::Source => self.size,
+            Side::Source => self.served,
             Side::Target => self.target_size,
         };
         let acks_only = side == Side::Target && self.settings.journal.is_none();
@@ -251,7 +252,7 @@ impl Task {
         };
         if self.phase == Phase::Opening {
             match side {
-                Side::Source => self.size = Some(size),
+                Side::Source => self.served = Some(size),
                 Side::Target => self.target_size = Some(size),
             }
             return self.opened_if_ready(context);
@@ -288,6 +289,8 @@ impl Task {
 
     /// Both sides are open: decides everything that depends on them.
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
+        self.size = self.disk_size()?;
+        self.check_base()?;
         self.open_target_file()?;
         let source = self.strands[0].source_link().and_then(|link| link.session.clone());
         let target = self.strands[0].target_link().and_then(|link| link.session.clone());
@@ -305,6 +308,7 @@ impl Task {
         }
         let areas = self.resume(areas, alignment)?;
         self.open_manifest()?;
+        self.open_base();
         let ask = self.is_worth_asking(source.as_ref(), &areas);
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
         self.add_strands(source.as_ref(), target.as_ref(), context.now)?;
@@ -345,8 +349,9 @@ impl Task {
             return Ok(());
         };
         let failed = |e: io::Error| Refusal::Side(Side::Target, open_failed(e));
-        let whole =
-            matches!(self.settings.extent, Extent::Whole) && self.settings.journal.is_none();
+        let whole = matches!(self.settings.extent, Extent::Whole)
+            && self.settings.journal.is_none()
+            && self.settings.base.is_none();
         let file = open_for_writing(path).map_err(failed)?;
         let kind = FileType::from_raw_mode(
             rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_mode,

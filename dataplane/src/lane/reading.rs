@@ -249,7 +249,7 @@ impl Task {
         let piece = self.slots[slot].piece;
         self.slots[slot].state = SlotState::Loaded;
         if let Some(buf) = self.slots[slot].buf.take() {
-            self.inspect(piece, &buf[..bytes(piece.length)]);
+            self.inspect(slot, &buf[..bytes(piece.length)], context.now);
             self.slots[slot].buf = Some(buf);
         }
         self.write_slot(slot, context);

@@ -62,7 +62,10 @@ pub(crate) struct Task {
     pub(super) strands: Vec<Strand>,
     pub(super) slots: Slots,
     pub(super) work: Work,
+    /// Bytes of the disk, if it has an end that is known.
     pub(super) size: Option<u64>,
+    /// Bytes that the source serves: the size, or more where it rounds that up.
+    pub(super) served: Option<u64>,
     pub(super) payload: PayloadKind,
     pub(super) reason: String,
     pub(super) adapt: Adapt,
@@ -84,8 +87,8 @@ pub(crate) struct Task {
     /// Errors of target requests whose last chunk has not come: cookie, error, message.
     pub(super) refusals: Vec<(u64, NbdError, String)>,
     pub(super) unflushed: Unflushed,
-    /// The most bytes that were acknowledged at any time.
-    pub(super) best_acknowledged: u64,
+    /// The most bytes that were finished with at any time.
+    pub(super) best_finished: u64,
     pub(super) journal: Option<Journal>,
     pub(super) probe: Option<Probe>,
     /// Ranges that are still to be read back for the journal, and the witnesses made so far.
@@ -344,7 +347,7 @@ impl Task {
         LaneReport {
             source: self.source.to_string(),
             target: self.target.to_string(),
-            size: self.size,
+            size: self.size.or(self.served),
             outcome: match self.fault.take() {
                 None => Ok(()),
                 Some(fault) => Err(fault),

@@ -18,7 +18,9 @@
 #![forbid(unsafe_code)]
 
 mod format;
+mod lookup;
 mod mark;
+mod overlay;
 mod partial;
 mod read;
 #[cfg(test)]
@@ -28,7 +30,9 @@ mod write;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use lookup::Lookup;
 pub use mark::ManifestMark;
+pub use overlay::Overlaid;
 pub use read::{Compare, Entries, Manifest, Verdict};
 pub use write::ManifestWriter;
 
@@ -120,6 +124,9 @@ pub enum ManifestError {
         /// Its size in bytes.
         disk_size: u64,
     },
+    /// A chain of no layers.
+    #[error("there is no manifest to be laid over others: a chain has at least one layer")]
+    NoLayers,
     /// Two manifests that have nothing to compare.
     #[error("{} and {} cannot be compared: {field} is {one} in one and {other} in the other", path.display(), other_path.display())]
     Incomparable {

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::SeekFrom;
+
 use super::format::{
     HEADER_BYTES, Header, HeaderProblem, Layout, MAX_STRIDE, RUN_BYTES, VERSION, checksum,
     decode_runs,
@@ -13,10 +15,13 @@ use super::format::{
 use super::write::io_error;
 use super::{Entry, MAX_ZERO_RUNS, ManifestError};
 use crate::digest::{Digest, DigestAlgorithm};
-use crate::plan::{Area, AreaSet};
+use crate::plan::AreaSet;
 
 /// Entries that an iterator reads at a time: 1,024 * 33 bytes at most.
 const ENTRIES_PER_READ: u64 = 1024;
+
+/// Bytes that are hashed at a time.
+const HASHED_BYTES: usize = 1 << 20;
 
 /// A complete manifest, open for reading. Memory: its runs of zeros, 1 MiB at most.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub struct Manifest {
     path: PathBuf,
     layout: Layout,
     /// Runs of zero blocks, in blocks.
-    zeros: AreaSet,
+    pub(super) zeros: AreaSet,
 }
 
 impl Manifest {
@@ -66,6 +71,12 @@ impl Manifest {
         Ok(Self { file, path: path.to_owned(), layout, zeros })
     }
 
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The algorithm of the digests.
     #[must_use]
     pub fn algorithm(&self) -> DigestAlgorithm {
@@ -93,7 +104,7 @@ impl Manifest {
         if index >= blocks {
             return Err(ManifestError::NoSuchBlock { index, blocks });
         }
-        if self.zeros.contains(Area::new(index, 1)) {
+        if self.zeros_until(index).is_some() {
             return Ok(Entry::Zero);
         }
         let mut bytes = [0; MAX_STRIDE];
@@ -123,6 +134,12 @@ impl Manifest {
     /// # Errors
     /// Manifests with another algorithm or another size of the disk.
     pub fn compare<'a>(&'a self, other: &'a Self) -> Result<Compare<'a>, ManifestError> {
+        self.check_comparable(other)?;
+        Ok(Compare { mine: self.entries(), theirs: other.entries(), at: 0, next: None })
+    }
+
+    /// Refuses a manifest whose blocks are not the blocks of this one.
+    pub(super) fn check_comparable(&self, other: &Self) -> Result<(), ManifestError> {
         let incomparable = |field, one: String, theirs: String| ManifestError::Incomparable {
             path: self.path.clone(),
             other_path: other.path.clone(),
@@ -138,10 +155,81 @@ impl Manifest {
             let (one, theirs) = (self.disk_size().to_string(), other.disk_size().to_string());
             return Err(incomparable("the size of the disk in bytes", one, theirs));
         }
-        Ok(Compare { mine: self.entries(), theirs: other.entries(), at: 0, next: None })
+        Ok(())
     }
 
-    fn read_entry(&self, index: u64, bytes: &[u8]) -> Result<Entry, ManifestError> {
+    /// What tells the content of the file from that of any other: 32 hexadecimal digits. All of it
+    /// is read.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn content_id(&self) -> Result<String, ManifestError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut chunk = vec![0; HASHED_BYTES];
+        let mut at = 0;
+        loop {
+            let read = match self.file.read_at(&mut chunk, at) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(io_error("read", &self.path, source)),
+            };
+            if read == 0 {
+                break;
+            }
+            hasher.update(&chunk[..read]);
+            at += u64::try_from(read).unwrap_or(u64::MAX);
+        }
+        let mut digits = hasher.finalize().to_hex();
+        digits.truncate(32);
+        Ok(digits.to_string())
+    }
+
+    /// Bytes of the disk in a block: all but the last one are full.
+    pub(super) fn block_bytes(&self, index: u64) -> usize {
+        self.layout.block_bytes(index)
+    }
+
+    /// The first block behind the run of zeros that a block lies in, if it lies in one.
+    pub(super) fn zeros_until(&self, index: u64) -> Option<u64> {
+        let runs = self.zeros.as_slice();
+        let run = runs.get(runs.partition_point(|run| run.end() <= index))?;
+        (run.start <= index).then(|| run.end())
+    }
+
+    /// Bytes of an entry.
+    pub(super) fn stride(&self) -> usize {
+        1 + self.algorithm().digest_bytes()
+    }
+
+    /// Reads the entries of `count` blocks from `first` on, as bytes.
+    pub(super) fn read_chunk(
+        &self,
+        first: u64,
+        count: u64,
+        chunk: &mut Vec<u8>,
+    ) -> Result<(), ManifestError> {
+        let length = usize::try_from(count * self.layout.stride());
+        chunk.resize(length.expect("a window of entries fits into memory"), 0);
+        self.file
+            .read_exact_at(chunk, self.layout.entry_at(first))
+            .map_err(|source| io_error("read", &self.path, source))
+    }
+
+    /// The first block behind `index` of which the entries have anything to say, as far as the
+    /// holes of the file tell: `index` itself where they tell nothing. Runs of zeros are another
+    /// matter.
+    pub(super) fn absent_until(&self, index: u64) -> u64 {
+        let at = self.layout.entry_at(index);
+        match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+            // A hole reads as zeros, and an entry of zeros is one that was never recorded.
+            Ok(data) => index + data.saturating_sub(at) / self.layout.stride(),
+            Err(rustix::io::Errno::NXIO) => self.blocks(),
+            Err(_) => index,
+        }
+        .min(self.blocks())
+    }
+
+    pub(super) fn read_entry(&self, index: u64, bytes: &[u8]) -> Result<Entry, ManifestError> {
         Layout::read_entry(bytes).map_err(|tag| ManifestError::Damaged {
             path: self.path.clone(),
             problem: format!("the entry of block {index} has the unknown tag {tag}"),
@@ -149,7 +237,7 @@ impl Manifest {
     }
 
     /// The digest of a block that is known to be zeros.
-    fn zero_digest(&self, index: u64) -> Digest {
+    pub(super) fn zero_digest(&self, index: u64) -> Digest {
         self.layout.algorithm.zero_digest(self.layout.block_bytes(index))
     }
 }
@@ -175,7 +263,7 @@ impl Entries<'_> {
         if zeros.get(self.run).is_some_and(|run| run.start <= self.index) {
             return Ok(Entry::Zero);
         }
-        let stride = 1 + self.manifest.layout.algorithm.digest_bytes();
+        let stride = self.manifest.stride();
         let place = |start: u64| usize::try_from(self.index - start).ok()?.checked_mul(stride);
         let held = place(self.chunk_start).filter(|at| *at < self.chunk.len());
         let at = match held {
@@ -189,13 +277,9 @@ impl Entries<'_> {
     }
 
     fn fill(&mut self) -> Result<(), ManifestError> {
-        let layout = self.manifest.layout;
-        let count = (layout.blocks() - self.index).min(ENTRIES_PER_READ);
-        let length = usize::try_from(count * layout.stride());
-        self.chunk.resize(length.expect("1,024 entries fit into memory"), 0);
+        let count = (self.manifest.blocks() - self.index).min(ENTRIES_PER_READ);
         self.chunk_start = self.index;
-        let read = self.manifest.file.read_exact_at(&mut self.chunk, layout.entry_at(self.index));
-        read.map_err(|source| io_error("read", &self.manifest.path, source))
+        self.manifest.read_chunk(self.index, count, &mut self.chunk)
     }
 }
 

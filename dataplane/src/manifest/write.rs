@@ -124,6 +124,33 @@ impl ManifestWriter {
         self.spill_if_full()
     }
 
+    /// Records what is known of consecutive blocks from `first` on, with one write. Of what is
+    /// absent nothing is left that was recorded before.
+    pub(super) fn record_entries(
+        &mut self,
+        first: u64,
+        entries: &[Entry],
+    ) -> Result<(), ManifestError> {
+        let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        self.check_blocks(first..first.saturating_add(count))?;
+        // Under a run of zeros the entries are as if they had never been written.
+        let written = |entry: &Entry| match entry {
+            Entry::Zero => Entry::Absent,
+            other => *other,
+        };
+        self.write_entries(first, entries.iter().map(written))?;
+        self.zeros.remove(Area::new(first, count));
+        let mut at = first;
+        for run in entries.chunk_by(|one, other| (*one == Entry::Zero) == (*other == Entry::Zero)) {
+            let length = u64::try_from(run.len()).unwrap_or(u64::MAX);
+            if run[0] == Entry::Zero {
+                self.zeros.insert(Area::new(at, length));
+            }
+            at += length;
+        }
+        self.spill_if_full()
+    }
+
     /// Records that the blocks `range` are zeros. A run costs the same for one block as for a
     /// terabyte of them.
     ///
