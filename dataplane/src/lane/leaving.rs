@@ -109,6 +109,7 @@ impl Task {
             if link.is_ready() && !link.is_idle() {
                 link.reset();
             }
+            link.spare.take_if(|spare| !spare.is_answered());
         }
     }
 

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::liveness::{backoff, enough};
 use super::slots::{Cookie, Slot, SlotState};
 use super::spare::Spare;
-use super::strand::{PayloadState, SourceSide, TargetSide};
+use super::strand::{PayloadState, SourceSide, Strand, TargetSide};
 use super::task::{Phase, Task};
 
 impl Task {
@@ -48,6 +48,11 @@ impl Task {
         if first {
             return self.not_opened(strand, side, cause, context);
         }
+        if let Some(link) = self.strands[strand].link(side) {
+            // One that was answered takes this one's place, or stays to be told goodbye. Another is
+            // not waited for: it is as silent as this one was.
+            link.spare.take_if(|spare| !spare.is_answered());
+        }
         if side == Side::Source && self.needs_no_source() {
             return; // it is dialled again if a loss of the target brings something back
         }
@@ -63,8 +68,7 @@ impl Task {
         link.liveness.owing = true;
         link.liveness.attempts += 1;
         let attempt = link.liveness.attempts;
-        // Where it does not take this one's place, it stays to be told goodbye.
-        let answered = link.spare.as_ref().is_some_and(Spare::is_answered);
+        let answered = link.spare.is_some();
         let retry_at = context.now + backoff(first_wait, attempt, salt);
         let fails_at = link.liveness.progress_at + deadline;
         if attempt > retries || (!answered && retry_at >= fails_at) {
@@ -300,27 +304,26 @@ impl Task {
     /// Whether anything that was begun can still come to its end. What a source sends without a
     /// target to take it cannot; it is taken from it when the lane closes.
     pub(super) fn can_drain(&self) -> bool {
-        let asked = self
-            .strands
-            .iter()
-            .any(|strand| strand.side_is_ready(Side::Target) && !strand.target_owes_nothing());
-        asked
-            || self.slots.used().any(|(_, slot)| {
-                let strand = &self.strands[usize::from(slot.strand)];
-                let target = strand.side_is_ready(Side::Target);
-                match slot.state {
-                    SlotState::Free | SlotState::Loaded => false,
-                    SlotState::Reading => {
-                        let stream = matches!(strand.source, SourceSide::Stream { .. });
-                        strand.side_is_ready(Side::Source) && target && !stream
-                    }
-                    SlotState::Conveying => strand.side_is_ready(Side::Source) && target,
-                    // A pipe takes its time, and makes nothing durable.
-                    SlotState::Writing => {
-                        target && !matches!(strand.target, TargetSide::Stream { .. })
-                    }
-                }
-            })
+        let owes =
+            |strand: &Strand| strand.side_is_ready(Side::Target) && !strand.target_owes_nothing();
+        self.strands.iter().any(owes) || self.slots.used().any(|(_, slot)| self.can_end(slot))
+    }
+
+    fn can_end(&self, slot: &Slot) -> bool {
+        let strand = &self.strands[usize::from(slot.strand)];
+        if !strand.side_is_ready(Side::Target) {
+            return false;
+        }
+        match slot.state {
+            SlotState::Free | SlotState::Loaded => false,
+            SlotState::Reading => {
+                let stream = matches!(strand.source, SourceSide::Stream { .. });
+                strand.side_is_ready(Side::Source) && !stream
+            }
+            SlotState::Conveying => strand.side_is_ready(Side::Source),
+            // A pipe takes its time, and makes nothing durable.
+            SlotState::Writing => !matches!(strand.target, TargetSide::Stream { .. }),
+        }
     }
 }
 
