@@ -19,6 +19,7 @@ use crate::settings::{Extent, LaneSettings};
 
 use super::adapt::Adapt;
 use super::context::Context;
+use super::destination::Destination;
 use super::durable::Unflushed;
 use super::file::{
     check_end, cut_to, is_fifo, is_read_only, open_failed, open_for_reading, open_for_writing,
@@ -231,7 +232,8 @@ impl Task {
         if side == Side::Source {
             contexts.extend(self.dirty_context.clone());
         }
-        Link::new(side, self.id, strand, endpoint, contexts, PAYLOAD_LIMIT, now)
+        let destination = Destination::new(endpoint, contexts, PAYLOAD_LIMIT)?;
+        Ok(Link::new(side, self.id, strand, destination, now))
     }
 
     /// A handshake is over.

@@ -161,6 +161,10 @@ impl Task {
         context: &mut Context<'_>,
     ) -> Result<Go, Cause> {
         self.request_ended(strand, Side::Source);
+        if self.is_unwanted(strand) {
+            self.give_up(slot);
+            return Ok(Go::On);
+        }
         let piece = self.slots[slot].piece;
         if let Some((error, message)) = self.slots[slot].error.take() {
             if error.is_shutdown() {
