@@ -20,8 +20,9 @@ pub struct Counts {
     pub sent: u64,
     /// Acknowledged by the target, data and zeros.
     pub acknowledged: u64,
-    /// Neither read nor written: not marked in the bitmap, safe by the journal, or zero on a
-    /// target that is zero.
+    /// Not written: not marked in the bitmap, safe by the journal, zero on a target that is zero,
+    /// or on the target already, by the base. The last was read nevertheless, where block status
+    /// did not tell that it is zero.
     pub skipped: u64,
     /// Done again after a connection broke.
     pub redone: u64,

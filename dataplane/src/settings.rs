@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::digest::DigestAlgorithm;
 use crate::engine::EngineChoice;
+use crate::manifest::Manifest;
 use crate::plan::AreaSet;
 
 /// How the payload travels.
@@ -83,6 +85,11 @@ pub struct LaneSettings {
     pub cluster_bytes: u32,
     /// Make a digest of each 64 KiB that is moved.
     pub digest: Option<DigestAlgorithm>,
+    /// What the target holds already, by a manifest of it: a block that has the digest which is
+    /// noted there is not written. Its digests are those of BLAKE3, as are those of the lane, and
+    /// its disk has the size of this one. What it says is not compared with the target: a base
+    /// that is not so gives wrong content. Blocks that it knows nothing of are written.
+    pub base: Option<Arc<Manifest>>,
     /// Where the digests go.
     pub manifest: Option<PathBuf>,
     /// A resume journal: made if it is not there, else what it calls safe is not moved again.
@@ -130,6 +137,7 @@ impl Default for LaneSettings {
             sparse_bytes: None,
             cluster_bytes: 64 << 10,
             digest: None,
+            base: None,
             manifest: None,
             journal: None,
             keep_journal: false,

@@ -25,6 +25,11 @@ Examples:
     blockferry copy --changed areas.json nbd://esx/disk nbd://hub:10100/disk
     blockferry copy --digest xxh3 --manifest disk.digests --resume disk.journal SOURCE TARGET
 
+  Write only what differs from what the target holds, by the digests of the last copy to it:
+    blockferry copy --digest blake3 --manifest monday.digests SOURCE TARGET
+    blockferry copy --digest blake3 --base-manifest monday.digests --manifest tuesday.digests \
+        SOURCE TARGET
+
   Copy many disks at once, for a program:
     blockferry copy --lanes lanes.jsonl --json
   with a line for each disk in lanes.jsonl:
@@ -200,6 +205,15 @@ pub(crate) struct CopyOptions {
     /// Write the digests to this file; with --lanes, to 0.manifest, 1.manifest ... in this folder
     #[arg(long, value_name = "FILE", help_heading = SAFETY)]
     pub(crate) manifest: Option<PathBuf>,
+
+    /// Do not write blocks of 64 KiB that have the digest which this manifest has of them
+    ///
+    /// It says what the target holds already: TARGET itself, or what the image behind it stands
+    /// on, as a new layer over the one that the manifest was written with. All is read that block
+    /// status does not tell to be zero, and only what differs is sent. Wrong content if the target
+    /// holds something else. Needs --digest blake3.
+    #[arg(long, value_name = "FILE", help_heading = SAFETY, conflicts_with = "lanes")]
+    pub(crate) base_manifest: Option<PathBuf>,
 
     /// Note in this file what is safe on the target, and do not move that again
     ///

@@ -6,7 +6,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use blockferry_dataplane::digest::DigestAlgorithm;
+use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::nbd::{Address, NbdUri};
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
@@ -87,6 +90,7 @@ impl CopyRequest {
                     settings.extent = Extent::Areas(areas(path, MAX_LANE_AREAS)?);
                 }
                 settings.source_bytes = options.source_size;
+                settings.base = options.base_manifest.as_deref().map(base).transpose()?;
                 settings.manifest = single_file("--manifest", options.manifest.as_deref())?;
                 settings.journal = single_file("--resume", options.resume.as_deref())?;
                 lanes.push(LaneRequest { source, target, settings });
@@ -121,7 +125,17 @@ impl CopyRequest {
 fn check_together(options: &CopyOptions) -> anyhow::Result<()> {
     let digest = options.digest.0;
     let spliced = options.payload == PayloadChoice::Splice;
-    let refusal = if options.manifest.is_some() && digest.is_none() {
+    let over_base = options.base_manifest.is_some();
+    let refusal = if over_base && spliced {
+        "--base-manifest has to look at the payload, which --payload splice does not: take auto \
+         or pooled"
+    } else if over_base && digest != Some(DigestAlgorithm::Blake3) {
+        "--base-manifest decides by digests what is not written, and only those of blake3 will \
+         do: add --digest blake3"
+    } else if over_base && options.destination_is_zero {
+        "--base-manifest says what the target holds, and --destination-is-zero that it holds \
+         nothing: take one of them"
+    } else if options.manifest.is_some() && digest.is_none() {
         "--manifest needs to know which digests to make: add --digest crc32c, xxh3 or blake3"
     } else if spliced && digest.is_some() {
         "--digest has to look at the payload, which --payload splice does not: take auto or pooled"
@@ -182,6 +196,9 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
     } else if options.source_size.is_some() && lanes.iter().any(|l| l.source == Place::Standard) {
         "--source-size is about a source that is larger than its disk, and a stream ends where it \
          ends: leave it out"
+    } else if options.base_manifest.is_some() && uses(|place| *place == Place::Standard) {
+        "--base-manifest leaves out what is there already, and a stream has no place for that: \
+         take a file"
     } else if options.server_stdio && !uses(|place| matches!(place, Place::Command(_))) {
         "--server-stdio is about [ COMMAND ... ], and there is none"
     } else {
@@ -336,6 +353,14 @@ pub(crate) fn areas(path: &Path, limit: usize) -> anyhow::Result<AreaSet> {
         .map_err(|error| Refusal::usage(format!("{shown}: {error}")))
 }
 
+fn base(path: &Path) -> anyhow::Result<Arc<Manifest>> {
+    match Manifest::open(path) {
+        Ok(manifest) => Ok(Arc::new(manifest)),
+        Err(error) if error.is_wrong_request() => Err(Refusal::usage(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn single_file(option: &str, path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
     match path {
         Some(path) if path.is_dir() => Err(Refusal::usage(format!(
@@ -361,6 +386,7 @@ fn lane_settings(options: &CopyOptions) -> LaneSettings {
     LaneSettings {
         extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
         source_bytes: None,
+        base: None,
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
         adapt_bytes: options.request_size.least..=options.request_size.most,

@@ -23,6 +23,8 @@ mod report;
 mod request;
 mod run;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use cancel::Cancellation;
 pub use error::{BackupError, WhichDisk};

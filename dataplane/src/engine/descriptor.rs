@@ -158,9 +158,9 @@ impl Descriptor {
     /// kernel's own overhead.
     pub(crate) fn undelivered(&self) -> u64 {
         let mut bytes: libc::c_int = 0;
+        let into = std::ptr::from_mut(&mut bytes);
         // SAFETY: the descriptor is open, and the kernel writes one int, which outlives the call.
-        let result =
-            unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, std::ptr::from_mut(&mut bytes)) };
+        let result = unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, into) };
         // Where the kernel cannot tell, the sent bytes alone are judged by.
         if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }

@@ -81,17 +81,18 @@ impl Task {
         }
         let whole = matches!(self.settings.extent, Extent::Whole);
         if matches!(self.strands[0].target, TargetSide::Stream { .. })
-            && (self.settings.journal.is_some() || !whole)
+            && (self.settings.journal.is_some() || self.settings.base.is_some() || !whole)
         {
-            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap or a resume journal";
+            let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         if self.size.is_none()
             && (self.settings.journal.is_some()
                 || self.settings.manifest.is_some()
+                || self.settings.base.is_some()
                 || !matches!(self.settings.extent, Extent::Whole))
         {
-            let what = "a source that is a stream has no size: it cannot have changed areas, a manifest or a resume journal";
+            let what = "a source that is a stream has no size: it cannot have changed areas, a manifest, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
         Ok(())
@@ -99,6 +100,7 @@ impl Task {
 
     pub(super) fn choose_payload(&mut self, conveyor_bytes: usize) -> Result<(), Refusal> {
         let looked_at_for = match (self.settings.digest, self.settings.sparse_bytes) {
+            _ if self.settings.base.is_some() => Some("it is compared with the base"),
             (Some(_), _) => Some("digests are made of it"),
             (None, Some(bytes)) if bytes > 0 => Some("zeros are looked for in it"),
             _ => None,
@@ -189,6 +191,8 @@ impl Task {
             self.inspector.sparse_bytes.map(|bytes| bytes.max(least_run).next_power_of_two());
         let limit = u32::try_from(self.data_max).unwrap_or(u32::MAX);
         let least = u32::try_from(least).unwrap_or(u32::MAX);
+        let adapt = &self.settings.adapt_bytes;
+        self.settings.adapt_bytes = *adapt.start().max(&least)..=*adapt.end().max(&least);
         let fixed = self
             .settings
             .request_bytes
@@ -213,8 +217,8 @@ impl Task {
             (_, true) => crate::digest::DIGEST_BLOCK as u64,
             _ => FILE_ALIGNMENT,
         };
-        let digest =
-            if self.settings.manifest.is_some() { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
+        let by_blocks = self.settings.manifest.is_some() || self.settings.base.is_some();
+        let digest = if by_blocks { crate::digest::DIGEST_BLOCK as u64 } else { 1 };
         wish.max(digest).max(minimum(source)).max(minimum(target)).next_power_of_two()
     }
 
@@ -253,7 +257,7 @@ impl Task {
                 size: self.target_size.unwrap_or(size),
             },
             plan,
-            base: None,
+            base: self.base_identity(alignment)?,
         };
         let resumed = Journal::resume_or_create(&path, &identity)
             .map_err(|e| beside("cannot use the resume journal", e.is_wrong_request(), &e))?;
@@ -379,7 +383,7 @@ impl Task {
 }
 
 /// The refusal for a file beside the copy: what was asked for is wrong, or this machine failed.
-fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
+pub(super) fn beside(what: &str, wrong_request: bool, error: &dyn std::error::Error) -> Refusal {
     let words = error.to_string();
     Refusal::Fault(if wrong_request {
         Fault::Request(words)

@@ -27,7 +27,7 @@ impl Task {
                 let (true, false, Some(socket)) =
                     (link.is_ready(), link.sending, link.socket.clone())
                 else {
-                    return;
+                    return self.throw_away_if_unwanted(strand, slot);
                 };
                 let request = Request {
                     command: Command::Write,

@@ -52,11 +52,13 @@ const FLUSHES_BETWEEN_LOSSES: u32 = 4;
 struct Acknowledged {
     data: AreaSet,
     zero: AreaSet,
+    /// On the target already, by the base; only for the journal.
+    left: AreaSet,
 }
 
 impl Acknowledged {
     fn areas(&self) -> usize {
-        self.data.len() + self.zero.len()
+        self.data.len() + self.zero.len() + self.left.len()
     }
 
     fn segments(&self) -> impl Iterator<Item = Segment> {
@@ -79,11 +81,18 @@ impl Unflushed {
         }
     }
 
+    /// Notes what the target held already: the next FLUSH makes it safe.
+    pub(super) fn leave(&mut self, area: Area) {
+        self.acknowledged.left.insert(area);
+    }
+
     /// Gives everything back that a lost target may have forgotten.
     pub(super) fn take_all(&mut self, mut each: impl FnMut(Segment)) {
         let lost =
             [std::mem::take(&mut self.acknowledged), self.covered.take().unwrap_or_default()];
         lost.iter().flat_map(Acknowledged::segments).for_each(&mut each);
+        // What was left alone was never written: nothing of it is lost.
+        self.acknowledged.left = lost[0].left.union(&lost[1].left);
     }
 
     /// A loss undid what was not flushed: where losses come faster than FLUSHes, nothing would
@@ -327,7 +336,7 @@ impl Task {
         // What the journal calls safe is not read again: its digests have to be there by then.
         let manifest = self.inspector.checkpoint()?;
         let mut safe = covered.data;
-        for area in covered.zero.iter() {
+        for area in covered.zero.iter().chain(covered.left.iter()) {
             safe.insert(area);
         }
         // The witnesses go first: what is called safe is never without them.

@@ -53,8 +53,16 @@ impl Task {
             Next::Wait | Next::Exhausted => return false,
         };
         if piece.kind == SegmentKind::Zero {
+            let (piece, held) = self.cut_by_base(piece, context.now);
             self.live.zero.add(piece.length);
-            if self.target_is_zero && !self.settings.allocated {
+            if held {
+                self.record_zero(piece);
+                self.left_alone(piece.area());
+                return true;
+            }
+            // What an earlier run set as its seal is no zero.
+            let may_be_sealed = self.seal.touches(piece.area());
+            if self.target_is_zero && !self.settings.allocated && !may_be_sealed {
                 self.live.skipped.add(piece.length);
                 self.record_zero(piece);
                 return true;

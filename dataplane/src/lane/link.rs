@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!            dial            connected           Ready
-//!   Down ───────────▶ Connecting ───▶ Handshaking ───▶ Ready
-//!    ▲                    │                │             │
-//!    └────────────────────┴── reset ───────┴─────────────┘     each with a new epoch
+//!   Down ───────────▶ Connecting ───▶ Handshaking ───▶ Ready ──goodbye──▶ Leaving
+//!    ▲                    │                │             │                  │
+//!    └────────────────────┴── reset ───────┴─────────────┴──────────────────┘  each with a new epoch
 //! ```
 //!
 //! A link carries requests out and replies in; what they mean is its lane's affair. It has at most
@@ -12,20 +12,17 @@
 //! what completes after a reset is recognised and dropped.
 
 use std::collections::VecDeque;
-use std::net::ToSocketAddrs;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::endpoint::NbdEndpoint;
-use crate::engine::{Address, Completion, Descriptor, Op, Token};
+use crate::engine::{Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Side};
-use crate::nbd::{
-    self, ClientWishes, MAX_REQUEST_LEN, ReplyLimits, ReplyReader, Request, Session, Tls,
-};
+use crate::nbd::{MAX_REQUEST_LEN, ReplyReader, Request, Session};
 use crate::pool::Buf;
 use crate::tls;
 
 use super::context::Context;
+use super::destination::Destination;
 use super::liveness::Liveness;
 use super::negotiate::Negotiation;
 use super::role::Role;
@@ -36,10 +33,8 @@ pub(super) struct Link {
     pub(super) side: Side,
     pub(super) lane: u32,
     pub(super) strand: u16,
-    pub(super) endpoint: NbdEndpoint,
-    pub(super) wishes: ClientWishes,
-    pub(super) limits: ReplyLimits,
-    pub(super) addresses: Vec<Address>,
+    pub(super) destination: Destination,
+    /// Of the destination's addresses, the one that is dialled next.
     pub(super) next_address: usize,
     pub(super) epoch: u32,
     /// Epochs of this link and of those beside it are never used twice.
@@ -71,6 +66,8 @@ pub(super) enum State {
     Connecting,
     Handshaking(Box<Negotiation>),
     Ready,
+    /// Told goodbye at this time: nothing follows.
+    Leaving(Instant),
 }
 
 /// A request on its way out, with its payload (buffer, start, length).
@@ -90,32 +87,19 @@ pub(super) enum Happened {
 }
 
 impl Link {
+    /// A link that is to be dialled at once.
     pub(super) fn new(
         side: Side,
         lane: u32,
         strand: u16,
-        endpoint: NbdEndpoint,
-        contexts: Vec<String>,
-        data_len: u32,
+        destination: Destination,
         now: Instant,
-    ) -> Result<Self, Cause> {
-        let addresses =
-            if endpoint.dialer.is_some() { Vec::new() } else { resolve(&endpoint.uri.address)? };
-        let wishes = ClientWishes {
-            export: endpoint.uri.export.clone(),
-            tls: if endpoint.uri.tls { Tls::Require } else { Tls::Never },
-            extended_headers: true,
-            structured_replies: true,
-            contexts,
-        };
-        Ok(Self {
+    ) -> Self {
+        Self {
             side,
             lane,
             strand,
-            endpoint,
-            wishes,
-            limits: ReplyLimits { data_len, ..ReplyLimits::default() },
-            addresses,
+            destination,
             next_address: 0,
             epoch: 0,
             last_epoch: 0,
@@ -132,7 +116,7 @@ impl Link {
             liveness: Liveness::new(now),
             tls: None,
             spare: None,
-        })
+        }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -152,10 +136,10 @@ impl Link {
         self.liveness.retry_at = None;
         self.liveness.since = context.now;
         self.liveness.moved = 0;
-        let descriptor = if let Some(dialer) = &self.endpoint.dialer {
+        let descriptor = if let Some(dialer) = &self.destination.endpoint.dialer {
             dialer.dial().and_then(Descriptor::socket)
         } else {
-            Descriptor::connect(&self.addresses[self.next_address])
+            Descriptor::connect(&self.destination.addresses[self.next_address])
         };
         let socket = Rc::new(descriptor.map_err(Cause::Connect)?);
         self.socket = Some(Rc::clone(&socket));
@@ -167,7 +151,7 @@ impl Link {
     /// True when the address that failed is not the last one: it is worth dialling the next.
     pub(super) fn try_next_address(&mut self) -> bool {
         self.next_address += 1;
-        if self.next_address < self.addresses.len() {
+        if self.next_address < self.destination.addresses.len() {
             return true;
         }
         self.next_address = 0;
@@ -238,7 +222,7 @@ impl Link {
         self.pump_in(context);
     }
 
-    fn pump_out(&mut self, context: &mut Context<'_>) {
+    pub(super) fn pump_out(&mut self, context: &mut Context<'_>) {
         if self.sending || self.outbox.is_empty() {
             return;
         }
@@ -367,35 +351,5 @@ impl Link {
             return Cause::Tls(reason);
         }
         Cause::Lost { how: how.into(), waiting_for: self.waiting_for() }
-    }
-
-    /// Tells the server that nothing more will come.
-    pub(super) fn say_goodbye(&mut self, context: &mut Context<'_>) {
-        if !self.is_ready() {
-            return;
-        }
-        let disconnect = Request {
-            command: nbd::Command::Disconnect,
-            flags: nbd::CommandFlags::NONE,
-            cookie: 0,
-            offset: 0,
-            length: 0,
-        };
-        self.outbox.push_back(Outgoing { request: disconnect, payload: None });
-        self.pump_out(context);
-    }
-}
-
-fn resolve(address: &nbd::Address) -> Result<Vec<Address>, Cause> {
-    match address {
-        nbd::Address::Unix { path } => Ok(vec![Address::Unix(path.clone())]),
-        nbd::Address::Tcp { host, port } => {
-            let found = (host.as_str(), *port).to_socket_addrs().map_err(Cause::Connect)?;
-            let all: Vec<_> = found.map(Address::Tcp).collect();
-            if all.is_empty() {
-                return Err(Cause::Unfit(format!("the name {host} has no address")));
-            }
-            Ok(all)
-        }
     }
 }

@@ -95,7 +95,7 @@ impl Link {
     /// Whether something is outstanding on the server's side.
     pub(super) fn is_waiting(&self) -> bool {
         match self.state {
-            State::Down => false,
+            State::Down | State::Leaving(_) => false,
             State::Connecting | State::Handshaking(_) => true,
             State::Ready => self.outstanding > 0 || self.sending,
         }
@@ -106,6 +106,7 @@ impl Link {
         match &self.state {
             State::Down => "a new connection".into(),
             State::Connecting => "the connection".into(),
+            State::Leaving(_) => "its end".into(),
             State::Handshaking(negotiation) => negotiation.machine.waiting_for().into(),
             State::Ready if self.outstanding == 1 => "the reply to 1 request".into(),
             State::Ready => format!("the replies to {} requests", self.outstanding),

@@ -12,15 +12,18 @@
 //! docs/architecture.md for who owns what when.
 
 mod adapt;
+mod base;
 mod choose;
 mod context;
 mod conveying;
 mod coverage;
+mod destination;
 mod durable;
 mod file;
 mod fineness;
 mod inspect;
 mod issue;
+mod leaving;
 mod link;
 mod liveness;
 mod negotiate;

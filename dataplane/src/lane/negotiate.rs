@@ -20,7 +20,7 @@ pub(super) struct Negotiation {
 
 impl Link {
     pub(super) fn begin_handshake(&mut self, context: &mut Context<'_>) -> Result<(), Cause> {
-        let machine = Handshake::open(self.wishes.clone());
+        let machine = Handshake::open(self.destination.wishes.clone());
         self.state =
             State::Handshaking(Box::new(Negotiation { machine, output: Vec::new(), sent: 0 }));
         self.receive_options(context)
@@ -77,7 +77,7 @@ impl Link {
                     .map_err(Cause::Handshake)?;
             }
             HandshakeStatus::Ready(session) => {
-                self.reader = Some(ReplyReader::with_limits(session.mode, self.limits));
+                self.reader = Some(ReplyReader::with_limits(session.mode, self.destination.limits));
                 self.session = Some(session);
                 self.state = State::Ready;
                 self.liveness.since = context.now;
@@ -124,7 +124,8 @@ impl Link {
         let Some(socket) = self.socket.take() else {
             return Ok(());
         };
-        let (upgrade, near) = tls::upgrade(&socket, &self.endpoint.uri).map_err(Cause::Tls)?;
+        let (upgrade, near) =
+            tls::upgrade(&socket, &self.destination.endpoint.uri).map_err(Cause::Tls)?;
         self.tls = Some(upgrade);
         self.socket = Some(Rc::new(near));
         Ok(())

@@ -19,6 +19,7 @@ use crate::settings::{Extent, LaneSettings};
 
 use super::adapt::Adapt;
 use super::context::Context;
+use super::destination::Destination;
 use super::durable::Unflushed;
 use super::file::{
     check_end, cut_to, is_fifo, is_read_only, open_failed, open_for_reading, open_for_writing,
@@ -89,7 +90,7 @@ impl Task {
             dirty_context,
             refusals: Vec::new(),
             unflushed: Unflushed::default(),
-            best_acknowledged: 0,
+            best_finished: 0,
             journal: None,
             probe: None,
             places: Vec::new(),
@@ -231,7 +232,8 @@ impl Task {
         if side == Side::Source {
             contexts.extend(self.dirty_context.clone());
         }
-        Link::new(side, self.id, strand, endpoint, contexts, PAYLOAD_LIMIT, now)
+        let destination = Destination::new(endpoint, contexts, PAYLOAD_LIMIT)?;
+        Ok(Link::new(side, self.id, strand, destination, now))
     }
 
     /// A handshake is over.
@@ -290,6 +292,7 @@ impl Task {
     /// Both sides are open: decides everything that depends on them.
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
         self.size = self.disk_size()?;
+        self.check_base()?;
         self.open_target_file()?;
         let source = self.strands[0].source_link().and_then(|link| link.session.clone());
         let target = self.strands[0].target_link().and_then(|link| link.session.clone());
@@ -307,6 +310,7 @@ impl Task {
         }
         let areas = self.resume(areas, alignment)?;
         self.open_manifest()?;
+        self.open_base();
         let ask = self.is_worth_asking(source.as_ref(), &areas);
         self.work = Work::new(areas, ask, alignment, self.size.unwrap_or(u64::MAX >> 1));
         self.add_strands(source.as_ref(), target.as_ref(), context.now)?;
@@ -347,8 +351,9 @@ impl Task {
             return Ok(());
         };
         let failed = |e: io::Error| Refusal::Side(Side::Target, open_failed(e));
-        let whole =
-            matches!(self.settings.extent, Extent::Whole) && self.settings.journal.is_none();
+        let whole = matches!(self.settings.extent, Extent::Whole)
+            && self.settings.journal.is_none()
+            && self.settings.base.is_none();
         let file = open_for_writing(path).map_err(failed)?;
         let kind = FileType::from_raw_mode(
             rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_mode,

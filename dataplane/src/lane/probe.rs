@@ -13,7 +13,7 @@ use super::durable::WITNESS_BYTES;
 use super::replies::{Go, Heard};
 use super::slots::Cookie;
 use super::strand::{SourceSide, TargetSide};
-use super::task::Task;
+use super::task::{Phase, Task};
 
 /// A read of a few bytes that is in flight.
 pub(super) struct Probe {
@@ -235,6 +235,9 @@ impl Task {
         let Some(probe) = self.probe.take() else {
             return;
         };
+        if self.phase == Phase::Closing {
+            return; // the lane failed before it was answered
+        }
         let Some(witness) = probe.compare else {
             self.made.extend(probe.bytes.map(|bytes| Witness::of(probe.offset, &bytes)));
             return self.probe_next_witness(context);

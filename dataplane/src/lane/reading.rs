@@ -161,6 +161,10 @@ impl Task {
         context: &mut Context<'_>,
     ) -> Result<Go, Cause> {
         self.request_ended(strand, Side::Source);
+        if self.is_unwanted(strand) {
+            self.give_up(slot);
+            return Ok(Go::On);
+        }
         let piece = self.slots[slot].piece;
         if let Some((error, message)) = self.slots[slot].error.take() {
             if error.is_shutdown() {
@@ -249,7 +253,7 @@ impl Task {
         let piece = self.slots[slot].piece;
         self.slots[slot].state = SlotState::Loaded;
         if let Some(buf) = self.slots[slot].buf.take() {
-            self.inspect(piece, &buf[..bytes(piece.length)]);
+            self.inspect(slot, &buf[..bytes(piece.length)], context.now);
             self.slots[slot].buf = Some(buf);
         }
         self.write_slot(slot, context);

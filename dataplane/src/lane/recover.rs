@@ -16,7 +16,7 @@ use super::context::Context;
 use super::liveness::{backoff, enough};
 use super::slots::{Cookie, Slot, SlotState};
 use super::spare::Spare;
-use super::strand::{PayloadState, SourceSide, TargetSide};
+use super::strand::{PayloadState, SourceSide, Strand, TargetSide};
 use super::task::{Phase, Task};
 
 impl Task {
@@ -29,6 +29,10 @@ impl Task {
         context: &mut Context<'_>,
     ) {
         if matches!(self.phase, Phase::Closing | Phase::Over) {
+            // It has no more to be heard out for. What it had acknowledged stays acknowledged.
+            if let Some(link) = self.strands[strand].link(side).filter(|link| link.is_ready()) {
+                link.reset();
+            }
             return;
         }
         self.reset(strand, side, context.now);
@@ -44,7 +48,11 @@ impl Task {
         if first {
             return self.not_opened(strand, side, cause, context);
         }
-        let spare = self.strands[strand].link(side).and_then(|link| link.spare.take());
+        if let Some(link) = self.strands[strand].link(side) {
+            // One that was answered takes this one's place, or stays to be told goodbye. Another is
+            // not waited for: it is as silent as this one was.
+            link.spare.take_if(|spare| !spare.is_answered());
+        }
         if side == Side::Source && self.needs_no_source() {
             return; // it is dialled again if a loss of the target brings something back
         }
@@ -60,10 +68,10 @@ impl Task {
         link.liveness.owing = true;
         link.liveness.attempts += 1;
         let attempt = link.liveness.attempts;
-        let other = spare.and_then(Spare::take);
+        let answered = link.spare.is_some();
         let retry_at = context.now + backoff(first_wait, attempt, salt);
         let fails_at = link.liveness.progress_at + deadline;
-        if attempt > retries || (other.is_none() && retry_at >= fails_at) {
+        if attempt > retries || (!answered && retry_at >= fails_at) {
             let cause = if attempt > 1 {
                 Cause::GaveUp { attempts: attempt - 1, last: Box::new(cause) }
             } else {
@@ -78,7 +86,7 @@ impl Task {
             attempt,
             reason: &cause.to_string(),
         });
-        match other {
+        match link.spare.take().and_then(Spare::take) {
             None => link.liveness.retry_at = Some(retry_at),
             Some((other, answered_at)) => {
                 link.go_on_with(other, answered_at, context.now);
@@ -293,23 +301,29 @@ impl Task {
             && self.work.is_exhausted()
     }
 
-    /// Whether anything that was begun can still come to its end.
+    /// Whether anything that was begun can still come to its end. What a source sends without a
+    /// target to take it cannot; it is taken from it when the lane closes.
     pub(super) fn can_drain(&self) -> bool {
-        self.slots.used().any(|(_, slot)| {
-            let strand = &self.strands[usize::from(slot.strand)];
-            let target = strand.side_is_ready(Side::Target);
-            match slot.state {
-                SlotState::Free | SlotState::Loaded => false,
-                SlotState::Reading => {
-                    let announced = matches!(strand.payload, PayloadState::Announced(_));
-                    let stream = matches!(strand.source, SourceSide::Stream { .. });
-                    strand.side_is_ready(Side::Source) && !stream && (target || !announced)
-                }
-                SlotState::Conveying => strand.side_is_ready(Side::Source) && target,
-                // A pipe takes its time, and makes nothing durable.
-                SlotState::Writing => target && !matches!(strand.target, TargetSide::Stream { .. }),
+        let owes =
+            |strand: &Strand| strand.side_is_ready(Side::Target) && !strand.target_owes_nothing();
+        self.strands.iter().any(owes) || self.slots.used().any(|(_, slot)| self.can_end(slot))
+    }
+
+    fn can_end(&self, slot: &Slot) -> bool {
+        let strand = &self.strands[usize::from(slot.strand)];
+        if !strand.side_is_ready(Side::Target) {
+            return false;
+        }
+        match slot.state {
+            SlotState::Free | SlotState::Loaded => false,
+            SlotState::Reading => {
+                let stream = matches!(strand.source, SourceSide::Stream { .. });
+                strand.side_is_ready(Side::Source) && !stream
             }
-        })
+            SlotState::Conveying => strand.side_is_ready(Side::Source),
+            // A pipe takes its time, and makes nothing durable.
+            SlotState::Writing => !matches!(strand.target, TargetSide::Stream { .. }),
+        }
     }
 }
 

@@ -39,6 +39,10 @@ pub(super) struct Seal {
     state: State,
     /// The last range of the plan, which waits until all else is safe.
     place: Option<Area>,
+    /// Where it lies, or may have lain in an earlier run that did not get to note it, or that
+    /// noted that it is off and not what came there. Nobody but the target knows what it holds
+    /// there.
+    doubtful: Option<Area>,
 }
 
 #[derive(Default)]
@@ -61,9 +65,24 @@ impl Seal {
         !matches!(self.state, State::Off | State::Set)
     }
 
-    /// Whether a range holds it, or once did: what the target said of it before is not so.
-    pub(super) fn touches(&self, piece: Segment) -> bool {
-        self.place.is_some_and(|place| place.start < piece.end() && piece.start < place.end())
+    /// Whether a range holds it, or once did: what the target or its base said of it before is
+    /// not so.
+    pub(super) fn touches(&self, area: Area) -> bool {
+        self.doubtful.is_some_and(|place| place.start < area.end() && area.start < place.end())
+    }
+
+    /// Cuts a piece at the ends of the range that may hold it: the first part, what follows it,
+    /// and whether the first part is of that range.
+    pub(super) fn cut(&self, piece: Segment) -> (Segment, Segment, bool) {
+        let doubtful = self.doubtful.filter(|_| self.touches(piece.area()));
+        let starts_in = doubtful.is_some_and(|place| place.start <= piece.start);
+        let end = match doubtful {
+            Some(place) if starts_in => place.end().min(piece.end()),
+            Some(place) => place.start,
+            None => piece.end(),
+        };
+        let part = |start, end| Segment { start, length: end - start, ..piece };
+        (part(piece.start, end), part(end, piece.end()), starts_in)
     }
 
     /// The target was lost before it was durable.
@@ -142,6 +161,13 @@ impl Task {
         self.seal.place = match &found {
             Some(witness) => Some(place_of(witness.area().start, &areas, alignment)),
             None => place_in(&areas, alignment).filter(|_| can && fresh),
+        };
+        let may_have_been = place_in(&areas, alignment);
+        self.seal.doubtful = match (self.seal.place, may_have_been) {
+            (Some(one), Some(other)) => {
+                Some(Area::between(one.start.min(other.start), one.end().max(other.end())))
+            }
+            (one, other) => one.or(other),
         };
         let Some(place) = self.seal.place else {
             return areas;

@@ -5,7 +5,7 @@
 //! given up, or that nobody asked, is never taken for another.
 
 use crate::nbd::NbdError;
-use crate::plan::{Segment, SegmentKind};
+use crate::plan::{Area, Segment, SegmentKind};
 use crate::pool::Buf;
 
 use super::coverage::Coverage;
@@ -49,11 +49,24 @@ pub(super) struct Slot {
     /// The runs of zeros and data that it is written in, by the part of their requests' cookies;
     /// empty where it is written as a whole. Its memory is used again.
     pub(super) runs: Vec<Segment>,
+    /// What of the piece the target holds already, by the base: it is not written. In order and
+    /// apart; its memory is used again.
+    pub(super) kept: Vec<Area>,
+    /// Bytes of that which are zeros.
+    pub(super) kept_zero: u64,
     /// Counted in [`Slots::with_zeros`].
     with_zeros: bool,
     pub(super) since: std::time::Instant,
     /// Which of all the lane's requests it was.
     number: u64,
+}
+
+/// What of a piece is not in `kept`, which is in order and within it.
+pub(super) fn without(piece: Segment, kept: &[Area]) -> impl Iterator<Item = Segment> {
+    let starts = std::iter::once(piece.start).chain(kept.iter().map(Area::end));
+    let ends = kept.iter().map(|area| area.start).chain(std::iter::once(piece.end()));
+    let parts = starts.zip(ends).filter(|(start, end)| start < end);
+    parts.map(move |(start, end)| Segment { start, length: end - start, ..piece })
 }
 
 /// All slots of a lane; allocated once.
@@ -146,6 +159,8 @@ impl Slots {
             zeroed: false,
             zeros_wait: false,
             runs: Vec::new(),
+            kept: Vec::new(),
+            kept_zero: 0,
             with_zeros: false,
             since: now,
             number: 0,
@@ -186,6 +201,8 @@ impl Slots {
         slot.zeroed = false;
         slot.zeros_wait = false;
         slot.runs.clear();
+        slot.kept.clear();
+        slot.kept_zero = 0;
         self.stamp(index, now);
         match piece.kind {
             SegmentKind::Data => self.data_bytes += piece.length,

@@ -23,7 +23,7 @@ use crate::plan::Segment;
 
 use super::context::Context;
 use super::link::{Happened, Link, State};
-use super::liveness::{Liveness, backoff};
+use super::liveness::backoff;
 use super::role::Role;
 use super::slots::{Cookie, SlotState};
 use super::task::{Phase, Task};
@@ -87,11 +87,24 @@ impl Spare {
         }
     }
 
-    /// Whether it may be closed: nbdkit before 1.34 may abort when a client hangs up with a
-    /// request in flight.
-    fn may_close(&self, now: Instant, deadline: Duration) -> bool {
-        let idle = self.link.as_ref().is_none_or(|link| link.outstanding == 0);
-        idle || now.duration_since(self.begun) > deadline
+    /// Whether it was answered, and can take the place of the silent one.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered_at.is_some()
+    }
+
+    /// See [`Link::takes_leave`]. It takes nobody's place any more.
+    pub(super) fn takes_leave(&mut self, context: &mut Context<'_>) -> bool {
+        self.answered_at = None;
+        self.link.as_mut().is_some_and(|link| link.takes_leave(context))
+    }
+
+    /// Whether it may be closed: it has taken its leave, or owes its answer for too long.
+    fn may_close(&mut self, deadline: Duration, context: &mut Context<'_>) -> bool {
+        !self.takes_leave(context) || context.now.duration_since(self.begun) > deadline
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| matches!(link.state, State::Leaving(_)))
     }
 
     fn dial(&mut self, mut link: Link, context: &mut Context<'_>) -> Result<(), Cause> {
@@ -179,7 +192,7 @@ impl Spare {
                     )));
                 }
             };
-            if Cookie::of(cookie) != Some(Cookie::Probe) || self.answered_at.is_some() {
+            if Cookie::of(cookie) != Some(Cookie::Probe) || link.outstanding == 0 {
                 return Err(Cause::Protocol(format!(
                     "a reply came with the cookie {cookie:#x}, which belongs to no request"
                 )));
@@ -198,31 +211,10 @@ impl Spare {
 impl Link {
     /// A connection to the same export that is yet to be dialled.
     fn beside(&mut self, now: Instant) -> Self {
-        Self {
-            side: self.side,
-            lane: self.lane,
-            strand: self.strand,
-            endpoint: self.endpoint.clone(),
-            wishes: self.wishes.clone(),
-            limits: self.limits,
-            addresses: self.addresses.clone(),
-            next_address: self.next_address,
-            epoch: self.next_epoch(),
-            last_epoch: 0,
-            state: State::Down,
-            socket: None,
-            session: None,
-            reader: None,
-            receiving: false,
-            sending: false,
-            outbox: std::collections::VecDeque::new(),
-            outstanding: 0,
-            unended: 0,
-            discard: 0,
-            liveness: Liveness::new(now),
-            tls: None,
-            spare: None,
-        }
+        let (next_address, epoch) = (self.next_address, self.next_epoch());
+        let destination = self.destination.clone();
+        let fresh = Self::new(self.side, self.lane, self.strand, destination, now);
+        Self { next_address, epoch, ..fresh }
     }
 
     /// Goes on with the connection of another link, which answered at some time; its own was
@@ -252,6 +244,9 @@ impl Link {
 impl Task {
     /// Begins, tries again or closes the connection beside a silent one.
     pub(super) fn tend_spare(&mut self, strand: usize, side: Side, context: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Closing | Phase::Over) {
+            return; // it takes its leave as all others do
+        }
         let wanted = self.may_be_replaced(strand, side);
         let (deadline, first_wait) = (self.settings.deadline, self.settings.backoff);
         let salt = self.salt(strand);
@@ -261,10 +256,11 @@ impl Task {
         let silent =
             link.is_waiting() && context.now.duration_since(link.silent_since()) >= deadline / 2;
         if !(wanted && silent) {
-            link.spare.take_if(|spare| spare.may_close(context.now, deadline));
+            link.spare.take_if(|spare| spare.may_close(deadline, context));
             return;
         }
-        let mut spare = link.spare.take().unwrap_or_else(|| Spare::new(context.now));
+        let spare = link.spare.take().filter(|spare| !spare.is_leaving());
+        let mut spare = spare.unwrap_or_else(|| Spare::new(context.now));
         if spare.link.is_none() && spare.retry_at <= context.now {
             let beside = link.beside(context.now);
             if let Err(cause) = spare.dial(beside, context) {

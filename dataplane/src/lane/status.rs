@@ -117,6 +117,9 @@ impl Task {
 
     pub(super) fn status_ended(&mut self, strand: usize) -> Result<Go, Cause> {
         self.request_ended(strand, Side::Source);
+        if self.fault.is_some() {
+            return Ok(Go::On); // nothing more is begun
+        }
         let mut allocation = std::mem::take(&mut self.status.allocation);
         let mut dirty = std::mem::take(&mut self.status.dirty);
         let with_dirty = self.dirty_context.is_some();

@@ -57,7 +57,7 @@ impl TargetZeros {
 impl Task {
     /// Whether all of a piece reads as zeros on the target already.
     pub(super) fn is_zero_there(&self, piece: Segment) -> bool {
-        self.target_zeros.cover(piece) && !self.seal.touches(piece)
+        self.target_zeros.cover(piece) && !self.seal.touches(piece.area())
     }
 
     /// Asks the target which of its bytes are zero, where it can tell and it matters.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `issue.rs` begins pieces, `replies.rs` follows them to their acknowledgement, `recover.rs`
-//! puts back what a lost connection undid, `durable.rs` makes it last.
+//! puts back what a lost connection undid, `durable.rs` makes it last, `leaving.rs` ends it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,6 @@ use crate::plan::Area;
 use crate::rate::RateShare;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
 use crate::settings::LaneSettings;
-use crate::tls::Upgrade;
 
 use super::adapt::Adapt;
 use super::context::Context;
@@ -40,12 +39,6 @@ use super::work::Work;
 
 /// Tells whoever runs the mover what happens.
 pub(crate) type Observer = dyn Fn(&Event<'_>) + Send + Sync;
-
-/// How long a failed or interrupted lane waits for what is in flight, at most.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long goodbyes may take.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// One lane, on the thread that runs it.
 pub(crate) struct Task {
@@ -87,8 +80,8 @@ pub(crate) struct Task {
     /// Errors of target requests whose last chunk has not come: cookie, error, message.
     pub(super) refusals: Vec<(u64, NbdError, String)>,
     pub(super) unflushed: Unflushed,
-    /// The most bytes that were acknowledged at any time.
-    pub(super) best_acknowledged: u64,
+    /// The most bytes that were finished with at any time.
+    pub(super) best_finished: u64,
     pub(super) journal: Option<Journal>,
     pub(super) probe: Option<Probe>,
     /// Ranges that are still to be read back for the journal, and the witnesses made so far.
@@ -130,7 +123,7 @@ pub(super) enum Phase {
     Draining,
     /// The last FLUSH is awaited.
     Flushing,
-    /// Connections are told that this is the end.
+    /// Servers are heard out, and told that this is the end.
     Closing,
     Over,
 }
@@ -209,44 +202,6 @@ impl Task {
         if self.phase == Phase::Closing {
             self.close(context);
         }
-    }
-
-    fn drain_is_over(&self, now: Instant) -> bool {
-        now.duration_since(self.draining_since) > DRAIN_LIMIT.min(self.settings.deadline)
-    }
-
-    fn close(&mut self, context: &mut Context<'_>) {
-        let idle = self.slots.in_flight() == 0;
-        let begun = self.closing_since.is_some();
-        let since = *self.closing_since.get_or_insert(context.now);
-        let mut sending = false;
-        for strand in &mut self.strands {
-            for link in strand.links() {
-                // A server is told goodbye only when nothing is in flight with it.
-                if !begun && idle && link.outstanding == 0 {
-                    link.say_goodbye(context);
-                }
-                sending |= link.is_ready() && (link.sending || !link.outbox_is_empty());
-            }
-        }
-        if !sending || !idle || context.now.duration_since(since) > GOODBYE_LIMIT {
-            self.phase = Phase::Over;
-            self.elapsed = context.now.duration_since(self.started);
-        }
-    }
-
-    /// Drops connections and pipes, after the goodbyes have been submitted.
-    /// Gives back the TLS sessions that have yet to take their leave.
-    pub(crate) fn hang_up(&mut self) -> Vec<Upgrade> {
-        let mut leaving = Vec::new();
-        for strand in &mut self.strands {
-            for link in strand.links() {
-                leaving.extend(link.take_tls());
-                link.reset();
-            }
-            strand.conveyor = None;
-        }
-        leaving
     }
 
     /// Looks at deadlines, as often as [`tick_interval`](Self::tick_interval) says.

@@ -224,6 +224,13 @@ impl Work {
         self.redo.push_front(piece);
     }
 
+    /// Puts back what is left of a piece, if anything is; it comes next.
+    pub(super) fn put_back_rest(&mut self, rest: Segment) {
+        if rest.length > 0 {
+            self.put_back(rest);
+        }
+    }
+
     /// Brings back what has to be done again.
     pub(super) fn redo(&mut self, segment: Segment) {
         self.redo.push_back(segment);

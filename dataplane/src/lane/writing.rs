@@ -5,14 +5,14 @@ use std::rc::Rc;
 use crate::engine::{Op, Token, ZeroHow};
 use crate::fault::{Cause, Side};
 use crate::nbd::{Command, CommandFlags, NbdError, Request};
-use crate::plan::{Segment, SegmentKind};
+use crate::plan::{Area, Segment, SegmentKind};
 use crate::pool::Buf;
 
 use super::context::Context;
 use super::issue::{bytes, index, slot_of};
 use super::replies::{Go, described};
 use super::role::Role;
-use super::slots::{SlotIndex, SlotState};
+use super::slots::{SlotIndex, SlotState, without};
 use super::strand::TargetSide;
 use super::task::Task;
 
@@ -72,6 +72,8 @@ impl Task {
             if self.slots[slot].parts == 0 {
                 self.make_zeros_of(slot, context);
             }
+        } else if self.slots[slot].parts == 0 {
+            self.acknowledged(slot, context); // the target holds all of it
         }
     }
 
@@ -131,6 +133,9 @@ impl Task {
         }
         let parts = part_count(&self.slots[slot].runs);
         self.slots[slot].parts = parts;
+        if parts == 0 {
+            return self.acknowledged(slot, context); // the target holds all of it
+        }
         let token = Token {
             lane: self.id,
             strand: index(strand),
@@ -346,17 +351,32 @@ impl Task {
     pub(super) fn acknowledged(&mut self, slot: SlotIndex, context: &mut Context<'_>) {
         let strand = usize::from(self.slots[slot].strand);
         self.strands[strand].in_flight -= 1;
+        let kept = std::mem::take(&mut self.slots[slot].kept);
+        self.live.zero.add(self.slots[slot].kept_zero);
         let piece = self.slots.release(slot);
-        self.live.acknowledged.add(piece.length);
+        kept.iter().for_each(|area| self.left_alone(*area));
+        for part in without(piece, &kept) {
+            self.live.acknowledged.add(part.length);
+            self.unflushed.acknowledge(part);
+        }
+        self.slots[slot].kept = kept;
         // What is only done again is no progress: a side that breaks off at the same place each
         // time would be connected again for ever.
-        let acknowledged = self.live.acknowledged.get();
-        if acknowledged > self.best_acknowledged {
-            self.best_acknowledged = acknowledged;
+        let finished = self.live.acknowledged.get() + self.live.skipped.get();
+        if finished > self.best_finished {
+            self.best_finished = finished;
             self.went_on(strand);
         }
-        self.unflushed.acknowledge(piece);
         self.adapt.acknowledged(piece.length, context.now);
+    }
+
+    /// The target holds a range already, by the base.
+    pub(super) fn left_alone(&mut self, area: Area) {
+        self.live.skipped.add(area.length);
+        // Nothing else has to know what needs no FLUSH.
+        if self.journal.is_some() {
+            self.unflushed.leave(area);
+        }
     }
 }
 

@@ -92,6 +92,11 @@ impl Layout {
     }
 }
 
+/// Whether the bytes of an entry say nothing of their block: most of them in a delta.
+pub(super) fn is_absent(entry: &[u8]) -> bool {
+    matches!(entry.first(), None | Some(&TAG_ABSENT))
+}
+
 /// The header, and through its checksums the trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {

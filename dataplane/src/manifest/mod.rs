@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod format;
+mod lookup;
 mod mark;
 mod overlay;
 mod partial;
@@ -29,6 +30,7 @@ mod write;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use lookup::Lookup;
 pub use mark::ManifestMark;
 pub use overlay::Overlaid;
 pub use read::{Compare, Entries, Manifest, Verdict};

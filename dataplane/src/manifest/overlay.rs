@@ -15,6 +15,7 @@
 use std::borrow::Borrow;
 use std::path::Path;
 
+use super::format::is_absent;
 use super::read::Manifest;
 use super::write::ManifestWriter;
 use super::{Entry, ManifestError};
@@ -181,18 +182,21 @@ impl<'a> Layer<'a> {
         let zeros = &self.manifest.zeros.as_slice()[self.run..];
         let mut zeros = zeros.iter().peekable();
         let mut filled = 0;
-        for ((index, place), entry) in (at..).zip(window).zip(0..) {
+        let mut entries = chunk.chunks_exact(stride);
+        for (index, place) in (at..).zip(window) {
+            let entry = entries.next().unwrap_or_default();
             while zeros.next_if(|run| run.end() <= index).is_some() {}
-            if *place != Entry::Absent {
+            if !matches!(place, Entry::Absent) {
                 continue;
             }
-            *place = if zeros.peek().is_some_and(|run| run.start <= index) {
-                Entry::Zero
+            if zeros.peek().is_some_and(|run| run.start <= index) {
+                *place = Entry::Zero;
+            } else if is_absent(entry) {
+                continue;
             } else {
-                let from = entry * stride;
-                self.manifest.read_entry(index, &chunk[from..from + stride])?
-            };
-            filled += usize::from(*place != Entry::Absent);
+                *place = self.manifest.read_entry(index, entry)?;
+            }
+            filled += 1;
         }
         Ok(filled)
     }

@@ -15,10 +15,13 @@ use super::format::{
 use super::write::io_error;
 use super::{Entry, MAX_ZERO_RUNS, ManifestError};
 use crate::digest::{Digest, DigestAlgorithm};
-use crate::plan::{Area, AreaSet};
+use crate::plan::AreaSet;
 
 /// Entries that an iterator reads at a time: 1,024 * 33 bytes at most.
 const ENTRIES_PER_READ: u64 = 1024;
+
+/// Bytes that are hashed at a time.
+const HASHED_BYTES: usize = 1 << 20;
 
 /// A complete manifest, open for reading. Memory: its runs of zeros, 1 MiB at most.
 #[derive(Debug)]
@@ -101,7 +104,7 @@ impl Manifest {
         if index >= blocks {
             return Err(ManifestError::NoSuchBlock { index, blocks });
         }
-        if self.zeros.contains(Area::new(index, 1)) {
+        if self.zeros_until(index).is_some() {
             return Ok(Entry::Zero);
         }
         let mut bytes = [0; MAX_STRIDE];
@@ -155,6 +158,44 @@ impl Manifest {
         Ok(())
     }
 
+    /// What tells the content of the file from that of any other: 32 hexadecimal digits. All of it
+    /// is read.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn content_id(&self) -> Result<String, ManifestError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut chunk = vec![0; HASHED_BYTES];
+        let mut at = 0;
+        loop {
+            let read = match self.file.read_at(&mut chunk, at) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(io_error("read", &self.path, source)),
+            };
+            if read == 0 {
+                break;
+            }
+            hasher.update(&chunk[..read]);
+            at += u64::try_from(read).unwrap_or(u64::MAX);
+        }
+        let mut digits = hasher.finalize().to_hex();
+        digits.truncate(32);
+        Ok(digits.to_string())
+    }
+
+    /// Bytes of the disk in a block: all but the last one are full.
+    pub(super) fn block_bytes(&self, index: u64) -> usize {
+        self.layout.block_bytes(index)
+    }
+
+    /// The first block behind the run of zeros that a block lies in, if it lies in one.
+    pub(super) fn zeros_until(&self, index: u64) -> Option<u64> {
+        let runs = self.zeros.as_slice();
+        let run = runs.get(runs.partition_point(|run| run.end() <= index))?;
+        (run.start <= index).then(|| run.end())
+    }
+
     /// Bytes of an entry.
     pub(super) fn stride(&self) -> usize {
         1 + self.algorithm().digest_bytes()
@@ -196,7 +237,7 @@ impl Manifest {
     }
 
     /// The digest of a block that is known to be zeros.
-    fn zero_digest(&self, index: u64) -> Digest {
+    pub(super) fn zero_digest(&self, index: u64) -> Digest {
         self.layout.algorithm.zero_digest(self.layout.block_bytes(index))
     }
 }

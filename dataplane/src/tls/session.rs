@@ -30,9 +30,9 @@ use super::reason::{Stage, Terms};
 /// where rustls decrypted it saves a copy, but costs more in wake-ups of the near end.
 const QUEUE_BYTES: usize = 128 << 10;
 
-/// How long a session whose near end has gone may take to hand what is left to the socket. At the
-/// regular end of a connection that is a few bytes for which there is room at once; only a server
-/// that has stopped reading makes it wait.
+/// How long a session whose near end has gone may take to hand what is left to the socket, and to
+/// see the server close. At the regular end of a connection that is a few bytes for which there is
+/// room at once, and a server that closes on our goodbye; only one that is stuck makes it wait.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A session; its own thread runs it.
@@ -59,6 +59,8 @@ pub(super) struct Session {
     /// All that the near end wrote before it went has been read.
     near_read: bool,
     goodbye_said: bool,
+    /// Our direction of the socket is shut down, behind the goodbye.
+    socket_ended: bool,
 }
 
 /// What poll is asked for; empty flags leave a descriptor out, or its hang-up would wake us
@@ -92,6 +94,7 @@ impl Session {
             near_gone: None,
             near_read: false,
             goodbye_said: false,
+            socket_ended: false,
         }
     }
 
@@ -121,14 +124,15 @@ impl Session {
         }
     }
 
-    /// Whether it is over, and how.
+    /// Whether it is over, and how. A near end that goes is followed by the end of our direction
+    /// only: were the socket closed before the server has read all, whatever it still says (tickets
+    /// after a handshake, its own goodbye) would be answered with a reset, and that would undo what
+    /// is on its way.
     fn outcome(&mut self) -> Option<Result<(), String>> {
         if let Some(give_up) = self.near_gone {
-            let flushed = self.goodbye_said && !self.tls.wants_write();
             let over = self.tls.is_handshaking()
                 || self.server_ended.is_some()
                 || self.socket_broken
-                || flushed
                 || Instant::now() >= give_up;
             return over.then_some(Ok(()));
         }
@@ -241,6 +245,11 @@ impl Session {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket_full = true,
                 Err(_) => self.socket_broken = true,
             }
+        }
+        if self.goodbye_said && !self.tls.wants_write() && !self.socket_ended {
+            self.socket_ended = true;
+            // ENOTCONN: the server was faster.
+            let _already_ended = shutdown(&self.socket, Shutdown::Write);
         }
     }
 

@@ -33,9 +33,9 @@ impl Upgrade {
         self.failure.get().cloned()
     }
 
-    /// Waits until the session is over, but no longer than [`LINGER`]. For the moment between
-    /// closing the near end and the end of the process, which would cut off what is left: the
-    /// server would miss our leave. Nothing else needs it.
+    /// Waits until the session is over, which is when the server has closed, but no longer than
+    /// [`LINGER`]. For the moment between closing the near end and the end of the process, which
+    /// would cut off what is left: the server would miss our leave. Nothing else needs it.
     pub(crate) fn settle(&self) {
         // Past that time the session gives up as well, and nobody is left to care.
         let _over = self.ended.recv_timeout(LINGER);

@@ -3,6 +3,7 @@
 // Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+pub(crate) mod base;
 pub(crate) mod ends;
 pub(crate) mod failing_source;
 pub(crate) mod failing_target;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use blockferry_doubles::Nbdkit;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::authority::Authority;
 use super::client::{Client, nbdkit, secure};
@@ -95,6 +96,25 @@ fn what_was_written_before_the_end_reaches_the_server() {
     (&peer.near).write_all(&data).unwrap();
     drop(peer.near);
     assert!(peer.server.join().unwrap() == data);
+    end_of(&peer.upgrade);
+    assert_eq!(peer.upgrade.failure(), None);
+}
+
+/// Seen with the tickets that follow a handshake: they met a closed socket, and the reset that
+/// answered them took what the server had yet to read.
+#[test]
+fn a_server_that_speaks_after_the_near_end_went_still_gets_what_was_written() {
+    let peer = peer::secured(|mut tls| {
+        let mut ended = [PollFd::new(&tls.sock, PollFlags::RDHUP)];
+        poll(&mut ended, None).unwrap();
+        tls.write_all(b"one more thing").unwrap();
+        tls.flush().unwrap();
+        let mut all = Vec::new();
+        tls.read_to_end(&mut all).map(|_| all)
+    });
+    (&peer.near).write_all(b"disconnect").unwrap();
+    drop(peer.near);
+    assert_eq!(peer.server.join().unwrap().unwrap(), b"disconnect");
     end_of(&peer.upgrade);
     assert_eq!(peer.upgrade.failure(), None);
 }

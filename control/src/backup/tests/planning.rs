@@ -1,0 +1,204 @@
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn kinds(report: &BackupReport) -> Vec<(LayerKind, &str)> {
+    report.disks.iter().map(|disk| (disk.plan.kind, disk.plan.reason.as_str())).collect()
+}
+
+#[test]
+fn a_first_backup_is_full_and_has_no_parent() {
+    let place = Place::new();
+    let disk = place.disk("root", 4 * MIB);
+    write(&disk, MIB, &[7; 1000]);
+    let report = place.back_up(&request(&[("root", &disk)])).unwrap();
+    assert_eq!(kinds(&report), [(LayerKind::Full, "it is the first backup of this disk here")]);
+    assert_eq!(report.disks[0].plan.parent, None);
+    assert_eq!(place.content(report.point.id, "root", 4 * MIB), fs::read(&disk).unwrap());
+    place.assert_tidy();
+}
+
+#[test]
+fn a_full_that_is_asked_for_stands_on_nothing_though_a_point_is_there() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    place.back_up(&request).unwrap();
+    request.mode = BackupMode::Full;
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(kinds(&report), [(LayerKind::Full, "a full was asked for")]);
+    let held = place.repository.hold(report.point.id).unwrap();
+    assert_eq!(held.layers[0].chain.len(), 1);
+}
+
+#[test]
+fn a_delta_has_what_was_named_and_the_rest_is_that_of_its_parent() {
+    let place = Place::new();
+    let disk = place.disk("root", 8 * MIB);
+    write(&disk, 0, &[1; 8 << 20]);
+    let mut request = request(&[("root", &disk)]);
+    let full = place.back_up(&request).unwrap();
+    let before = fs::read(&disk).unwrap();
+    write(&disk, 3 * MIB, &[2; 70_000]);
+    request.disks[0].changes = areas(&[(3 * MIB, 70_000)]);
+    let delta = place.back_up(&request).unwrap();
+    assert_eq!(
+        kinds(&delta),
+        [(LayerKind::Delta, "its changes were given: 70000 bytes in 1 area")]
+    );
+    let parent = delta.disks[0].plan.parent.as_ref().unwrap();
+    assert_eq!(parent.point, full.point.id);
+    assert!(delta.disks[0].counts.read <= 128 << 10, "{:?}", delta.disks[0].counts);
+    assert_eq!(place.content(delta.point.id, "root", 8 * MIB), fs::read(&disk).unwrap());
+    assert_eq!(place.content(full.point.id, "root", 8 * MIB), before);
+    place.assert_tidy();
+}
+
+#[test]
+fn deltas_stand_on_the_newest_point_and_not_on_the_full() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    let mut newest = place.back_up(&request).unwrap().point.id;
+    for round in 1..=3_u64 {
+        write(&disk, round * 65_536, &[1; 65_536]);
+        request.disks[0].changes = areas(&[(round * 65_536, 65_536)]);
+        let report = place.back_up(&request).unwrap();
+        assert_eq!(report.disks[0].plan.parent.as_ref().unwrap().point, newest);
+        newest = report.point.id;
+        assert_eq!(place.content(newest, "root", MIB), fs::read(&disk).unwrap());
+    }
+}
+
+#[test]
+fn an_incremental_that_is_impossible_is_an_error_and_never_a_full() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    request.mode = BackupMode::Incremental;
+    let error = place.back_up(&request).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "disk root: no incremental backup is possible: it is the first backup of this disk here; \
+         leave the mode to auto, or take full"
+    );
+    assert_eq!(place.repository.catalog().points(&PointFilter::default()).unwrap(), []);
+    place.assert_tidy();
+}
+
+#[test]
+fn a_disk_of_another_size_is_copied_in_full_and_the_reason_is_told() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    File::options().write(true).open(&disk).unwrap().set_len(2 * MIB).unwrap();
+    request.disks[0].changes = areas(&[(0, 512)]);
+    let report = place.back_up(&request).unwrap();
+    let reason = format!("the disk has 2097152 bytes, and had 1048576 in point {first}");
+    assert_eq!(kinds(&report), [(LayerKind::Full, reason.as_str())]);
+}
+
+#[test]
+fn a_parent_that_is_missing_or_corrupt_is_not_stood_on() {
+    for damage in ["gone", "corrupt"] {
+        let place = Place::new();
+        let disk = place.disk("root", MIB);
+        let mut request = request(&[("root", &disk)]);
+        let first = place.back_up(&request).unwrap().point.id;
+        let image = place.repository.hold(first).unwrap().layers[0].image.clone();
+        match damage {
+            "gone" => fs::remove_file(&image).unwrap(),
+            _ => write(&image, 0, b"not qcow2"),
+        }
+        request.disks[0].changes = areas(&[(0, 512)]);
+        let report = place.back_up(&request).unwrap();
+        assert_eq!(report.disks[0].plan.kind, LayerKind::Full, "{damage}");
+        assert!(report.disks[0].plan.reason.contains(first.as_str()), "{:?}", kinds(&report));
+        request.mode = BackupMode::Incremental;
+        // It stands on the new full.
+        let report = place.back_up(&request).unwrap();
+        assert_eq!(report.disks[0].plan.kind, LayerKind::Delta, "{damage}");
+    }
+}
+
+#[test]
+fn a_disk_without_the_bitmap_that_was_named_is_copied_in_full() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    place.back_up(&request).unwrap();
+    request.disks[0].changes = Changes::Bitmap("daily".into());
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(kinds(&report), [(LayerKind::Full, "the source has no dirty bitmap daily")]);
+}
+
+#[test]
+fn two_vms_with_disks_of_one_name_have_chains_of_their_own() {
+    let place = Place::new();
+    let (one, two) = (place.disk("one", MIB), place.disk("two", 2 * MIB));
+    write(&one, 0, &[1; 512]);
+    write(&two, 0, &[2; 512]);
+    let mut first = request(&[("root", &one)]);
+    let mut second = request(&[("root", &two)]);
+    second.vm = "db2".parse().unwrap();
+    for _ in 0..2 {
+        for (request, disk) in [(&first, &one), (&second, &two)] {
+            let report = place.back_up(request).unwrap();
+            let size = fs::metadata(disk).unwrap().len();
+            assert_eq!(place.content(report.point.id, "root", size), fs::read(disk).unwrap());
+        }
+        write(&one, 512, &[3; 512]);
+        write(&two, 512, &[4; 512]);
+        first.disks[0].changes = areas(&[(512, 512)]);
+        second.disks[0].changes = areas(&[(512, 512)]);
+    }
+}
+
+#[test]
+fn no_disk_and_two_of_one_name_are_refused_before_anything_is_made() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let error = place.back_up(&request(&[])).unwrap_err();
+    assert_eq!(error.to_string(), "VM \"db1\" has no disk to back up; name one at least");
+    let error = place.back_up(&request(&[("root", &disk), ("root", &disk)])).unwrap_err();
+    assert!(error.to_string().starts_with("two disks of VM \"db1\" are called \"root\""));
+    assert_eq!(place.repository.catalog().jobs(&Default::default()).unwrap(), []);
+}
+
+#[test]
+fn what_did_not_change_is_not_sent_though_nobody_told_what_changed() {
+    let place = Place::new();
+    let disk = place.disk("root", 8 * MIB + 1000);
+    let noise: Vec<u8> =
+        (0..(8_u32 << 20) + 1000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    write(&disk, 0, &noise);
+    let request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    let same = place.back_up(&request).unwrap();
+    let reason = format!("all of it is compared with the digests of point {first}");
+    assert_eq!(kinds(&same), [(LayerKind::Delta, reason.as_str())]);
+    let counts = same.disks[0].counts;
+    assert_eq!((counts.sent, counts.skipped), (0, 8 * MIB + 1000), "{counts:?}");
+    write(&disk, 5 * MIB, b"x");
+    let other = place.back_up(&request).unwrap();
+    assert_eq!(other.disks[0].counts.sent, 65_536);
+    assert!(other.disks[0].stored_bytes < MIB, "{}", other.disks[0].stored_bytes);
+    let content = place.content(other.point.id, "root", 8 * MIB + 1000);
+    assert!(content == fs::read(&disk).unwrap());
+    place.assert_tidy();
+}
+
+#[test]
+fn digests_that_cannot_be_read_make_a_full_and_no_guess() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    let manifest = place.repository.hold(first).unwrap().layers[0].manifests[0].clone();
+    write(&manifest, 0, b"spoilt");
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
+    let reason = &report.disks[0].plan.reason;
+    assert!(reason.starts_with(&format!("point {first} cannot be compared with: ")), "{reason}");
+}
