@@ -100,7 +100,7 @@ fn ended(
                 _ => String::new(),
             };
             let disk = WhichDisk(plans[lane].plan.name.clone());
-            return Err(BackupError::Disk { disk, fault, exports });
+            return Err(BackupError::Disk { disk, fault: Box::new(fault), exports });
         }
     }
     if cancellation.is_cancelled() {
@@ -112,7 +112,7 @@ fn ended(
         && let Err(fault) = reports.swap_remove(lane).outcome
     {
         let disk = WhichDisk(plans[lane].plan.name.clone());
-        return Err(BackupError::Disk { disk, fault, exports: String::new() });
+        return Err(BackupError::Disk { disk, fault: Box::new(fault), exports: String::new() });
     }
     Ok(reports)
 }

@@ -50,7 +50,7 @@ pub enum BackupError {
         /// The disk.
         disk: WhichDisk,
         /// What happened.
-        fault: Fault,
+        fault: Box<Fault>,
         /// Whether its target is an export of the repository, and its last words.
         exports: String,
     },

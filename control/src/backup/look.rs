@@ -52,7 +52,7 @@ pub(super) fn look(
         let ended = if has_bitmap { ended } else { sizes.next().unwrap_or(ended) };
         let size = ended.map_err(|fault| BackupError::Disk {
             disk: WhichDisk(disks[index].name.clone()),
-            fault,
+            fault: Box::new(fault),
             exports: String::new(),
         })?;
         looked.push(Looked { size, has_bitmap });
