@@ -5,14 +5,18 @@
 //!  export   qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image    qcow2 files, made and looked at by qemu-img
 //!  child    programs that run beside us and do not outlive us: what the three above stand on
+//!  hub      ports, running exports, tokens: the machine with the storage, without its HTTP
+//!  api      the hub over HTTP
 //!  catalog  jobs, leases, restore points: what is kept on disk      catalog.db
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod catalog;
 mod child;
 pub mod export;
+pub mod hub;
 pub mod image;
 mod program;
 mod server;
