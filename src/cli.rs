@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::copy::CopyOptions;
+use crate::hub::HubOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 
 const EXIT_CODES: &str = "\
@@ -46,6 +47,12 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::copy::EXAMPLES, EXIT_CODES)
     )]
     Copy(Box<CopyOptions>),
+    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
+    #[command(
+        after_help = crate::hub::EXAMPLES,
+        after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
+    )]
+    Hub(HubOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

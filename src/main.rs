@@ -5,6 +5,7 @@
 mod cli;
 mod copy;
 mod exit;
+mod hub;
 mod output;
 mod reference;
 
@@ -38,6 +39,7 @@ fn run() -> anyhow::Result<Exit> {
     };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
+        Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

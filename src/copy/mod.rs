@@ -16,6 +16,8 @@ mod request;
 mod run;
 mod words;
 
+pub(crate) use descriptors::raise as raise_open_files;
+pub(crate) use interrupt::ignored_signals;
 pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
 pub(crate) use request::LaneRequest;
 pub(crate) use run::command;

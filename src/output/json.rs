@@ -148,7 +148,7 @@ impl From<Counts> for Bytes {
 ///
 /// # Errors
 /// When standard output does not take it: a program that waits for the report has none.
-pub(crate) fn print(report: &Report<'_>) -> anyhow::Result<()> {
+pub(crate) fn print(report: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_vec(report).context("making the report")?;
     text.push(b'\n');
     let mut output = io::stdout().lock();

@@ -15,5 +15,6 @@ mod telling;
 
 pub(crate) use console::{Console, line};
 pub(crate) use estimate::Estimate;
+pub(crate) use json::print as print_json;
 pub(crate) use progress::Progress;
 pub(crate) use telling::{Outcome, Telling};
