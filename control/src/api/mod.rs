@@ -12,7 +12,7 @@
 //!
 //! A further group of paths is a file with a function `routes()` and a line in `router.rs`.
 //! Handlers hold no thread of the reactor: what waits for the disk goes through
-//! [`Shared::blocking`].
+//! `Shared::blocking`.
 
 mod auth;
 mod body;

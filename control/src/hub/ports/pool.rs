@@ -157,17 +157,18 @@ impl Ports {
         Ok((job, named))
     }
 
+    /// Found by reading alone: most calls are for a job that is known.
     fn known_job(&self, holder: &Holder) -> Result<Option<(Job, bool)>, PortError> {
-        let held = self.table().any_of(holder).map(|slot| slot.lease.job);
-        let Some(id) = held.or_else(|| holder.id()) else { return Ok(None) };
-        for (catalog, named) in [(&self.own, false), (&self.callers, true)] {
-            match catalog.job(id) {
-                Ok(job) => return Ok(Some((job, named))),
-                Err(CatalogError::NoSuchJob(_)) => {}
-                Err(error) => return Err(error.into()),
+        if let Some(id) = holder.id() {
+            for (catalog, named) in [(&self.own, false), (&self.callers, true)] {
+                match catalog.job(id) {
+                    Ok(job) => return Ok(Some((job, named))),
+                    Err(CatalogError::NoSuchJob(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        Ok(None)
+        Ok(self.callers.job_of_key(holder.name())?.map(|job| (job, true)))
     }
 
     fn reserve(&self, job: &Job, disk: &DiskName) -> Result<Reserved<'_>, PortError> {

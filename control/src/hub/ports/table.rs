@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use super::holder::Holder;
 use super::lease::PortLease;
 use crate::catalog::{DiskName, JobId, LeaseId};
 use crate::export::Listener;
@@ -77,11 +76,6 @@ impl Table {
 
     pub(super) fn of_disk(&self, job: JobId, disk: &DiskName) -> Option<&Slot> {
         self.slots().find(|slot| slot.lease.job == job && &slot.lease.disk == disk)
-    }
-
-    /// A port of this holder, whichever, for what its job is.
-    pub(super) fn any_of(&self, holder: &Holder) -> Option<&Slot> {
-        self.slots().find(|slot| slot.lease.is_held_by(holder))
     }
 
     pub(super) fn range(&self) -> RangeInclusive<u16> {
