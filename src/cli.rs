@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::backup::BackupOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
+use crate::hub::HubOptions;
 use crate::points::PointsOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 use crate::restore::RestoreOptions;
@@ -85,6 +86,12 @@ pub(crate) enum Command {
     #[command(after_help = crate::export::EXAMPLES,
         after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
     Export(Box<ExportOptions>),
+    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
+    #[command(
+        after_help = crate::hub::EXAMPLES,
+        after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
+    )]
+    Hub(HubOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

@@ -7,6 +7,7 @@ mod cli;
 mod copy;
 mod exit;
 mod export;
+mod hub;
 mod interrupt;
 mod lane_options;
 mod output;
@@ -51,6 +52,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Verify(options) => verify::command(&options),
         Command::Points(options) => points::command(&options),
         Command::Export(options) => export::command(&options),
+        Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

@@ -15,6 +15,7 @@ mod request;
 mod run;
 mod words;
 
+pub(crate) use descriptors::raise as raise_open_files;
 pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
 pub(crate) use request::{LaneRequest, Place, areas, named_place};
 pub(crate) use run::command;
