@@ -7,7 +7,7 @@ use blockferry_dataplane::digest::{DIGEST_BLOCK, DigestAlgorithm};
 use blockferry_dataplane::manifest::{Entry, Manifest, ManifestError};
 use blockferry_dataplane::plan::{Area, AreaSet};
 
-use crate::catalog::{Layer, LayerId};
+use crate::catalog::Layer;
 use crate::repository::HeldLayer;
 
 /// Ranges that are kept of one layer at most; of more, the smallest gaps between them are taken
@@ -19,7 +19,7 @@ const BLOCK_BYTES: u64 = DIGEST_BLOCK as u64;
 /// The manifests of a chain, open, the newest first.
 #[derive(Debug)]
 pub(super) struct ChainDigests {
-    layers: Vec<(LayerId, Manifest)>,
+    layers: Vec<Manifest>,
 }
 
 /// The digests of one layer, and why they cannot be had.
@@ -29,20 +29,10 @@ pub(super) struct NoDigests<'a> {
     pub(super) why: String,
 }
 
-/// Ranges of a disk whose content is not what a layer of its chain was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Difference {
-    /// The layer.
-    pub layer: LayerId,
-    /// The ranges, in bytes, of whole blocks of 64 KiB or to the end of the disk.
-    pub ranges: AreaSet,
-}
-
 impl ChainDigests {
     /// Opens the manifests of all layers of a chain, and sees that they go together.
     pub(super) fn open<'a>(held: &'a HeldLayer, root: &Path) -> Result<Self, NoDigests<'a>> {
-        let mut layers: Vec<(LayerId, Manifest)> = Vec::with_capacity(held.chain.len());
+        let mut layers: Vec<Manifest> = Vec::with_capacity(held.chain.len());
         let size = held.layer().facts.size_bytes;
         for layer in &held.chain {
             let none = |why: String| NoDigests { layer, why };
@@ -54,7 +44,7 @@ impl ChainDigests {
                 let other = manifest.disk_size();
                 return Err(none(format!("they are of a disk of {other} bytes, not {size}")));
             }
-            if let Some((_, newest)) = layers.first()
+            if let Some(newest) = layers.first()
                 && newest.algorithm() != manifest.algorithm()
             {
                 return Err(none(format!(
@@ -63,43 +53,61 @@ impl ChainDigests {
                     newest.algorithm()
                 )));
             }
-            layers.push((facts.id, manifest));
+            layers.push(manifest);
         }
         Ok(Self { layers })
     }
 
     /// How the digests are made.
     pub(super) fn algorithm(&self) -> Option<DigestAlgorithm> {
-        Some(self.layers.first()?.1.algorithm())
+        Some(self.layers.first()?.algorithm())
     }
 
-    /// Where `read`, the manifest of what was read through the chain, differs. Of each block the
-    /// first layer counts that has it; one that no layer has is held against the lowest.
-    pub(super) fn differences(&self, read: &Manifest) -> Result<Vec<Difference>, ManifestError> {
+    /// Where `read`, the manifest of what was read through the chain, differs: by the place in the
+    /// chain of the lowest layer that can have the block. Of each block the first layer counts that
+    /// has a digest, and a delta has digests also of blocks that it leaves to the layers below.
+    pub(super) fn differences(
+        &self,
+        read: &Manifest,
+    ) -> Result<BTreeMap<usize, AreaSet>, ManifestError> {
         let size = read.disk_size();
-        let mut found: BTreeMap<LayerId, AreaSet> = BTreeMap::new();
-        let mut layers: Vec<_> =
-            self.layers.iter().map(|(id, manifest)| (*id, manifest.entries())).collect();
+        let mut found: BTreeMap<usize, AreaSet> = BTreeMap::new();
+        let mut layers: Vec<_> = self.layers.iter().map(Manifest::entries).collect();
+        let mut entries = vec![Entry::Absent; layers.len()];
         for (index, read) in (0..).zip(read.entries()) {
             let read = read?;
-            let mut expected = (Entry::Absent, None);
-            for (id, entries) in &mut layers {
-                let entry = entries.next().transpose()?.unwrap_or(Entry::Absent);
-                if expected.0 == Entry::Absent {
-                    expected = (entry, Some(*id));
-                }
+            for (entry, layer) in entries.iter_mut().zip(&mut layers) {
+                *entry = layer.next().transpose()?.unwrap_or(Entry::Absent);
             }
             let area = block(index, size);
-            let (expected, Some(layer)) = expected else { continue };
-            if !self.same(expected, read, area.length) {
-                let ranges = found.entry(layer).or_default();
-                ranges.insert(area);
-                if ranges.len() > MAX_RANGES {
-                    *ranges = std::mem::take(ranges).coalesced_to(MAX_RANGES / 2);
-                }
+            let first = entries.iter().position(|entry| *entry != Entry::Absent);
+            let expected = first.map_or(Entry::Absent, |first| entries[first]);
+            if self.same(expected, read, area.length) {
+                continue;
+            }
+            let ranges = found.entry(self.lowest(&entries, expected, area.length)).or_default();
+            ranges.insert(area);
+            if ranges.len() > MAX_RANGES {
+                *ranges = std::mem::take(ranges).coalesced_to(MAX_RANGES / 2);
             }
         }
-        Ok(found.into_iter().map(|(layer, ranges)| Difference { layer, ranges }).collect())
+        Ok(found)
+    }
+
+    /// The lowest layer through which the block still is what the uppermost says. One that no
+    /// layer has a digest of is held against the lowest of all.
+    fn lowest(&self, entries: &[Entry], expected: Entry, length: u64) -> usize {
+        let mut lowest = entries.len().saturating_sub(1);
+        if expected == Entry::Absent {
+            return lowest;
+        }
+        for (layer, entry) in entries.iter().enumerate().filter(|(_, e)| **e != Entry::Absent) {
+            if !self.same(expected, *entry, length) {
+                break;
+            }
+            lowest = layer;
+        }
+        lowest
     }
 
     fn same(&self, expected: Entry, read: Entry, length: u64) -> bool {
