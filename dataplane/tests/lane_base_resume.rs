@@ -199,8 +199,12 @@ fn a_range_whose_seal_was_noted_to_be_off_is_written_whatever_the_base_says() {
                 .fault_on(occasion, Wrong::Error(5), Trigger::Nth(nth))
                 .start()
                 .unwrap();
-            let settings =
-                LaneSettings { cluster_bytes, ..settings(way, &base, &dir.path().join("journal")) };
+            let settings = LaneSettings {
+                cluster_bytes,
+                // What the seal lies on is one request, so that the lane fails on all of it.
+                request_bytes: Some(cluster_bytes),
+                ..settings(way, &base, &dir.path().join("journal"))
+            };
             failed_on_the_last_range(way, (&source, &target), &settings);
             assert_ne!(target.content(), content);
             let report = copied(way, &source.uri(), &target.uri(), settings);
