@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::BackupOptions;
 use crate::copy::CopyOptions;
+use crate::hub::HubOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 
 const EXIT_CODES: &str = "\
@@ -54,6 +55,12 @@ pub(crate) enum Command {
     #[command(after_help = crate::backup::EXAMPLES,
         after_long_help = const_str(crate::backup::EXAMPLES, EXIT_CODES))]
     Backup(Box<BackupOptions>),
+    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
+    #[command(
+        after_help = crate::hub::EXAMPLES,
+        after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
+    )]
+    Hub(HubOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

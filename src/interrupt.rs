@@ -45,7 +45,7 @@ pub(crate) fn listen(
 }
 
 /// A bit for each signal that is ignored, as the kernel tells it; 0 if it does not.
-fn ignored_signals() -> u64 {
+pub(crate) fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

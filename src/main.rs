@@ -6,6 +6,7 @@ mod backup;
 mod cli;
 mod copy;
 mod exit;
+mod hub;
 mod interrupt;
 mod lane_options;
 mod output;
@@ -42,6 +43,7 @@ fn run() -> anyhow::Result<Exit> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
+        Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

@@ -1,20 +1,25 @@
 //! The control plane of blockferry: what has to run around a copy.
 //!
 //! ```text
-//!  server   an NBD server that lives as long as one copy   ──► dataplane::Dial
-//!  export   qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
-//!  image    qcow2 files, made and looked at by qemu-img
-//!  child    programs that run beside us and do not outlive us: what the three above stand on
+//!  backup      all disks of a VM into one restore point
 //!  repository  a folder with restore points, and who works in it
-//!  catalog  jobs, leases, restore points: what is kept on disk      catalog.db
+//!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
+//!  api         the hub over HTTP
+//!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
+//!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
+//!  image       qcow2 files, made and looked at by qemu-img
+//!  child       programs that run beside us and do not outlive us: what the three above stand on
+//!  catalog     jobs, leases, restore points: what is kept on disk      catalog.db
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod backup;
 pub mod catalog;
 mod child;
 pub mod export;
+pub mod hub;
 pub mod image;
 mod program;
 pub mod repository;

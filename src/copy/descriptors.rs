@@ -111,7 +111,7 @@ impl Load {
 }
 
 /// The limit on open files, after an attempt to have `needed`.
-fn raise(needed: u64) -> u64 {
+pub(crate) fn raise(needed: u64) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let Some(soft) = current.filter(|&soft| soft < needed) else {
         return current.unwrap_or(u64::MAX);

@@ -18,6 +18,7 @@ mod settings;
 mod words;
 
 pub(crate) use beside::areas;
+pub(crate) use descriptors::raise as raise_open_files;
 pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
 pub(crate) use request::{LaneRequest, Place, named_place};
 pub(crate) use run::command;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::{Event, Fault, Lane, LaneReport, LaneSettings, Mover, Side};
 
 use super::cancel::Cancellation;
@@ -33,7 +32,7 @@ pub(super) fn copy(
 ) -> Result<Vec<LaneReport>, BackupError> {
     let mut lanes = Vec::with_capacity(plans.len());
     for ((disk, planned), staged) in request.disks.iter().zip(plans).zip(&*staged) {
-        let lane = lane_settings(planned, work, settings)?;
+        let lane = lane_settings(planned, work, settings);
         lanes.push(Lane::new(disk.source.clone(), staged.export().endpoint()).with_settings(lane));
     }
     // The first lane that failed by itself.
@@ -118,17 +117,13 @@ fn ended(
     Ok(reports)
 }
 
-fn lane_settings(
-    planned: &Planned,
-    work: &Work,
-    settings: &BackupSettings,
-) -> Result<LaneSettings, BackupError> {
-    let _ = (Manifest::open, &planned.base);
-    Ok(LaneSettings {
+fn lane_settings(planned: &Planned, work: &Work, settings: &BackupSettings) -> LaneSettings {
+    LaneSettings {
         extent: planned.extent.clone(),
         digest: Some(DIGEST),
+        base: planned.base.clone(),
         manifest: Some(work.manifest(planned.plan.layer)),
         journal: None,
         ..settings.lane.clone()
-    })
+    }
 }

@@ -1,16 +1,18 @@
 //! Full or delta, on which layer, and why: for each disk, here and nowhere else.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blockferry_dataplane::Extent;
-use blockferry_dataplane::manifest::Manifest;
+use blockferry_dataplane::manifest::{Manifest, ManifestError};
 
 use super::error::{BackupError, WhichDisk};
 use super::look::Looked;
 use super::request::{BackupRequest, Changes, DIGEST, DiskRequest};
 use crate::catalog::{BackupMode, Disk, DiskName, LayerId, LayerKind, PointId, Points};
 use crate::image::{Image, ImageTool};
-use crate::repository::{HeldLayer, HeldPoint, Repository};
+use crate::repository::{HeldLayer, HeldPoint, Repository, Work};
 
 /// What is to become of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +49,8 @@ pub(super) struct Planned {
     pub(super) disk: Disk,
     pub(super) parent_image: Option<PathBuf>,
     pub(super) extent: Extent,
-    /// Manifests of the chain below, newest first, if it is compared with them.
-    pub(super) base: Vec<PathBuf>,
+    /// The digests of what the chain below holds, if it is compared with them.
+    pub(super) base: Option<Arc<Manifest>>,
     /// The points that it stands on stay while this does.
     pub(super) _held: Option<HeldPoint>,
 }
@@ -58,7 +60,7 @@ struct Delta {
     below: HeldLayer,
     held: HeldPoint,
     extent: Extent,
-    base: Vec<PathBuf>,
+    base: Option<Arc<Manifest>>,
     reason: String,
 }
 
@@ -68,6 +70,7 @@ pub(super) fn plan(
     disk: &DiskRequest,
     looked: Looked,
     repository: &Repository,
+    work: &Work,
     tool: &ImageTool,
 ) -> Result<Planned, BackupError> {
     let known = repository.catalog().disk(&request.vm, &disk.name, disk.uuid.as_ref())?;
@@ -84,13 +87,13 @@ pub(super) fn plan(
         disk: known.clone(),
         parent_image: None,
         extent: Extent::Whole,
-        base: Vec::new(),
+        base: None,
         _held: None,
     };
     if request.mode == BackupMode::Full {
         return Ok(full("a full was asked for".into()));
     }
-    match delta(disk, looked, &known, repository, tool)? {
+    match delta(disk, looked, &known, layer, repository, work, tool)? {
         Ok(delta) => Ok(Planned {
             plan: DiskPlan {
                 name: disk.name.clone(),
@@ -121,7 +124,9 @@ fn delta(
     disk: &DiskRequest,
     looked: Looked,
     known: &Disk,
+    layer: LayerId,
     repository: &Repository,
+    work: &Work,
     tool: &ImageTool,
 ) -> Result<Result<Delta, String>, BackupError> {
     let Some(newest) = repository.catalog().newest_layer(known.id)? else {
@@ -149,19 +154,19 @@ fn delta(
             let (count, bytes) = (areas.len(), areas.total());
             let plural = if count == 1 { "" } else { "s" };
             let reason = format!("its changes were given: {bytes} bytes in {count} area{plural}");
-            (Extent::Areas(areas.clone()), Vec::new(), reason)
+            (Extent::Areas(areas.clone()), None, reason)
         }
         Changes::Bitmap(name) if looked.has_bitmap => {
             let reason = format!("dirty bitmap {name} of the source says what changed");
-            (Extent::Bitmap(name.clone()), Vec::new(), reason)
+            (Extent::Bitmap(name.clone()), None, reason)
         }
         Changes::Bitmap(name) => {
             return Ok(Err(format!("the source has no dirty bitmap {name}")));
         }
-        Changes::Compared => match comparable(&below) {
-            Ok(()) => {
-                let reason = format!("compared with the digests of point {point}");
-                (Extent::Whole, below.manifests.clone(), reason)
+        Changes::Compared => match digests(&below, &work.base(layer)) {
+            Ok(base) => {
+                let reason = format!("all of it is compared with the digests of point {point}");
+                (Extent::Whole, Some(Arc::new(base)), reason)
             }
             Err(why) => {
                 return Ok(Err(format!("point {point} cannot be compared with: {why}")));
@@ -184,15 +189,22 @@ fn usable(below: &HeldLayer, tool: &ImageTool) -> Result<(), String> {
     }
 }
 
-/// Whether the manifests of a chain tell all of a disk's digests.
-fn comparable(below: &HeldLayer) -> Result<(), String> {
+/// The digests of all that a chain holds. They are laid over each other in the file `at`, which
+/// has no name any more when this returns.
+fn digests(below: &HeldLayer, at: &Path) -> Result<Manifest, String> {
     if below.manifests.len() < below.chain.len() {
         return Err("a layer has no manifest".into());
     }
-    let whole = |path: &Path| match Manifest::open(path) {
-        Ok(manifest) if manifest.algorithm() == DIGEST => Ok(()),
-        Ok(manifest) => Err(format!("its digests are {}", manifest.algorithm())),
-        Err(error) => Err(error.to_string()),
+    let overlaid = || {
+        let manifests = below.manifests.iter().map(|path| Manifest::open(path));
+        let manifests = manifests.collect::<Result<Vec<_>, _>>()?;
+        Manifest::overlay(&manifests, at)?;
+        Manifest::open(at)
     };
-    below.manifests.iter().try_for_each(|path| whole(path))
+    let base = overlaid().map_err(|error: ManifestError| error.to_string())?;
+    fs::remove_file(at).map_err(|error| format!("{}: {error}", at.display()))?;
+    match base.algorithm() {
+        DIGEST => Ok(base),
+        other => Err(format!("its digests are {other}")),
+    }
 }

@@ -104,7 +104,7 @@ impl Run<'_> {
         let mut plans = Vec::with_capacity(looked.len());
         for (disk, looked) in self.request.disks.iter().zip(looked) {
             let tool = &self.settings.image_tool;
-            let planned = plan(self.request, disk, looked, self.repository, tool)?;
+            let planned = plan(self.request, disk, looked, self.repository, &work, tool)?;
             self.watch.planned(&planned.plan);
             plans.push(planned);
         }

@@ -146,6 +146,12 @@ pub trait Jobs {
     /// [`CatalogError::NoSuchJob`].
     fn job(&self, job: JobId) -> Result<Job, CatalogError>;
 
+    /// The job that a key gave, if it gave one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn job_of_key(&self, key: &IdempotencyKey) -> Result<Option<Job>, CatalogError>;
+
     /// Jobs in the order in which they were added.
     ///
     /// # Errors

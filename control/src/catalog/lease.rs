@@ -110,12 +110,25 @@ pub trait Leases {
     /// [`CatalogError::NoFreePort`] when all are taken.
     fn lease_port(&self, owner: JobId, ports: RangeInclusive<u16>) -> Result<Lease, CatalogError>;
 
+    /// Leases several things to a job of this catalog that is not over: all of them or none, in
+    /// one transaction. The leases come in the order of the claims.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease), for the first claim that cannot be granted.
+    fn lease_all(&self, owner: JobId, claims: Vec<Claim>) -> Result<Vec<Lease>, CatalogError>;
+
     /// Gives back a lease.
     ///
     /// # Errors
     /// [`CatalogError::NoSuchLease`] when it was given back before, and
     /// [`CatalogError::NotOwner`] when it is another job's, which keeps it.
     fn release(&self, lease: LeaseId, owner: JobId) -> Result<(), CatalogError>;
+
+    /// Gives back several leases of one job: all of them or none, in one transaction.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release), for the first lease that cannot be given back.
+    fn release_each(&self, leases: Vec<LeaseId>, owner: JobId) -> Result<(), CatalogError>;
 
     /// Gives back all that a job holds, and says what that was: nothing the second time.
     ///

@@ -92,6 +92,12 @@ impl Work {
         self.path.join(format!("{layer}.manifest"))
     }
 
+    /// Where the digests of what a layer stands on are put together.
+    #[must_use]
+    pub fn base(&self, layer: LayerId) -> PathBuf {
+        self.path.join(format!("{layer}.base"))
+    }
+
     /// Publishes the point: gives the folder its name, then enters the point into the catalog.
     /// Images and manifests have to be complete and durable, and nothing else may be left in the
     /// folder.

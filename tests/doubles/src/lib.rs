@@ -5,7 +5,8 @@
 //!     |                                                     |
 //!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
 //!                                                        proxy:   a slow, frozen or cut line in between
-//!  disk      test disks and their comparison
+//!  disk      test disks and their comparison   ports   a hub's range, for one test alone
+//!                                               http    a client that sends what it is told to
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -16,7 +17,9 @@
 
 pub mod disk;
 pub mod hostile;
+pub mod http;
 pub mod nbdkit;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod qemu;
@@ -25,7 +28,9 @@ pub mod socket;
 
 pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
+pub use http::{HttpAnswer, HttpClient};
 pub use nbdkit::Nbdkit;
+pub use ports::PortBlock;
 pub use process::Child;
 pub use proxy::Proxy;
 pub use qemu::QemuNbd;

@@ -90,7 +90,8 @@ fn kill_exports_of(folder: &Path) -> bool {
         let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse::<i32>() else { continue };
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
-        if line.starts_with("qemu-nbd\0") && line.contains(folder) {
+        let program = line.split('\0').next().unwrap_or_default();
+        if program.ends_with("qemu-nbd") && line.contains(folder) {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             found |= rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
         }

@@ -165,3 +165,40 @@ fn no_disk_and_two_of_one_name_are_refused_before_anything_is_made() {
     assert!(error.to_string().starts_with("two disks of VM \"db1\" are called \"root\""));
     assert_eq!(place.repository.catalog().jobs(&Default::default()).unwrap(), []);
 }
+
+#[test]
+fn what_did_not_change_is_not_sent_though_nobody_told_what_changed() {
+    let place = Place::new();
+    let disk = place.disk("root", 8 * MIB + 1000);
+    let noise: Vec<u8> =
+        (0..(8_u32 << 20) + 1000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    write(&disk, 0, &noise);
+    let request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    let same = place.back_up(&request).unwrap();
+    let reason = format!("all of it is compared with the digests of point {first}");
+    assert_eq!(kinds(&same), [(LayerKind::Delta, reason.as_str())]);
+    let counts = same.disks[0].counts;
+    assert_eq!((counts.sent, counts.skipped), (0, 8 * MIB + 1000), "{counts:?}");
+    write(&disk, 5 * MIB, b"x");
+    let other = place.back_up(&request).unwrap();
+    assert_eq!(other.disks[0].counts.sent, 65_536);
+    assert!(other.disks[0].stored_bytes < MIB, "{}", other.disks[0].stored_bytes);
+    let content = place.content(other.point.id, "root", 8 * MIB + 1000);
+    assert!(content == fs::read(&disk).unwrap());
+    place.assert_tidy();
+}
+
+#[test]
+fn digests_that_cannot_be_read_make_a_full_and_no_guess() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    let manifest = place.repository.hold(first).unwrap().layers[0].manifests[0].clone();
+    write(&manifest, 0, b"spoilt");
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
+    let reason = &report.disks[0].plan.reason;
+    assert!(reason.starts_with(&format!("point {first} cannot be compared with: ")), "{reason}");
+}

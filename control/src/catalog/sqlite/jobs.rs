@@ -8,6 +8,7 @@ use super::rows::{self, Ask};
 use crate::catalog::error::CatalogError;
 use crate::catalog::id::JobId;
 use crate::catalog::job::{Admission, Job, JobFilter, JobState, JobStep, Jobs, NewJob};
+use crate::catalog::name::IdempotencyKey;
 use crate::catalog::time::UnixMillis;
 
 impl Jobs for SqliteCatalog {
@@ -17,6 +18,10 @@ impl Jobs for SqliteCatalog {
 
     fn job(&self, job: JobId) -> Result<Job, CatalogError> {
         self.read(|tables| tables.known_job(job))
+    }
+
+    fn job_of_key(&self, key: &IdempotencyKey) -> Result<Option<Job>, CatalogError> {
+        self.read(|tables| of_key(tables, key))
     }
 
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>, CatalogError> {
@@ -58,15 +63,14 @@ impl Jobs for SqliteCatalog {
 }
 
 fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
-    if let Some(key) = &new.key {
-        let sql = format!("SELECT {} FROM jobs WHERE idempotency_key = ?1", rows::JOB);
-        if let Some(known) = tables.one(&sql, [key.as_str()], rows::job)? {
-            if (&known.vm, known.mode) != (&new.vm, new.mode) {
-                let (job, vm) = (known.id, known.vm);
-                return Err(CatalogError::KeyReused { key: key.clone(), job, vm }.into());
-            }
-            return Ok(Admission::Known(known));
+    if let Some(key) = &new.key
+        && let Some(known) = of_key(tables, key)?
+    {
+        if (&known.vm, known.mode) != (&new.vm, new.mode) {
+            let (job, vm) = (known.id, known.vm);
+            return Err(CatalogError::KeyReused { key: key.clone(), job, vm }.into());
         }
+        return Ok(Admission::Known(known));
     }
     let now = UnixMillis::now();
     let job = Job {
@@ -95,6 +99,11 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
     )?;
     note(tables, &job)?;
     Ok(Admission::New(job))
+}
+
+fn of_key(tables: &Connection, key: &IdempotencyKey) -> Outcome<Option<Job>> {
+    let sql = format!("SELECT {} FROM jobs WHERE idempotency_key = ?1", rows::JOB);
+    tables.one(&sql, [key.as_str()], rows::job)
 }
 
 /// Moves a job on, if that is a way that jobs go.

@@ -16,12 +16,14 @@ impl Leases for SqliteCatalog {
     fn lease(&self, owner: JobId, claim: Claim) -> Result<Lease, CatalogError> {
         self.write(move |tables| {
             live(tables, owner)?;
-            let sql = format!("SELECT {} FROM leases WHERE kind = ?1 AND key = ?2", rows::LEASE);
-            let key = params![claim.kind().as_str(), claim.key()];
-            if let Some(taken) = tables.one(&sql, key, rows::lease)? {
-                return Err(CatalogError::Taken { claim, owner: taken.owner }.into());
-            }
-            grant(tables, owner, claim)
+            grant_free(tables, owner, claim)
+        })
+    }
+
+    fn lease_all(&self, owner: JobId, claims: Vec<Claim>) -> Result<Vec<Lease>, CatalogError> {
+        self.write(move |tables| {
+            live(tables, owner)?;
+            claims.into_iter().map(|claim| grant_free(tables, owner, claim)).collect()
         })
     }
 
@@ -39,17 +41,12 @@ impl Leases for SqliteCatalog {
     }
 
     fn release(&self, lease: LeaseId, owner: JobId) -> Result<(), CatalogError> {
+        self.write(move |tables| give_back(tables, lease, owner))
+    }
+
+    fn release_each(&self, leases: Vec<LeaseId>, owner: JobId) -> Result<(), CatalogError> {
         self.write(move |tables| {
-            let sql = format!("SELECT {} FROM leases WHERE id = ?1", rows::LEASE);
-            let held = tables
-                .one(&sql, [lease.get()], rows::lease)?
-                .ok_or(CatalogError::NoSuchLease(lease))?;
-            if held.owner != owner {
-                let (owner, asked) = (held.owner, owner);
-                return Err(CatalogError::NotOwner { lease, owner, asked }.into());
-            }
-            tables.change("DELETE FROM leases WHERE id = ?1", [lease.get()])?;
-            Ok(())
+            leases.iter().try_for_each(|&lease| give_back(tables, lease, owner))
         })
     }
 
@@ -84,6 +81,27 @@ fn held(tables: &Connection, owner: JobId) -> Outcome<Vec<Lease>> {
     tables.known_job(owner)?;
     let sql = format!("SELECT {} FROM leases WHERE owner = ?1 ORDER BY id", rows::LEASE);
     tables.all(&sql, [owner.as_str()], rows::lease)
+}
+
+fn grant_free(tables: &Connection, owner: JobId, claim: Claim) -> Outcome<Lease> {
+    let sql = format!("SELECT {} FROM leases WHERE kind = ?1 AND key = ?2", rows::LEASE);
+    let key = params![claim.kind().as_str(), claim.key()];
+    if let Some(taken) = tables.one(&sql, key, rows::lease)? {
+        return Err(CatalogError::Taken { claim, owner: taken.owner }.into());
+    }
+    grant(tables, owner, claim)
+}
+
+fn give_back(tables: &Connection, lease: LeaseId, owner: JobId) -> Outcome<()> {
+    let sql = format!("SELECT {} FROM leases WHERE id = ?1", rows::LEASE);
+    let held =
+        tables.one(&sql, [lease.get()], rows::lease)?.ok_or(CatalogError::NoSuchLease(lease))?;
+    if held.owner != owner {
+        let (owner, asked) = (held.owner, owner);
+        return Err(CatalogError::NotOwner { lease, owner, asked }.into());
+    }
+    tables.change("DELETE FROM leases WHERE id = ?1", [lease.get()])?;
+    Ok(())
 }
 
 fn grant(tables: &Connection, owner: JobId, claim: Claim) -> Outcome<Lease> {

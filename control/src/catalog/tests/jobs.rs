@@ -89,6 +89,15 @@ fn an_idempotency_key_cannot_stand_for_another_job() {
 }
 
 #[test]
+fn a_job_is_found_by_its_key_alone() {
+    let place = Place::new();
+    place.catalog.add_job(keyed("db1", "other")).unwrap();
+    let job = place.catalog.add_job(keyed("db1", "k")).unwrap().into_job();
+    assert_eq!(place.catalog.job_of_key(&a("k")).unwrap(), Some(job));
+    assert_eq!(place.catalog.job_of_key(&a("K")).unwrap(), None);
+}
+
+#[test]
 fn jobs_without_a_key_are_different_jobs() {
     let place = Place::new();
     assert_ne!(place.job(), place.job());

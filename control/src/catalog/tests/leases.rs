@@ -117,3 +117,24 @@ fn the_id_of_a_lease_is_not_used_again() {
     place.catalog.release(old.id, job).unwrap();
     assert!(place.catalog.lease_port(job, 1..=1).unwrap().id > old.id);
 }
+
+#[test]
+fn several_things_are_leased_and_given_back_together_or_not_at_all() {
+    let place = Place::new();
+    let (first, second) = (place.job(), place.job());
+    let both = vec![Claim::port(10_101), claim(ClaimKind::Export, "10101/disk")];
+    let held = place.catalog.lease_all(first, both.clone()).unwrap();
+    assert_eq!(held.iter().map(|lease| lease.claim.clone()).collect::<Vec<_>>(), both);
+
+    let half = vec![Claim::port(10_102), both[1].clone()];
+    let error = place.catalog.lease_all(second, half).unwrap_err();
+    assert!(matches!(error, CatalogError::Taken { owner, .. } if owner == first), "{error}");
+    assert_eq!(place.catalog.leases_of(second).unwrap(), []);
+
+    let own = place.catalog.lease(second, Claim::port(10_103)).unwrap();
+    let error = place.catalog.release_each(vec![held[0].id, own.id], first).unwrap_err();
+    assert!(matches!(error, CatalogError::NotOwner { owner, .. } if owner == second), "{error}");
+    assert_eq!(place.catalog.leases_of(first).unwrap(), held);
+    place.catalog.release_each(held.iter().map(|lease| lease.id).collect(), first).unwrap();
+    assert_eq!(place.catalog.leases().unwrap(), [own]);
+}

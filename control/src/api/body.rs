@@ -1,0 +1,107 @@
+//! What comes in: bodies, parts of paths, and what follows on a question mark.
+
+use std::error::Error as _;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::error::ApiError;
+use super::server::{BODY_DEADLINE, MAX_BODY_BYTES};
+
+/// A body of JSON.
+pub(super) struct ApiJson<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        if !is_json(&request) {
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "not_json",
+                "the body is not said to be JSON",
+                "send it with `Content-Type: application/json`",
+            ));
+        }
+        let reading = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
+        let bytes = tokio::time::timeout(BODY_DEADLINE, reading)
+            .await
+            .map_err(|_late| {
+                ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "body_too_slow",
+                    format!("the body did not come within {} s", BODY_DEADLINE.as_secs()),
+                    "send it at once",
+                )
+            })?
+            .map_err(|error| unread(&error))?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
+            Category::Data => ApiError::unfit(error.to_string()),
+            _ => ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "not_json",
+                format!("the body is not JSON: {error}"),
+                "send a JSON object",
+            ),
+        })
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn unread(error: &axum::Error) -> ApiError {
+    // Behind axum's error is that of the body that counts; nothing else ends in this way.
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if inner.to_string() == "length limit exceeded" {
+            return ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                format!("the body has more than {MAX_BODY_BYTES} bytes"),
+                "no call needs so many",
+            );
+        }
+        source = inner.source();
+    }
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "body_cut",
+        format!("the body could not be read: {error}"),
+        "send it in full",
+    )
+}
+
+/// Parts of a path.
+pub(super) struct ApiPath<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for ApiPath<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(value)| Self(value))
+            .map_err(|error: PathRejection| ApiError::unfit(error.body_text()))
+    }
+}
+
+/// What follows on the question mark.
+pub(super) struct ApiQuery<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for ApiQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::from_request_parts(parts, state).await;
+        query
+            .map(|Query(value)| Self(value))
+            .map_err(|error: QueryRejection| ApiError::unfit(error.body_text()))
+    }
+}

@@ -1,0 +1,191 @@
+//! Answers that are errors.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::catalog::{CatalogError, StorageError, ValueError};
+use crate::hub::{PortError, TokenError};
+
+/// When to ask again for a port, in seconds: a job holds one for as long as a copy takes, and
+/// 101 clients that ask in this rhythm are no load.
+const PORT_RETRY_S: u64 = 5;
+/// When to ask again after the catalog was held by others or its disk was full.
+const STORAGE_RETRY_S: u64 = 15;
+
+/// What is wrong, as JSON.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    error: ErrorDetail,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorDetail {
+    /// A word for programs, which stays the same.
+    #[schema(example = "no_free_port")]
+    code: &'static str,
+    /// What went wrong.
+    message: String,
+    /// What to do.
+    hint: String,
+}
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    hint: String,
+    retry_after_s: Option<u64>,
+}
+
+impl ApiError {
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        let (message, hint) = (message.into(), hint.into());
+        Self { status, code, message, hint, retry_after_s: None }
+    }
+
+    fn after(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// Something that is ours.
+    pub(super) fn defect(message: impl Into<String>) -> Self {
+        let hint = "look into the hub's log; if this is a defect of blockferry, please report it";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, hint)
+    }
+
+    pub(super) fn unauthorized(message: &str) -> Self {
+        let hint = "make a token with `blockferry hub token` and send it as \
+                    `Authorization: Bearer TOKEN`";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message, hint)
+    }
+
+    fn conflict(code: &'static str, message: String, hint: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message, hint)
+    }
+
+    /// A value that does not fit.
+    pub(super) fn unfit(message: impl Into<String>) -> Self {
+        let hint = "the fields and what they may hold are in /api/v1/openapi.json";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_field", message, hint)
+    }
+}
+
+/// What the log says of an answer that is an error.
+#[derive(Clone, Debug)]
+pub(super) struct Failure(pub(super) String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let failure = Failure(format!("{}: {}", self.code, self.message));
+        let detail = ErrorDetail { code: self.code, message: self.message, hint: self.hint };
+        let mut response = (self.status, Json(ErrorBody { error: detail })).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"blockferry\"");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            // What is left of the body is not read.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(failure);
+        response
+    }
+}
+
+impl From<ValueError> for ApiError {
+    fn from(error: ValueError) -> Self {
+        Self::unfit(error.to_string())
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        Self::defect(error.to_string())
+    }
+}
+
+impl From<PortError> for ApiError {
+    fn from(error: PortError) -> Self {
+        let message = error.to_string();
+        match error {
+            PortError::AllTaken { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_free_port",
+                message,
+                "ask again after the seconds of Retry-After; GET /api/v1/nbd/ports shows who has \
+                 them",
+            )
+            .after(PORT_RETRY_S),
+            PortError::NotLeased(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_leased",
+                message,
+                "it was released before, or never leased; GET /api/v1/nbd/ports shows the leases",
+            ),
+            PortError::NotOwner(_) => {
+                Self::conflict("not_owner", message, "only the job that has it can release it")
+            }
+            PortError::ExportRuns(_) => {
+                Self::conflict("export_runs", message, "cancel the job that runs it, or wait")
+            }
+            PortError::OtherVm { .. } => {
+                Self::conflict("other_vm", message, "use a job_id of its own for each VM")
+            }
+            PortError::Stuck { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                message,
+                "look at the disk of the hub's state folder, and ask again",
+            )
+            .after(STORAGE_RETRY_S),
+            PortError::Value(error) => error.into(),
+            PortError::Catalog(error) => error.into(),
+            PortError::Listen(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "cannot_listen",
+                message,
+                "ports below 1024 are root's; choose others with `hub serve --ports`",
+            ),
+        }
+    }
+}
+
+impl From<CatalogError> for ApiError {
+    fn from(error: CatalogError) -> Self {
+        let message = error.to_string();
+        match error {
+            CatalogError::Value(error) => error.into(),
+            CatalogError::NoSuchJob(_) => {
+                Self::new(StatusCode::NOT_FOUND, "no_such_job", message, "is the id right?")
+            }
+            CatalogError::JobOver { .. } => {
+                Self::conflict("job_over", message, "a job that is over takes nothing any more")
+            }
+            CatalogError::Storage(StorageError::Busy { .. } | StorageError::Full { .. }) => {
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "storage",
+                    message,
+                    "mend what the message says, and ask again",
+                )
+                .after(STORAGE_RETRY_S)
+            }
+            _ => Self::defect(message),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Figures in the text format of Prometheus.
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+
+use std::fmt::{Display, Write};
+
+use super::shared::Shared;
+
+/// All figures, at this moment.
+pub(super) fn exposition(shared: &Shared) -> String {
+    let mut text = String::new();
+    let ports = shared.hub.ports().metrics();
+    let version = env!("CARGO_PKG_VERSION");
+    gauge(&mut text, "info", "Which hub this is.", &[(format!("{{version=\"{version}\"}}"), 1)]);
+    let uptime = [(String::new(), shared.hub.uptime().as_secs())];
+    gauge(&mut text, "uptime_seconds", "Time since the start.", &uptime);
+    gauge(
+        &mut text,
+        "ports",
+        "Ports of the range, by state.",
+        &[
+            ("{state=\"in_use\"}".to_owned(), ports.in_use),
+            ("{state=\"free\"}".to_owned(), ports.free),
+            ("{state=\"outside\"}".to_owned(), ports.outside.len()),
+        ],
+    );
+    let one = |value: usize| [(String::new(), value)];
+    gauge(&mut text, "ports_range", "Ports of the range.", &one(ports.total));
+    gauge(&mut text, "ports_peak", "Most ports leased at once.", &one(ports.peak));
+    let waits = [(String::new(), ports.waits)];
+    family(&mut text, "port_waits_total", "counter", "Calls that found no port free.", &waits);
+    gauge(&mut text, "exports", "Running exports.", &one(shared.hub.exports().count()));
+    let answers: Vec<_> = shared
+        .answers()
+        .map(|(digit, count)| (format!("{{status=\"{digit}xx\"}}"), count))
+        .collect();
+    family(&mut text, "http_responses_total", "counter", "Answers, by status.", &answers);
+    text
+}
+
+fn gauge(text: &mut String, name: &str, help: &str, values: &[(String, impl Display)]) {
+    family(text, name, "gauge", help, values);
+}
+
+fn family(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    values: &[(String, impl Display)],
+) {
+    let name = format!("blockferry_hub_{name}");
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}

@@ -1,0 +1,35 @@
+//! The hub over HTTP: JSON under `/api/v1`, for whoever has a token.
+//!
+//! ```text
+//!  Server   accepts, with a bound on connections and deadlines for headers; stops in order
+//!    │
+//!  trace    an id for each request, in its answer and in each line of the log
+//!  auth     Authorization: Bearer …, on all paths but that of health
+//!  router   a group of paths a file: ports, processes, watch; what they are documented as
+//!           │                                                  stands beside what they do
+//!  body     JSON in, with a limit and a deadline      error   {"error": {"code", "message", "hint"}}
+//! ```
+//!
+//! A further group of paths is a file with a function `routes()` and a line in `router.rs`.
+//! Handlers hold no thread of the reactor: what waits for the disk goes through
+//! `Shared::blocking`.
+
+mod auth;
+mod body;
+mod error;
+mod metrics;
+mod ports;
+mod processes;
+mod router;
+mod server;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod watch;
+
+pub use router::openapi;
+pub use server::{
+    BODY_DEADLINE, HEADER_DEADLINE, MAX_BODY_BYTES, MAX_CONNECTIONS, STOP_DEADLINE, Server, Stopper,
+};
+pub use shared::{ApiSettings, Log};

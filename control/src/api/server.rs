@@ -1,0 +1,177 @@
+//! Connections: accepted, bounded, timed, and ended in order.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use super::router::router;
+use super::shared::{ApiSettings, Shared};
+use crate::hub::Hub;
+
+/// Bytes of a body: the largest that any call needs is a few hundred.
+pub const MAX_BODY_BYTES: usize = 64 << 10;
+/// From the connection, or the answer before, to the end of a request's headers. It is also how
+/// long an idle connection is kept.
+pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// From the headers to the end of the body.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections at once; more wait in the kernel until one ends. A task and a few KiB each.
+pub const MAX_CONNECTIONS: u32 = 256;
+/// From the wish to stop to the end of what is being answered. The catalog waits up to 15 s for
+/// other processes, and all else takes less.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Bytes of a request's line and headers.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+/// Threads that move bytes; what waits for the disk has threads of its own.
+const REACTOR_THREADS: usize = 2;
+/// Threads that wait for the disk: one for each of 64 clients at once, and some for others.
+const BLOCKING_THREADS: usize = 96;
+/// After a connection could not be accepted, for want of descriptors mostly: until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The API on an address.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// Stops a server, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// No connection is accepted from now on; what is being answered is answered. Once is enough.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Server {
+    /// Binds the address. Nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(address: SocketAddr, hub: Arc<Hub>, settings: ApiSettings) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let shared = Arc::new(Shared::new(hub, settings));
+        Ok(Self { listener, shared })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What stops it.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.shared.stop.clone())
+    }
+
+    /// Serves until it is stopped, and all that was being answered is answered. The hub goes on:
+    /// its exports are the caller's to end.
+    ///
+    /// # Errors
+    /// When the threads cannot be had.
+    pub fn run(self) -> io::Result<()> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(REACTOR_THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name("api")
+            .enable_io()
+            .enable_time()
+            .build()?;
+        runtime.block_on(self.serve())?;
+        runtime.shutdown_timeout(STOP_DEADLINE);
+        Ok(())
+    }
+
+    async fn serve(self) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let router = router(&self.shared);
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+        let mut stop = self.shared.stop.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener, &places) => accepted,
+                () = stopped(&mut stop) => break,
+            };
+            match accepted {
+                Ok((stream, place)) => {
+                    let (router, stop) = (router.clone(), self.shared.stop.subscribe());
+                    tokio::spawn(connection(stream, router, stop, place));
+                }
+                Err(error) => {
+                    let line = format!("a connection could not be accepted: {error}");
+                    self.shared.settings.log.line(&line);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        // All places are free when all connections have ended.
+        if timeout(STOP_DEADLINE, places.acquire_many(MAX_CONNECTIONS)).await.is_err() {
+            let waited_s = STOP_DEADLINE.as_secs();
+            let line =
+                format!("connections were cut: they had not ended {waited_s} s after the stop");
+            self.shared.settings.log.line(&line);
+        }
+        Ok(())
+    }
+}
+
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _peer) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// Returns when the server is to stop, also when nobody is left to say so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+    place: OwnedSemaphorePermit,
+) {
+    // Answers are short; only speed is lost where the kernel refuses.
+    let _as_allowed = stream.set_nodelay(true);
+    let mut served = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_DEADLINE)
+            .max_buf_size(MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    // How a connection ends is its client's business: it hung up, was too slow, or spoke no HTTP.
+    tokio::select! {
+        _ = served.as_mut() => {}
+        () = stopped(&mut stop) => {
+            served.as_mut().graceful_shutdown();
+            let _ = served.await;
+        }
+    }
+    drop(place);
+}

@@ -1,0 +1,40 @@
+//! The hub: the machine with the storage, without its HTTP (that is [`api`](crate::api)).
+//!
+//! ```text
+//!  StateFolder   DIR, one hub at a time: hub.lock
+//!    │
+//!    ├─ hub.db       SqliteCatalog: jobs of this hub, and what they hold
+//!    ├─ callers.db   SqliteCatalog: jobs that callers named themselves, and the ports they hold
+//!    ├─ tokens.json  hashes of the tokens that open the API
+//!    │
+//!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
+//!      ├ Exports   the qemu-nbd processes that run now
+//!      └ TokenCheck
+//! ```
+//!
+//! Two catalogs, because the two kinds of jobs have different lives: a job of this hub is queued
+//! and run by it, and after a restart what it held is undone; a job that a caller named is run by
+//! that caller, who knows nothing of a restart, so its ports are bound again. Keys that callers
+//! choose for backups and names that they choose for ports do not meet either.
+//!
+//! Every call blocks for as long as the disk takes: from asynchronous code it is made on a thread
+//! that may block.
+
+mod error;
+mod exports;
+mod machine;
+mod ports;
+mod state;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use error::HubError;
+pub use exports::{ExportFacts, Exports, RunningExport};
+pub use machine::{Hub, HubSettings};
+pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
+pub use state::StateFolder;
+pub use token::{Token, TokenCheck, TokenError, TokenFacts, TokenId, Tokens};
+
+/// The ports that a hub hands out where nothing else is said: 101 of them.
+pub const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 10_100..=10_200;

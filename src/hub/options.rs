@@ -1,0 +1,171 @@
+//! The options of `hub`.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use blockferry_control::hub::DEFAULT_PORTS;
+use clap::{Args, Subcommand};
+
+use crate::exit::Refusal;
+
+/// Shown below the options.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  Start a hub, make a token, ask for a port:
+    blockferry hub serve &
+    TOKEN=$(blockferry hub token)
+    curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\
+         -d '{\"job_id\": \"nightly-db1\", \"vm\": \"db1\", \"disk\": \"root\"}' \\
+         http://127.0.0.1:10080/api/v1/nbd/ports/allocate";
+
+pub(crate) const SERVE_EXAMPLES: &str = "\
+Examples:
+  As a service, with its state on a disk of its own and a line for each request:
+    blockferry hub serve -v --state /srv/hub
+
+  With other ports, reachable from other machines (through a proxy that speaks TLS):
+    blockferry hub serve --ports 20100-20120 --listen 10.0.0.5:10080 --beyond-loopback";
+
+pub(crate) const TOKEN_EXAMPLES: &str = "\
+Examples:
+  blockferry hub token > node.token            a new one; nobody can show it again
+  blockferry hub token --list                  which there are
+  blockferry hub token --revoke 5f1c09ab       from now on that one opens nothing";
+
+const DEFAULT_ADDRESS: &str = "127.0.0.1:10080";
+
+#[derive(Args, Debug)]
+pub(crate) struct HubOptions {
+    #[command(subcommand)]
+    pub(crate) command: HubCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HubCommand {
+    /// Run the hub, and its API over HTTP, until SIGTERM or Ctrl-C
+    ///
+    /// The API is described by /api/v1/openapi.json. It takes requests with a token that `hub
+    /// token` made. Without other options it listens on this machine only.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeOptions),
+    /// Make a token for the API, and print it; or list tokens, or take one away
+    ///
+    /// Only a hash of it is kept. A hub that runs learns of new and revoked tokens at once.
+    #[command(after_help = TOKEN_EXAMPLES)]
+    Token(TokenOptions),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    pub(crate) state: StateOption,
+
+    /// Address and port of the API
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS)]
+    pub(crate) listen: SocketAddr,
+
+    /// Allow --listen an address that other machines can reach
+    ///
+    /// The API speaks HTTP without TLS: whoever can listen in on the way reads the tokens.
+    #[arg(long)]
+    pub(crate) beyond_loopback: bool,
+
+    /// Ports to hand out, on 127.0.0.1
+    #[arg(long, value_name = "A-B", default_value_t = PortRange(DEFAULT_PORTS))]
+    pub(crate) ports: PortRange,
+
+    /// Print a JSON object with the API's address on standard output when it can be used
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Print a line for each request
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TokenOptions {
+    #[command(flatten)]
+    pub(crate) state: StateOption,
+
+    /// List the ids of the tokens, and when they were made
+    #[arg(long, conflicts_with = "revoke")]
+    pub(crate) list: bool,
+
+    /// Take the token of this id away
+    #[arg(long, value_name = "ID")]
+    pub(crate) revoke: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StateOption {
+    /// Folder of the hub's state: who holds which port, and hashes of tokens
+    ///
+    /// By default /var/lib/blockferry for root, and blockferry in $XDG_STATE_HOME or
+    /// ~/.local/state for other users.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl StateOption {
+    /// The folder.
+    ///
+    /// # Errors
+    /// When it was not named, and there is no home to have it in.
+    pub(crate) fn folder(&self) -> anyhow::Result<PathBuf> {
+        if let Some(folder) = &self.state {
+            return Ok(folder.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok("/var/lib/blockferry".into());
+        }
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let base = variable("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+        base.map(|base| base.join("blockferry"))
+            .ok_or_else(|| Refusal::usage("there is no HOME: name the hub's folder with --state"))
+    }
+}
+
+/// The first and the last port.
+#[derive(Clone, Debug)]
+pub(crate) struct PortRange(pub(crate) RangeInclusive<u16>);
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ends = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match ends {
+            Some((first, last)) if 0 < first && first <= last => Ok(Self(first..=last)),
+            _ => Err("it is two ports, the lower one first, as 10100-10200".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_ports_is_two_ports_the_lower_one_first() {
+        let range: PortRange = "10100-10200".parse().unwrap();
+        assert_eq!(range.0, 10_100..=10_200);
+        assert_eq!(range.to_string(), "10100-10200");
+        for wrong in ["", "10100", "2-1", "0-5", "1-65536", "a-b", "1-2-3"] {
+            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        }
+    }
+}
