@@ -82,7 +82,8 @@ fn lanes_over(
         }
         _ => {}
     });
-    let running = mover.start(lanes.collect()).map_err(BackupError::Mover)?;
+    let running =
+        mover.start(lanes.collect()).map_err(|fault| BackupError::Mover(Box::new(fault)))?;
     let canceller = running.canceller();
     cancellation.lanes(Some(canceller.clone()));
     while !running.wait_for(TICK) {

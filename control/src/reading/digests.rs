@@ -148,3 +148,88 @@ pub(super) fn unequal(one: &Manifest, other: &Manifest) -> Result<AreaSet, Manif
 fn block(index: u64, size: u64) -> Area {
     Area::between(index * BLOCK_BYTES, ((index + 1) * BLOCK_BYTES).min(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use blockferry_dataplane::manifest::ManifestWriter;
+
+    use super::*;
+
+    const ALGORITHM: DigestAlgorithm = DigestAlgorithm::Blake3;
+    /// Four blocks, of which the last is short.
+    const SIZE: u64 = 3 * BLOCK_BYTES + 1000;
+
+    /// A manifest by a letter a block: `.` absent, `0` zeros, any other: data of that byte.
+    fn manifest(folder: &Path, blocks: &str) -> Manifest {
+        let path: PathBuf = folder.join(format!("{}-{blocks}", blocks.len()));
+        let mut writer = ManifestWriter::create(&path, ALGORITHM, SIZE).unwrap();
+        for (index, letter) in (0..).zip(blocks.bytes()) {
+            let length = usize::try_from(block(index, SIZE).length).unwrap();
+            match letter {
+                b'.' => {}
+                b'0' => writer.record_zero(index..index + 1).unwrap(),
+                b'z' => writer.record(index, &ALGORITHM.zero_digest(length)).unwrap(),
+                byte => {
+                    let digest = ALGORITHM.digest_block(&vec![byte; length]);
+                    writer.record(index, &digest).unwrap();
+                }
+            }
+        }
+        writer.finish().unwrap();
+        Manifest::open(&path).unwrap()
+    }
+
+    /// What differs, as the layer and the blocks.
+    fn differences(layers: &[&str], read: &str) -> Vec<(usize, Vec<Area>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let layers = layers.iter().map(|blocks| manifest(folder.path(), blocks));
+        let chain = ChainDigests { layers: layers.collect() };
+        let found = chain.differences(&manifest(folder.path(), read)).unwrap();
+        found.into_iter().map(|(layer, ranges)| (layer, ranges.iter().collect())).collect()
+    }
+
+    #[test]
+    fn the_uppermost_layer_counts_that_has_a_block() {
+        assert_eq!(differences(&["a.0.", "bcde"], "ac0e"), []);
+        assert_eq!(differences(&["....", "..x.", "bcde"], "bcxe"), []);
+        let whole_of = |index| block(index, SIZE);
+        assert_eq!(differences(&["a.0.", "bcde"], "bc0e"), [(0, vec![whole_of(0)])]);
+        let last_two = Area::between(2 * BLOCK_BYTES, SIZE);
+        assert_eq!(
+            differences(&["a...", "bcde"], "xcxx"),
+            [(0, vec![whole_of(0)]), (1, vec![last_two])]
+        );
+    }
+
+    #[test]
+    fn zeros_are_zeros_whether_they_were_noticed_or_not() {
+        assert_eq!(differences(&["0z0z"], "z0z0"), []);
+        assert_eq!(differences(&["000a"], "0000").len(), 1);
+    }
+
+    #[test]
+    fn a_block_that_a_delta_only_has_the_digest_of_is_held_against_the_layer_below() {
+        // The delta was compared with its base: it knows all digests, and has the first block.
+        assert_eq!(differences(&["xbcd", "abcd"], "xqcd"), [(1, vec![block(1, SIZE)])]);
+        assert_eq!(differences(&["xbcd", "abcd"], "qbcd"), [(0, vec![block(0, SIZE)])]);
+        assert_eq!(differences(&["xbcd", ".b..", "abcd"], "xqcd"), [(2, vec![block(1, SIZE)])]);
+        // In between it was another content once.
+        assert_eq!(differences(&["xbcd", ".y..", "abcd"], "xqcd"), [(0, vec![block(1, SIZE)])]);
+    }
+
+    #[test]
+    fn a_block_that_nobody_vouches_for_differs() {
+        assert_eq!(differences(&["a...", ".b.d"], "ab0d"), [(1, vec![block(2, SIZE)])]);
+    }
+
+    #[test]
+    fn two_disks_are_compared_to_the_last_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (manifest(folder.path(), "ab0d"), manifest(folder.path(), "abzx"));
+        let ranges = unequal(&one, &other).unwrap();
+        assert_eq!(ranges.as_slice(), [block(3, SIZE)]);
+        assert_eq!(ranges.total(), 1000);
+    }
+}
