@@ -8,7 +8,7 @@ mod blockferry;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use blockferry::{Kept, code, signal, stderr};
@@ -349,4 +349,90 @@ fn code_of(kept: &Kept, line: &str) -> i32 {
 fn has_grown(path: &Path) -> bool {
     // A new image has 196,616 bytes, which take 196 KiB, before it is written.
     fs::metadata(path).is_ok_and(|data| data.blocks() * 512 > 500 << 10)
+}
+
+#[test]
+fn a_block_device_is_written_and_a_mounted_or_small_one_is_not() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        eprintln!("skipped: loop devices need root and /dev/loop-control");
+        return;
+    }
+    let kept = Kept::new();
+    kept.disk("root", 3_000_001, 1);
+    let point = kept.back_up(&["root"]);
+    for (size, expected) in [(4_u64 << 20, 0), (3_000_000 / 512 * 512, 5)] {
+        fs::write(kept.path("device"), vec![0xEE; usize::try_from(size).unwrap()]).unwrap();
+        let device = Loop::over(&kept.path("device"));
+        let line = format!("restore {point} --repository repository --to {}", device.0);
+        assert_eq!(code_of(&kept, &line), expected, "{size}");
+        drop(device);
+        if expected == 0 {
+            let written = fs::read(kept.path("device")).unwrap();
+            let disk = fs::read(kept.path("root")).unwrap();
+            assert_eq!(disk::first_difference(&written[..disk.len()], &disk), None);
+            assert!(written[disk.len()..].iter().all(|byte| *byte == 0xEE));
+        }
+    }
+    // Somebody has it for himself alone, as a mount has.
+    fs::write(kept.path("device"), vec![0xEE; 4 << 20]).unwrap();
+    let device = Loop::over(&kept.path("device"));
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::EXCL.bits().cast_signed(),
+    );
+    let taken = options.read(true).open(&device.0).unwrap();
+    let line = format!("restore {point} --repository repository --to {}", device.0);
+    assert_eq!(code_of(&kept, &line), 5);
+    drop(taken);
+    drop(device);
+    assert!(fs::read(kept.path("device")).unwrap().iter().all(|byte| *byte == 0xEE));
+}
+
+/// A loop device over a file; it is let go with this value.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "losetup: {}", stderr(&output));
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn an_export_that_dies_meanwhile_is_started_anew() {
+    let kept = Kept::new();
+    kept.disk("root", 6 << 20, 1);
+    let point = kept.back_up(&["root"]);
+    for format in ["raw", "qcow2"] {
+        let child = kept
+            .command(&format!(
+                "restore {point} --repository repository --to out --format {format} \
+                 --rate-limit 2M"
+            ))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !has_grown(&kept.path(&format!("out/root.{format}.partial"))) {
+            thread::yield_now();
+        }
+        let killed = Command::new("pkill")
+            .args(["-KILL", "-P", &child.id().to_string(), "qemu-nbd"])
+            .status()
+            .unwrap();
+        assert!(killed.success(), "it has no qemu-nbd");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stderr(&output).contains("started anew"), "{}", stderr(&output));
+    }
+    kept.assert_same("root", "out/root.raw");
+    disk::compare(&kept.path("root"), &kept.path("out/root.qcow2"), "qcow2").unwrap();
 }
