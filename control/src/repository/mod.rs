@@ -23,6 +23,8 @@ mod error;
 mod folder;
 mod hold;
 mod reconcile;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::fs::{self, DirBuilder};
