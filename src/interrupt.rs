@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first drains and flushes, the second ends at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first ends in order, the second at once.
 
 use std::fs;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(crate) fn listen(
 }
 
 /// A bit for each signal that is ignored, as the kernel tells it; 0 if it does not.
-pub(crate) fn ignored_signals() -> u64 {
+fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

@@ -7,16 +7,19 @@
 //!
 //! All that can be refused is refused in `request`, before anything is opened or started.
 
+mod beside;
 mod descriptors;
 mod endpoints;
 mod lanes_file;
 mod options;
 mod request;
 mod run;
+mod settings;
 mod words;
 
+pub(crate) use beside::areas;
 pub(crate) use descriptors::raise as raise_open_files;
 pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
-pub(crate) use request::{LaneRequest, Place, areas, named_place};
+pub(crate) use request::{LaneRequest, Place, named_place};
 pub(crate) use run::command;
 pub(crate) use words::{OptionNames, Words};

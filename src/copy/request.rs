@@ -3,19 +3,17 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use blockferry_dataplane::digest::DigestAlgorithm;
-use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::nbd::{Address, NbdUri};
-use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
+use super::beside::{areas, base, single_file};
 use super::lanes_file;
 use super::options::CopyOptions;
+use super::settings::{lane_settings, mover_settings};
 use super::words::{self, Words};
 use crate::exit::Refusal;
 
@@ -343,34 +341,6 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
     }
 }
 
-pub(crate) fn areas(path: &Path, limit: usize) -> anyhow::Result<AreaSet> {
-    let shown = path.display();
-    let file = File::open(path).map_err(|error| {
-        Refusal::usage(format!("cannot read the changed areas {shown}: {error}"))
-    })?;
-    // The size of the disk is not known yet; the lane checks the areas against it.
-    AreaSet::read_json(file, u64::MAX, limit)
-        .map_err(|error| Refusal::usage(format!("{shown}: {error}")))
-}
-
-fn base(path: &Path) -> anyhow::Result<Arc<Manifest>> {
-    match Manifest::open(path) {
-        Ok(manifest) => Ok(Arc::new(manifest)),
-        Err(error) if error.is_wrong_request() => Err(Refusal::usage(error.to_string())),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn single_file(option: &str, path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
-    match path {
-        Some(path) if path.is_dir() => Err(Refusal::usage(format!(
-            "{option} takes a file, and {} is a folder, as it is wanted with --lanes",
-            path.display()
-        ))),
-        other => Ok(other.map(Path::to_owned)),
-    }
-}
-
 fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
     let ends = lanes.iter().flat_map(|lane| [&lane.source, &lane.target]);
     ends.filter_map(|end| match end {
@@ -380,51 +350,6 @@ fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
         _ => None,
     })
     .collect()
-}
-
-fn lane_settings(options: &CopyOptions) -> LaneSettings {
-    LaneSettings {
-        extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
-        source_bytes: None,
-        base: None,
-        connections: options.connections,
-        request_bytes: options.request_size.fixed(),
-        adapt_bytes: options.request_size.least..=options.request_size.most,
-        requests: options.requests,
-        // One request must fit, however small the queue: nbdcopy takes 0 as well.
-        in_flight_bytes: options.queue_size.max(options.request_size.least.into()),
-        synchronous: options.synchronous,
-        payload: options.payload,
-        extents: !options.no_extents,
-        target_is_zero: options.destination_is_zero,
-        allocated: options.allocated,
-        sparse_bytes: options.sparse,
-        cluster_bytes: options.cluster_size,
-        digest: options.digest.0,
-        manifest: None,
-        journal: None,
-        keep_journal: false,
-        flush_interval: options.flush_interval,
-        deadline: options.deadline,
-        least_rate: options.least_rate,
-        retries: options.retries,
-        backoff: options.backoff,
-    }
-}
-
-/// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
-fn bitmap(name: &str) -> Extent {
-    Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
-}
-
-fn mover_settings(options: &CopyOptions) -> MoverSettings {
-    MoverSettings {
-        engine: options.engine,
-        threads: usize::try_from(options.threads).ok().filter(|&threads| threads > 0),
-        max_lanes: options.max_lanes.into(),
-        pool_bytes: options.memory,
-        rate_limit: options.rate_limit,
-    }
 }
 
 #[cfg(test)]
@@ -454,13 +379,6 @@ mod tests {
         assert_ne!(key(&file), key(&folder.path().join("c")));
         assert_eq!(place_key(&Place::Null), None);
         assert_eq!(key(Path::new("/dev/null")), None);
-    }
-
-    #[test]
-    fn a_bitmap_may_be_named_as_nbdinfo_shows_it() {
-        for name in ["daily", "qemu:dirty-bitmap:daily"] {
-            assert!(matches!(bitmap(name), Extent::Bitmap(name) if name == "daily"), "{name}");
-        }
     }
 
     #[test]

@@ -3,20 +3,17 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::Context as _;
-use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server, Stopper};
+use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::hub::{Hub, HubSettings};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::options::ServeOptions;
 use crate::copy::raise_open_files;
 use crate::exit::{Exit, Refusal};
-use crate::interrupt::ignored_signals;
-use crate::output::{line, print_json};
+use crate::interrupt;
+use crate::output::{Console, line, print_json};
 
 /// Descriptors of a leased port with an export on it: the socket, the process, and its pipes.
 const PER_PORT: u64 = 8;
@@ -56,7 +53,11 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     let server = Server::bind(address, Arc::clone(&hub), api).with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
     })?;
-    stop_by_signal(server.stopper())?;
+    let stopper = server.stopper();
+    interrupt::listen(Arc::new(Console::new(None, options.verbose)), move || {
+        stopper.stop();
+        true
+    })?;
     tell(server.address()?, &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
@@ -76,29 +77,6 @@ fn make_room(ports: usize) {
              raise ulimit -n"
         ));
     }
-}
-
-/// The first signal stops in order, the second at once. One that the caller has had ignored stays
-/// so.
-fn stop_by_signal(stopper: Stopper) -> anyhow::Result<()> {
-    let ignored = ignored_signals();
-    let wanted =
-        [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
-    let mut signals = Signals::new(wanted).context("listening for signals")?;
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for (earlier, _signal) in signals.forever().enumerate() {
-                if earlier > 0 {
-                    line("stopped at once");
-                    std::process::exit(Exit::Interrupted.code().into());
-                }
-                line("stopping: what was asked is answered; once more to stop at once");
-                stopper.stop();
-            }
-        })
-        .context("starting the thread for signals")?;
-    Ok(())
 }
 
 fn tell(address: SocketAddr, hub: &Hub, options: &ServeOptions) -> anyhow::Result<()> {

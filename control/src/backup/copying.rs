@@ -7,6 +7,7 @@ use blockferry_dataplane::{Event, Fault, Lane, LaneReport, LaneSettings, Mover, 
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
+use super::ground::Ground;
 use super::plan::Planned;
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::run::Watch;
@@ -21,11 +22,13 @@ const MAX_REVIVALS: u32 = 8;
 
 /// Copies all disks at once. The first that fails ends the others, for there is no point without
 /// it.
+#[allow(clippy::too_many_arguments, reason = "what a copy is made of")]
 pub(super) fn copy(
     request: &BackupRequest,
     plans: &[Planned],
     staged: &mut [Staged],
     work: &Work,
+    ground: &Ground,
     settings: &BackupSettings,
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
@@ -54,7 +57,7 @@ pub(super) fn copy(
         };
         told.lane(&names[*lane], event);
     });
-    let running = mover.start(lanes).map_err(BackupError::Mover)?;
+    let running = mover.start(lanes).map_err(|fault| BackupError::Mover(Box::new(fault)))?;
     let canceller = running.canceller();
     cancellation.lanes(Some(canceller.clone()));
     let mut revivals = 0;
@@ -69,7 +72,7 @@ pub(super) fn copy(
             // The lane finds another process at the same address, and does again what the dead
             // one had not made safe.
             if revivals < MAX_REVIVALS
-                && let Ok(Some(exited)) = staged.revive(settings)
+                && let Ok(Some(exited)) = staged.revive(ground, settings)
             {
                 revivals += 1;
                 watch.note(&format!(
@@ -100,7 +103,7 @@ fn ended(
                 _ => String::new(),
             };
             let disk = WhichDisk(plans[lane].plan.name.clone());
-            return Err(BackupError::Disk { disk, fault, exports });
+            return Err(BackupError::Disk { disk, fault: Box::new(fault), exports });
         }
     }
     if cancellation.is_cancelled() {
@@ -112,7 +115,7 @@ fn ended(
         && let Err(fault) = reports.swap_remove(lane).outcome
     {
         let disk = WhichDisk(plans[lane].plan.name.clone());
-        return Err(BackupError::Disk { disk, fault, exports: String::new() });
+        return Err(BackupError::Disk { disk, fault: Box::new(fault), exports: String::new() });
     }
     Ok(reports)
 }

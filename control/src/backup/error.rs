@@ -7,6 +7,7 @@ use blockferry_dataplane::{Fault, Side};
 
 use crate::catalog::{CatalogError, DiskName, JobId, VmName};
 use crate::export::ExportError;
+use crate::hub::PortError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
 
@@ -50,7 +51,7 @@ pub enum BackupError {
         /// The disk.
         disk: WhichDisk,
         /// What happened.
-        fault: Fault,
+        fault: Box<Fault>,
         /// Whether its target is an export of the repository, and its last words.
         exports: String,
     },
@@ -64,19 +65,22 @@ pub enum BackupError {
     },
     /// The repository.
     #[error(transparent)]
-    Repository(#[from] RepositoryError),
+    Repository(Box<RepositoryError>),
     /// An image.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(Box<ImageError>),
     /// An export.
     #[error(transparent)]
-    Export(#[from] ExportError),
+    Export(Box<ExportError>),
+    /// A port of the hub.
+    #[error(transparent)]
+    Port(Box<PortError>),
     /// A manifest of an earlier point.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Manifest(Box<ManifestError>),
     /// A thread or an engine that cannot be had.
     #[error(transparent)]
-    Mover(Fault),
+    Mover(Box<Fault>),
     /// Somebody called it off.
     #[error("interrupted")]
     Cancelled,
@@ -92,10 +96,24 @@ impl fmt::Display for WhichDisk {
     }
 }
 
-impl From<CatalogError> for BackupError {
-    fn from(error: CatalogError) -> Self {
-        Self::Repository(error.into())
-    }
+/// Boxed, for most results are no errors and should be small.
+macro_rules! from {
+    ($($error:ident => $variant:ident),+ $(,)?) => {$(
+        impl From<$error> for BackupError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error.into()))
+            }
+        }
+    )+};
+}
+
+from! {
+    RepositoryError => Repository,
+    CatalogError => Repository,
+    ImageError => Image,
+    ExportError => Export,
+    PortError => Port,
+    ManifestError => Manifest,
 }
 
 impl BackupError {
@@ -105,7 +123,9 @@ impl BackupError {
         match self {
             Self::Disk { fault, .. } => fault.side(),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
-            Self::Repository(RepositoryError::System { .. }) => Some(Side::Target),
+            Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
+                Some(Side::Target)
+            }
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn look(
         let ended = if has_bitmap { ended } else { sizes.next().unwrap_or(ended) };
         let size = ended.map_err(|fault| BackupError::Disk {
             disk: WhichDisk(disks[index].name.clone()),
-            fault,
+            fault: Box::new(fault),
             exports: String::new(),
         })?;
         looked.push(Looked { size, has_bitmap });
@@ -82,7 +82,8 @@ fn lanes_over(
         }
         _ => {}
     });
-    let running = mover.start(lanes.collect()).map_err(BackupError::Mover)?;
+    let running =
+        mover.start(lanes.collect()).map_err(|fault| BackupError::Mover(Box::new(fault)))?;
     let canceller = running.canceller();
     cancellation.lanes(Some(canceller.clone()));
     while !running.wait_for(TICK) {

@@ -17,6 +17,7 @@
 mod cancel;
 mod copying;
 mod error;
+mod ground;
 mod look;
 mod plan;
 mod report;
@@ -28,7 +29,9 @@ mod tests;
 
 pub use cancel::Cancellation;
 pub use error::{BackupError, WhichDisk};
-pub use plan::DiskPlan;
+pub(crate) use ground::Ground;
+pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
+pub(crate) use run::Run;
 pub use run::{Watch, back_up};

@@ -1,9 +1,12 @@
 //! What is asked for.
 
+use std::collections::HashSet;
+
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
 
+use super::error::BackupError;
 use crate::catalog::{BackupMode, DiskName, DiskUuid, VmName};
 use crate::export::ExportSettings;
 use crate::image::ImageTool;
@@ -42,6 +45,25 @@ pub struct BackupRequest {
     pub disks: Vec<DiskRequest>,
     /// Fulls, deltas, or what fits.
     pub mode: BackupMode,
+}
+
+impl BackupRequest {
+    /// Refuses what cannot become a point, whatever its sources are.
+    ///
+    /// # Errors
+    /// [`BackupError::NoDisk`] and [`BackupError::NameTwice`].
+    pub fn check(&self) -> Result<(), BackupError> {
+        if self.disks.is_empty() {
+            return Err(BackupError::NoDisk(self.vm.clone()));
+        }
+        let mut names = HashSet::new();
+        match self.disks.iter().find(|disk| !names.insert(&disk.name)) {
+            Some(twice) => {
+                Err(BackupError::NameTwice { vm: self.vm.clone(), disk: twice.name.clone() })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// How backups are made.

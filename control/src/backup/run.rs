@@ -1,6 +1,5 @@
 //! One backup, from the request to the point.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -11,15 +10,17 @@ use blockferry_dataplane::{Counts, Event, LaneReport};
 use super::cancel::Cancellation;
 use super::copying::copy;
 use super::error::{BackupError, WhichDisk};
+use super::ground::Ground;
 use super::look::look;
 use super::plan::{DiskPlan, Planned, plan};
 use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, each, stage};
 use crate::catalog::{
-    ByteCounts, CatalogError, Claim, ClaimKind, DiskName, Job, JobState, Jobs, LayerFacts, Leases,
-    ManifestFacts, NewPoint, Point, PointId, RelativePath, UnixMillis,
+    ByteCounts, CatalogError, Claim, ClaimKind, DiskId, DiskName, Job, JobId, JobState, Jobs,
+    LayerFacts, LeaseId, Leases, ManifestFacts, NewPoint, Point, PointId, RelativePath, UnixMillis,
 };
+use crate::export::ExportError;
 use crate::image::{CheckVerdict, Image};
 use crate::repository::{Repository, RepositoryError, Work};
 
@@ -58,61 +59,64 @@ pub fn back_up(
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
 ) -> Result<BackupReport, BackupError> {
-    check(request)?;
-    let started = Instant::now();
+    request.check()?;
     let (job, work) = repository.begin(request.vm.clone(), request.mode)?;
     watch.job(&job);
-    let run = Run { repository, request, settings, watch, cancellation, job: &job };
-    let ended = run.to_point(work);
-    if let Err(error) = &ended {
-        run.note_end(error);
-    }
-    // A job that is over holds nothing. What cannot be given back now is by the next one.
-    let _ = repository.catalog().release_all(job.id);
-    let (point, disks) = ended?;
-    Ok(BackupReport { point, disks, elapsed: started.elapsed() })
+    let ground = Ground::alone(repository);
+    Run { ground: &ground, request, settings, watch, cancellation, job: job.id }.to_end(work)
 }
 
-fn check(request: &BackupRequest) -> Result<(), BackupError> {
-    if request.disks.is_empty() {
-        return Err(BackupError::NoDisk(request.vm.clone()));
-    }
-    let mut names = HashSet::new();
-    match request.disks.iter().find(|disk| !names.insert(&disk.name)) {
-        Some(twice) => {
-            Err(BackupError::NameTwice { vm: request.vm.clone(), disk: twice.name.clone() })
-        }
-        None => Ok(()),
-    }
-}
-
-struct Run<'a> {
-    repository: &'a Repository,
-    request: &'a BackupRequest,
-    settings: &'a BackupSettings,
-    watch: &'a Arc<dyn Watch>,
-    cancellation: &'a Cancellation,
-    job: &'a Job,
+/// A backup of a job that is there, with the folder that it works in.
+pub(crate) struct Run<'a> {
+    pub(crate) ground: &'a Ground,
+    pub(crate) request: &'a BackupRequest,
+    pub(crate) settings: &'a BackupSettings,
+    pub(crate) watch: &'a Arc<dyn Watch>,
+    pub(crate) cancellation: &'a Cancellation,
+    pub(crate) job: JobId,
 }
 
 impl Run<'_> {
+    /// Goes on to the point, or to the reason why there is none; the job ends with it.
+    pub(crate) fn to_end(&self, work: Work) -> Result<BackupReport, BackupError> {
+        let started = Instant::now();
+        let ended = self.claim_vm().and_then(|claim| {
+            let ended = self.to_point(work);
+            // What cannot be given back now is by whoever cleans up next.
+            let _ = self.ground.jobs.release(claim, self.job);
+            ended
+        });
+        if let Err(error) = &ended {
+            self.note_end(error);
+        }
+        let (point, disks) = ended?;
+        Ok(BackupReport { point, disks, elapsed: started.elapsed() })
+    }
+
     fn to_point(&self, work: Work) -> Result<(Point, Vec<DiskReport>), BackupError> {
-        self.claim_vm()?;
         let created = UnixMillis::now();
         self.advance(JobState::Planning, "looking at its disks")?;
         let looked = look(&self.request.disks, self.settings, self.cancellation)?;
         let mut plans = Vec::with_capacity(looked.len());
         for (disk, looked) in self.request.disks.iter().zip(looked) {
             let tool = &self.settings.image_tool;
-            let planned = plan(self.request, disk, looked, self.repository, &work, tool)?;
+            let planned = plan(self.request, disk, looked, &self.ground.repository, &work, tool)?;
             self.watch.planned(&planned.plan);
             plans.push(planned);
         }
-        let mut staged = stage(&plans, &work, self.settings)?;
+        let mut staged = stage(&plans, &work, self.ground, self.settings)?;
 
         self.advance(JobState::Copying, "all exports are ready")?;
-        let (settings, watch, cancellation) = (self.settings, self.watch, self.cancellation);
-        let lanes = copy(self.request, &plans, &mut staged, &work, settings, watch, cancellation)?;
+        let lanes = copy(
+            self.request,
+            &plans,
+            &mut staged,
+            &work,
+            self.ground,
+            self.settings,
+            self.watch,
+            self.cancellation,
+        )?;
 
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
@@ -126,23 +130,26 @@ impl Run<'_> {
             vm: self.request.vm.clone(),
             created,
             mode: self.request.mode,
-            job: self.job.id,
+            job: self.job,
             layers: disks.iter().map(|done| done.facts(id)).collect(),
         };
         let point = work.publish(point)?;
+        if !self.ground.has_job_in_repository() {
+            self.note_point(&point);
+        }
         Ok((point, disks.into_iter().map(|done| done.report).collect()))
     }
 
     /// One backup of a VM at a time: the second would stand on the same layers.
-    fn claim_vm(&self) -> Result<(), BackupError> {
+    fn claim_vm(&self) -> Result<LeaseId, BackupError> {
         let vm = &self.request.vm;
         let claim =
             Claim::new(ClaimKind::Image, &format!("all of VM {vm}")).map_err(CatalogError::from)?;
-        match self.repository.catalog().lease(self.job.id, claim) {
+        match self.ground.jobs.lease(self.job, claim) {
             Err(CatalogError::Taken { owner, .. }) => {
                 Err(BackupError::AtWork { vm: vm.clone(), job: owner })
             }
-            other => Ok(other.map(|_lease| ())?),
+            granted => Ok(granted?.id),
         }
     }
 
@@ -150,7 +157,7 @@ impl Run<'_> {
         if self.cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
-        let job = self.repository.catalog().advance(self.job.id, state, reason)?;
+        let job = self.ground.jobs.advance(self.job, state, reason)?;
         self.watch.job(&job);
         Ok(())
     }
@@ -160,9 +167,18 @@ impl Run<'_> {
             BackupError::Cancelled => JobState::Cancelled,
             _ => JobState::Failed,
         };
-        match self.repository.catalog().advance(self.job.id, state, &error.to_string()) {
+        match self.ground.jobs.advance(self.job, state, &error.to_string()) {
             Ok(job) => self.watch.job(&job),
             // The error that is told is the one that led here.
+            Err(unnoted) => self.watch.note(&format!("the job's end is not noted: {unnoted}")),
+        }
+    }
+
+    /// The point stands: a job whose end cannot be noted now is found to be done at the next start.
+    fn note_point(&self, point: &Point) {
+        let reason = format!("published point {}", point.id);
+        match self.ground.jobs.advance(self.job, JobState::Done, &reason) {
+            Ok(job) => self.watch.job(&job),
             Err(unnoted) => self.watch.note(&format!("the job's end is not noted: {unnoted}")),
         }
     }
@@ -174,14 +190,13 @@ impl Run<'_> {
     ) -> Result<Vec<Image>, BackupError> {
         let mut images = Vec::with_capacity(staged.len());
         for (staged, planned) in staged.into_iter().zip(plans) {
-            let image = staged.image.clone();
+            images.push(staged.image.clone());
             match staged.end() {
-                Ok(image) => images.push(image),
+                Ok(()) => {}
+                Err(error @ ExportError::Stuck { .. }) => return Err(error.into()),
                 // All was flushed: what matters is that the image is whole, and nobody has it.
-                Err(error @ crate::export::ExportError::Stuck { .. }) => return Err(error.into()),
                 Err(error) => {
                     self.watch.note(&format!("disk {}: {error}", planned.plan.name));
-                    images.push(image);
                 }
             }
         }
@@ -234,7 +249,7 @@ impl Run<'_> {
 /// A disk whose layer is ready to be published.
 #[derive(Debug)]
 struct Finished {
-    disk: crate::catalog::DiskId,
+    disk: DiskId,
     report: DiskReport,
 }
 

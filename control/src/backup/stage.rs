@@ -6,10 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::error::BackupError;
+use super::ground::{Address, Ground};
 use super::plan::Planned;
 use super::request::BackupSettings;
 use crate::child::held;
-use crate::export::{Export, ExportAccess, ExportError, ExportSpec, Listener};
+use crate::export::{ExportAccess, ExportError, ExportSpec};
+use crate::hub::RunningExport;
 use crate::image::Image;
 use crate::repository::Work;
 
@@ -20,69 +22,67 @@ const AT_ONCE: usize = 4;
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) image: Image,
-    listener: Listener,
-    connections: u16,
-    export: Option<Export>,
+    address: Address,
+    export: RunningExport,
 }
 
 impl Staged {
-    fn start(&mut self, settings: &BackupSettings) -> Result<(), ExportError> {
-        let spec = ExportSpec {
-            image: self.image.path().to_owned(),
-            name: EXPORT_NAME.into(),
-            listener: self.listener.clone(),
-            access: ExportAccess::Writable,
-            connections: self.connections,
-        };
-        self.export = Some(Export::start(spec, &settings.exports)?);
-        Ok(())
-    }
-
-    /// The export, which is there until it is ended.
-    pub(super) fn export(&self) -> &Export {
-        self.export.as_ref().expect("it is started when it is staged, and ended last")
+    /// The export.
+    pub(super) fn export(&self) -> &RunningExport {
+        &self.export
     }
 
     /// Starts the export anew if its process is gone; says what became of it then.
     pub(super) fn revive(
         &mut self,
+        ground: &Ground,
         settings: &BackupSettings,
-    ) -> Result<Option<String>, ExportError> {
-        let Some(exited) = self.export().try_exited() else { return Ok(None) };
-        self.start(settings)?;
+    ) -> Result<Option<String>, BackupError> {
+        let Some(exited) = self.export.try_exited() else { return Ok(None) };
+        self.export = start(&self.image, &self.address, ground, settings)?;
         Ok(Some(exited.to_string()))
     }
 
     /// Ends the export and takes its socket away.
-    pub(super) fn end(mut self) -> Result<Image, ExportError> {
-        self.export.take().map_or(Ok(()), Export::end)?;
-        Ok(self.image)
+    pub(super) fn end(self) -> Result<(), ExportError> {
+        self.export.end()
     }
 }
-
-/// Its clients are our own lanes, each of which knows which it is.
-const EXPORT_NAME: &str = "disk";
 
 /// Makes an image and starts an export for each disk.
 pub(super) fn stage(
     plans: &[Planned],
     work: &Work,
+    ground: &Ground,
     settings: &BackupSettings,
 ) -> Result<Vec<Staged>, BackupError> {
-    each(plans, |planned| {
+    let numbered: Vec<(usize, &Planned)> = plans.iter().enumerate().collect();
+    each(&numbered, |(disk, planned)| {
         let path = work.image(planned.plan.layer);
         let parent = planned.parent_image.as_deref();
         let size = planned.plan.size_bytes;
-        let new = Image::create(&path, size, parent, settings.image_tool.clone())?;
-        let mut staged = Staged {
-            image: new.image,
-            listener: Listener::unix(work.path())?,
-            connections: settings.lane.connections,
-            export: None,
-        };
-        staged.start(settings)?;
-        Ok(staged)
+        let image = Image::create(&path, size, parent, settings.image_tool.clone())?.image;
+        let address = ground.address(*disk, work.path())?;
+        let export = start(&image, &address, ground, settings)?;
+        Ok(Staged { image, address, export })
     })
+}
+
+fn start(
+    image: &Image,
+    address: &Address,
+    ground: &Ground,
+    settings: &BackupSettings,
+) -> Result<RunningExport, BackupError> {
+    let (listener, name, port) = address.take()?;
+    let spec = ExportSpec {
+        image: image.path().to_owned(),
+        name,
+        listener,
+        access: ExportAccess::Writable,
+        connections: settings.lane.connections,
+    };
+    Ok(ground.exports.start(spec, port, &settings.exports)?)
 }
 
 /// Does `work` for each of `items`, some at a time, and gives back the results in their order, or

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::nbd::NbdUri;
 
 use super::ports::PortUse;
@@ -29,6 +30,7 @@ struct Running {
 struct Entry {
     pid: u32,
     uri: NbdUri,
+    endpoint: Endpoint,
     image: PathBuf,
     started: Instant,
     /// Taken out by whoever ends it.
@@ -75,6 +77,7 @@ impl Exports {
         let entry = Arc::new(Entry {
             pid: export.pid(),
             uri: export.uri().clone(),
+            endpoint: export.endpoint(),
             image: export.image().to_owned(),
             started,
             export: Mutex::new(Some(export)),
@@ -173,10 +176,23 @@ impl RunningExport {
         &self.entry.uri
     }
 
+    /// The same as an end of a lane.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.entry.endpoint.clone()
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.entry.pid
+    }
+
+    /// The last lines that it wrote to stderr, oldest first; none once the hub has ended it.
+    #[must_use]
+    pub fn stderr_tail(&self) -> Vec<String> {
+        let export = self.entry.export.lock().unwrap_or_else(PoisonError::into_inner);
+        export.as_ref().map(Export::stderr_tail).unwrap_or_default()
     }
 
     /// What became of it, if it ended by itself; at once.

@@ -8,6 +8,7 @@
 //!    ├─ tokens.json  hashes of the tokens that open the API
 //!    │
 //!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
+//!      ├ Backups   queue ▸ all ports of a VM at once ▸ run ▸ published
 //!      ├ Exports   the qemu-nbd processes that run now
 //!      └ TokenCheck
 //! ```
@@ -20,6 +21,7 @@
 //! Every call blocks for as long as the disk takes: from asynchronous code it is made on a thread
 //! that may block.
 
+mod backups;
 mod error;
 mod exports;
 mod machine;
@@ -29,6 +31,9 @@ mod state;
 mod tests;
 mod token;
 
+pub use backups::{
+    Backups, DiskProgress, Feed, JobEvent, QueuePlace, Repositories, RepositoryName, SubmitError,
+};
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
 pub use machine::{Hub, HubSettings};

@@ -35,6 +35,12 @@ pub enum RepositoryError {
         /// How long it was waited for.
         deadline: Duration,
     },
+    /// A hub has it.
+    #[error("another hub works in {}; one hub has a repository at a time", root.display())]
+    OtherHub {
+        /// The repository.
+        root: PathBuf,
+    },
     /// A point that is being read.
     #[error("point {point} is in use by a restore, a verification or an export; end that first")]
     InUse {

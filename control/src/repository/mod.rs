@@ -60,6 +60,12 @@ pub struct Repository {
     catalog: Arc<SqliteCatalog>,
 }
 
+/// No other hub works in the repository while this is held.
+#[derive(Debug)]
+pub struct HubLock(
+    #[expect(dead_code, reason = "it is held, and that is all that it is for")] HeldFolder,
+);
+
 impl Repository {
     /// Opens the repository at `root`.
     ///
@@ -113,12 +119,26 @@ impl Repository {
         &self.catalog
     }
 
+    pub(crate) fn catalog_shared(&self) -> Arc<SqliteCatalog> {
+        Arc::clone(&self.catalog)
+    }
+
     fn work_folder(&self) -> PathBuf {
         self.root.join(WORK)
     }
 
     fn points_folder(&self) -> PathBuf {
         self.root.join(POINTS)
+    }
+
+    /// Keeps other hubs out until this is dropped. Commands without a hub are let in.
+    ///
+    /// # Errors
+    /// [`RepositoryError::OtherHub`].
+    pub fn lock_for_hub(&self) -> Result<HubLock, RepositoryError> {
+        // Nobody else locks that folder itself.
+        let held = HeldFolder::alone(&self.points_folder())?;
+        held.map(HubLock).ok_or_else(|| RepositoryError::OtherHub { root: self.root.to_path_buf() })
     }
 
     /// What is done until this is dropped is one step for all others.

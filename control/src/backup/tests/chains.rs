@@ -68,7 +68,10 @@ fn apply(changes: &[Change], disks: &[(PathBuf, u64); 2]) -> [Vec<(u64, u64)>; 2
         let start = ((*size as f64 * change.at) as u64).min(size - 1);
         let length = change.length.min(size - start);
         let bytes: Vec<u8> = (0..length)
-            .map(|at| if change.byte == 0 { 0 } else { change.byte ^ (at as u8) ^ (round as u8) })
+            .map(|at| {
+                let [low, ..] = (at ^ round as u64).to_le_bytes();
+                if change.byte == 0 { 0 } else { change.byte ^ low }
+            })
             .collect();
         write(path, start, &bytes);
         touched[change.disk].push((start, length));

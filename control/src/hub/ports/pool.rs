@@ -1,7 +1,8 @@
 //! Leasing and releasing.
 
+use std::fmt;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::PortError;
@@ -17,6 +18,15 @@ use crate::export::{ExportError, Listener};
 /// waits for other processes, which is the longest that either can take.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Called when ports are free again.
+struct ReleaseHook(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for ReleaseHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleaseHook").field("is_set", &self.0.get().is_some()).finish()
+    }
+}
+
 /// The ports of a hub. Any thread may ask; calls block.
 #[derive(Debug)]
 pub struct Ports {
@@ -24,6 +34,7 @@ pub struct Ports {
     callers: Arc<SqliteCatalog>,
     table: Mutex<Table>,
     changed: Condvar,
+    released: ReleaseHook,
 }
 
 impl Ports {
@@ -32,7 +43,13 @@ impl Ports {
         own: Arc<SqliteCatalog>,
         callers: Arc<SqliteCatalog>,
     ) -> Self {
-        Self { own, callers, table: Mutex::new(Table::new(range)), changed: Condvar::new() }
+        Self {
+            own,
+            callers,
+            table: Mutex::new(Table::new(range)),
+            changed: Condvar::new(),
+            released: ReleaseHook(OnceLock::new()),
+        }
     }
 
     /// Leases the lowest free port to a job, for a disk, and binds it. The same job and disk get
@@ -128,6 +145,11 @@ impl Ports {
             }
             _ => Err(PortError::NotLeased(port)),
         }
+    }
+
+    /// Has `tell` called whenever ports were released; the first one stays. It should be quick.
+    pub(crate) fn on_release(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _one_queue_is_enough = self.released.0.set(Box::new(tell));
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
@@ -263,6 +285,9 @@ impl Ports {
         }
         drop(table);
         self.changed.notify_all();
+        if let Some(tell) = self.released.0.get() {
+            tell();
+        }
         Ok(released)
     }
 

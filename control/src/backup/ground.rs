@@ -1,0 +1,72 @@
+//! Where a backup runs: alone, or in a hub.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::BackupError;
+use crate::catalog::SqliteCatalog;
+use crate::export::Listener;
+use crate::hub::{Exports, Holder, PortLease, PortUse, Ports};
+use crate::repository::Repository;
+
+/// What a backup stands on. The steps are the same everywhere; this is what differs.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    /// Where the point goes.
+    pub(crate) repository: Repository,
+    /// Where the job is kept: the repository's catalog, or that of a hub.
+    pub(crate) jobs: Arc<SqliteCatalog>,
+    /// The exports that run here.
+    pub(crate) exports: Arc<Exports>,
+    /// A leased port for each disk, in the order of the request. Without a hub there are none:
+    /// exports are on Unix sockets that nobody else can reach.
+    pub(crate) ports: Option<(Arc<Ports>, Vec<PortLease>)>,
+}
+
+/// Where one export is, whichever process serves it.
+#[derive(Clone, Debug)]
+pub(super) enum Address {
+    Unix(Listener),
+    Port(Arc<Ports>, PortLease),
+}
+
+/// Its only clients are our own lanes.
+const UNIX_EXPORT_NAME: &str = "disk";
+
+impl Ground {
+    /// The ground of a backup without a hub.
+    pub(super) fn alone(repository: &Repository) -> Self {
+        Self {
+            repository: repository.clone(),
+            jobs: repository.catalog_shared(),
+            exports: Arc::default(),
+            ports: None,
+        }
+    }
+
+    /// Whether the job is kept where its point is, and is done by the transaction that publishes.
+    pub(super) fn has_job_in_repository(&self) -> bool {
+        std::ptr::eq(&raw const *self.jobs, self.repository.catalog())
+    }
+
+    /// Where the export of a disk is to be; `folder` is for a socket.
+    pub(super) fn address(&self, disk: usize, folder: &Path) -> Result<Address, BackupError> {
+        Ok(match &self.ports {
+            None => Address::Unix(Listener::unix(folder)?),
+            Some((ports, leases)) => Address::Port(Arc::clone(ports), leases[disk].clone()),
+        })
+    }
+}
+
+impl Address {
+    /// What an export listens on, its name there, and what keeps the port while it does.
+    pub(super) fn take(&self) -> Result<(Listener, String, Option<PortUse>), BackupError> {
+        match self {
+            Self::Unix(listener) => Ok((listener.clone(), UNIX_EXPORT_NAME.into(), None)),
+            Self::Port(ports, lease) => {
+                let used = ports.use_for_export(lease.port, &Holder::from(lease.job))?;
+                Ok((used.listener(), lease.export_name(), Some(used)))
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Who is next.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::error::SubmitError;
+use super::feed::Feed;
+use super::recover;
+use super::repositories::{Repositories, RepositoryName};
+use super::run::run;
+use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
+use crate::catalog::{
+    Admission, CatalogError, IdempotencyKey, Job, JobId, JobState, Jobs, NewJob, SqliteCatalog,
+};
+use crate::hub::{Exports, Holder, PortError, PortLease, Ports};
+use crate::repository::Repository;
+
+/// How often the first of the queue asks again for ports that somebody outside of the hub had.
+/// Ports that the hub takes back wake it at once.
+const OUTSIDE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The backups of a hub.
+#[derive(Debug)]
+pub struct Backups {
+    shared: Arc<Shared>,
+    scheduler: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the threads of a hub's backups share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) catalog: Arc<SqliteCatalog>,
+    pub(super) ports: Arc<Ports>,
+    pub(super) exports: Arc<Exports>,
+    pub(super) repositories: Repositories,
+    pub(super) settings: BackupSettings,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Arc<Ticket>>,
+    running: BTreeMap<JobId, (Arc<Ticket>, JoinHandle<()>)>,
+    stopping: bool,
+}
+
+/// A job that waits or runs.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) job: Job,
+    pub(super) request: BackupRequest,
+    pub(super) repository: Repository,
+    pub(super) cancellation: Cancellation,
+    pub(super) feed: Feed,
+}
+
+/// Where a job stands that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// From 1 on.
+    pub position: usize,
+    /// Ports that it waits for, one for each of its disks.
+    pub ports_needed: usize,
+    /// Ports that are free now.
+    pub ports_free: usize,
+}
+
+impl Backups {
+    /// Settles what an earlier run of the hub has left, and starts to take in jobs.
+    ///
+    /// # Errors
+    /// [`CatalogError`] of the hub or of a repository.
+    pub fn start(
+        catalog: Arc<SqliteCatalog>,
+        ports: Arc<Ports>,
+        exports: Arc<Exports>,
+        repositories: Repositories,
+        settings: BackupSettings,
+    ) -> Result<Self, CatalogError> {
+        recover::settle(&catalog, &repositories)?;
+        let shared = Arc::new(Shared {
+            catalog,
+            ports,
+            exports,
+            repositories,
+            settings,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let woken = Arc::downgrade(&shared);
+        shared.ports.on_release(move || {
+            if let Some(shared) = woken.upgrade() {
+                shared.wake();
+            }
+        });
+        let ours = Arc::clone(&shared);
+        let scheduler = thread::Builder::new().name("queue".into()).spawn(move || ours.schedule());
+        let scheduler = scheduler.expect("a hub that cannot have one thread cannot work at all");
+        Ok(Self { shared, scheduler: Mutex::new(Some(scheduler)) })
+    }
+
+    /// The repositories that points go to.
+    #[must_use]
+    pub fn repositories(&self) -> &Repositories {
+        &self.shared.repositories
+    }
+
+    /// Takes a backup in, or gives back the job that the same key gave before.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn submit(
+        &self,
+        request: BackupRequest,
+        repository: Option<&RepositoryName>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Admission, SubmitError> {
+        request.check()?;
+        let (_, repository) = self.shared.repositories.named(repository)?;
+        let (disks, ports) = (request.disks.len(), self.shared.ports.metrics().total);
+        if disks > ports {
+            return Err(SubmitError::TooManyDisks { disks, ports });
+        }
+        // Held over the catalog's call, so that the queue has the order of the catalog.
+        let mut state = self.shared.state();
+        if state.stopping {
+            return Err(SubmitError::Stopping);
+        }
+        let new = NewJob { vm: request.vm.clone(), mode: request.mode, key };
+        let admission = self.shared.catalog.add_job(new)?;
+        if let Admission::New(job) = &admission {
+            let names = request.disks.iter().map(|disk| disk.name.clone()).collect();
+            state.waiting.push_back(Arc::new(Ticket {
+                job: job.clone(),
+                request,
+                repository: repository.clone(),
+                cancellation: Cancellation::default(),
+                feed: Feed::of(names),
+            }));
+            drop(state);
+            self.shared.wake();
+        }
+        Ok(admission)
+    }
+
+    /// Calls a job off, whatever its state. One that runs ends a moment later.
+    ///
+    /// # Errors
+    /// [`SubmitError::Over`] when it has ended, and [`CatalogError::NoSuchJob`].
+    pub fn cancel(&self, id: JobId) -> Result<Job, SubmitError> {
+        let mut state = self.shared.state();
+        if let Some(at) = state.waiting.iter().position(|ticket| ticket.job.id == id) {
+            let job = self.shared.catalog.advance(id, JobState::Cancelled, CALLED_OFF)?;
+            if let Some(ticket) = state.waiting.remove(at) {
+                ticket.feed.job(&job);
+            }
+            drop(state);
+            self.shared.wake();
+            return Ok(job);
+        }
+        if let Some((ticket, _)) = state.running.get(&id) {
+            ticket.cancellation.cancel();
+        }
+        drop(state);
+        let job = self.shared.catalog.job(id)?;
+        if job.state.is_over() && job.state != JobState::Cancelled {
+            return Err(SubmitError::Over { job: id, state: job.state });
+        }
+        Ok(job)
+    }
+
+    /// What happens to a job from now on; `None` when it is over.
+    #[must_use]
+    pub fn feed(&self, job: JobId) -> Option<Feed> {
+        let state = self.shared.state();
+        let waiting = state.waiting.iter().find(|ticket| ticket.job.id == job);
+        let running = || state.running.get(&job).map(|(ticket, _)| ticket);
+        waiting.or_else(running).map(|ticket| ticket.feed.clone())
+    }
+
+    /// Where a job stands in the queue; `None` when it does not wait.
+    #[must_use]
+    pub fn place(&self, job: JobId) -> Option<QueuePlace> {
+        let (at, ports_needed) = {
+            let state = self.shared.state();
+            let at = state.waiting.iter().position(|ticket| ticket.job.id == job)?;
+            (at, state.waiting[at].request.disks.len())
+        };
+        Some(QueuePlace {
+            position: at + 1,
+            ports_needed,
+            ports_free: self.shared.ports.metrics().free,
+        })
+    }
+
+    /// Jobs that wait, and jobs that run.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.shared.state();
+        (state.waiting.len(), state.running.len())
+    }
+
+    /// Calls off all that waits and runs, and waits for the end of it. No job is taken in from
+    /// then on.
+    pub fn stop(&self) {
+        let mut state = self.shared.state();
+        state.stopping = true;
+        for (ticket, _) in state.running.values() {
+            ticket.cancellation.cancel();
+        }
+        for ticket in std::mem::take(&mut state.waiting) {
+            let ended = self.shared.catalog.advance(ticket.job.id, JobState::Cancelled, STOPPED);
+            // What cannot be noted now is found at the next start.
+            if let Ok(job) = ended {
+                ticket.feed.job(&job);
+            }
+        }
+        let running = std::mem::take(&mut state.running);
+        drop(state);
+        self.shared.wake();
+        let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = running.into_values().map(|(_, thread)| thread).chain(scheduler);
+        for thread in threads {
+            // One that panicked has left its job for the next start to settle.
+            let _ = thread.join();
+        }
+    }
+}
+
+const CALLED_OFF: &str = "called off before it started";
+const STOPPED: &str = "the hub was stopped before it started";
+
+impl Drop for Backups {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Under the lock, or whoever has looked and does not wait yet would miss it.
+        let _state = self.state();
+        self.changed.notify_all();
+    }
+
+    /// Starts the first of the queue whenever that is possible, until the hub stops.
+    fn schedule(self: Arc<Self>) {
+        let mut state = self.state();
+        while !state.stopping {
+            let Some(first) = state.waiting.front().cloned() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let leased = self.lease_all(&first);
+            state = self.state();
+            let is_first = state.waiting.front().is_some_and(|head| Arc::ptr_eq(head, &first));
+            match leased {
+                Ok(Some(ports)) if is_first && !state.stopping => {
+                    state.waiting.pop_front();
+                    let begun = self.begin(&mut state, &first, ports);
+                    if let Err(error) = begun {
+                        drop(state);
+                        self.fail(&first, &format!("no thread could be started for it: {error}"));
+                        // Telling the queue of free ports takes its lock.
+                        self.release(&first);
+                        state = self.state();
+                    }
+                }
+                // It was called off meanwhile.
+                Ok(Some(_)) => {
+                    drop(state);
+                    self.release(&first);
+                    state = self.state();
+                }
+                Ok(None) => {
+                    let waited = self.changed.wait_timeout(state, OUTSIDE_PAUSE);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Err(error) if is_first => {
+                    state.waiting.pop_front();
+                    self.fail(&first, &error.to_string());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn fail(&self, ticket: &Ticket, reason: &str) {
+        // What cannot be noted now is found at the next start.
+        if let Ok(job) = self.catalog.advance(ticket.job.id, JobState::Failed, reason) {
+            ticket.feed.job(&job);
+        }
+    }
+
+    /// A port for each disk, or for none of them.
+    fn lease_all(&self, ticket: &Ticket) -> Result<Option<Vec<PortLease>>, PortError> {
+        if self.ports.metrics().free < ticket.request.disks.len() {
+            return Ok(None);
+        }
+        let holder = Holder::from(ticket.job.id);
+        let mut leases = Vec::with_capacity(ticket.request.disks.len());
+        for disk in &ticket.request.disks {
+            match self.ports.lease(&holder, &ticket.request.vm, &disk.name) {
+                Ok(lease) => leases.push(lease),
+                Err(error) => {
+                    self.release(ticket);
+                    return match error {
+                        // Somebody was faster.
+                        PortError::AllTaken { .. } => Ok(None),
+                        other => Err(other),
+                    };
+                }
+            }
+        }
+        Ok(Some(leases))
+    }
+
+    pub(super) fn release(&self, ticket: &Ticket) {
+        // They are not in use any more. What the catalog cannot note now is undone at the next start.
+        if let Err(error) = self.ports.release_all(&Holder::from(ticket.job.id)) {
+            ticket.feed.note(&format!("its ports are not free yet: {error}"));
+        }
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        ticket: &Arc<Ticket>,
+        ports: Vec<PortLease>,
+    ) -> io::Result<()> {
+        let (shared, ours) = (Arc::clone(self), Arc::clone(ticket));
+        let thread = thread::Builder::new().name(format!("backup-{}", ticket.job.id));
+        let thread = thread.spawn(move || {
+            run(&shared, &ours, ports);
+            shared.release(&ours);
+            let mut state = shared.state();
+            state.running.remove(&ours.job.id);
+            shared.changed.notify_all();
+        })?;
+        // Its thread waits for the lock that is held here before it takes itself out.
+        state.running.insert(ticket.job.id, (Arc::clone(ticket), thread));
+        Ok(())
+    }
+}

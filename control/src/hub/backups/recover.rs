@@ -1,0 +1,31 @@
+//! What an earlier run of the hub has left.
+
+use super::repositories::Repositories;
+use crate::catalog::{CatalogError, JobFilter, JobState, Jobs, Points, SqliteCatalog};
+
+/// Ends the jobs of a hub that is gone: those whose point is published are done, the others have
+/// failed. What they held is given back by [`Ports`](crate::hub::Ports) and by the repositories.
+pub(super) fn settle(
+    catalog: &SqliteCatalog,
+    repositories: &Repositories,
+) -> Result<(), CatalogError> {
+    use JobState::{Copying, Done, Failed, Planning, Publishing, Queued};
+    let states = vec![Queued, Planning, Copying, Publishing];
+    for job in catalog.jobs(&JobFilter { states, ..JobFilter::default() })? {
+        let mut published = None;
+        for (_, repository) in repositories.iter() {
+            published = published.or(repository.catalog().point_of(job.id)?);
+        }
+        match published {
+            // It publishes in that state only.
+            Some(point) if job.state == Publishing => {
+                catalog.advance(job.id, Done, &format!("published point {}", point.id))?;
+            }
+            _ => {
+                let reason = format!("the hub ended while it was {}", job.state);
+                catalog.advance(job.id, Failed, &reason)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The repositories of a hub, by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::error::SubmitError;
+use crate::catalog::{CatalogError, PointId, Points};
+use crate::repository::{HubLock, Repository, RepositoryError};
+
+/// What a repository is called in the API: 1 to 64 of a-z, 0-9, `-` and `_`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RepositoryName(String);
+
+impl RepositoryName {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RepositoryName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MAX_BYTES: usize = 64;
+        let fits = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
+        };
+        if (1..=MAX_BYTES).contains(&text.len()) && text.bytes().all(fits) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("the name of a repository is 1 to 64 of a-z, 0-9, - and _".into())
+        }
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The repositories that a hub works in. No other hub can while this is held.
+#[derive(Debug, Default)]
+pub struct Repositories {
+    by_name: BTreeMap<RepositoryName, (Repository, HubLock)>,
+}
+
+impl Repositories {
+    /// Opens them, makes those that are not there, and cleans up after the dead.
+    ///
+    /// # Errors
+    /// When one cannot be had, or another hub has it.
+    pub fn open(
+        folders: impl IntoIterator<Item = (RepositoryName, PathBuf)>,
+    ) -> Result<Self, RepositoryError> {
+        let mut by_name = BTreeMap::new();
+        for (name, folder) in folders {
+            let repository = Repository::open_or_create(&folder)?;
+            let lock = repository.lock_for_hub()?;
+            repository.clean_up()?;
+            by_name.insert(name, (repository, lock));
+        }
+        Ok(Self { by_name })
+    }
+
+    /// The one of this name, or the only one.
+    ///
+    /// # Errors
+    /// [`SubmitError`], with the names that there are.
+    pub fn named(
+        &self,
+        name: Option<&RepositoryName>,
+    ) -> Result<(&RepositoryName, &Repository), SubmitError> {
+        let known = || self.by_name.keys().cloned().collect();
+        let mut all = self.iter();
+        match (name, all.next(), all.next()) {
+            (_, None, _) => Err(SubmitError::NoRepository),
+            (None, Some(only), None) => Ok(only),
+            (None, Some(_), Some(_)) => Err(SubmitError::WhichRepository { known: known() }),
+            (Some(name), ..) => self.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+                SubmitError::UnknownRepository { asked: name.clone(), known: known() }
+            }),
+        }
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&RepositoryName, &Repository)> {
+        self.by_name.iter().map(|(name, (repository, _lock))| (name, repository))
+    }
+
+    /// The one that has this point.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchPoint`] when none has it.
+    pub fn with_point(
+        &self,
+        point: PointId,
+    ) -> Result<(&RepositoryName, &Repository), CatalogError> {
+        for (name, repository) in self.iter() {
+            match repository.catalog().point(point) {
+                Ok(_) => return Ok((name, repository)),
+                Err(CatalogError::NoSuchPoint(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CatalogError::NoSuchPoint(point))
+    }
+}

@@ -1,0 +1,64 @@
+//! What the options come to for the lanes and the mover.
+
+use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
+
+use super::options::CopyOptions;
+
+/// The settings that all lanes share.
+pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
+    LaneSettings {
+        extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
+        source_bytes: None,
+        base: None,
+        connections: options.connections,
+        request_bytes: options.request_size.fixed(),
+        adapt_bytes: options.request_size.least..=options.request_size.most,
+        requests: options.requests,
+        // One request must fit, however small the queue: nbdcopy takes 0 as well.
+        in_flight_bytes: options.queue_size.max(options.request_size.least.into()),
+        synchronous: options.synchronous,
+        payload: options.payload,
+        extents: !options.no_extents,
+        target_is_zero: options.destination_is_zero,
+        allocated: options.allocated,
+        sparse_bytes: options.sparse,
+        cluster_bytes: options.cluster_size,
+        digest: options.digest.0,
+        manifest: None,
+        journal: None,
+        keep_journal: false,
+        flush_interval: options.flush_interval,
+        deadline: options.deadline,
+        least_rate: options.least_rate,
+        retries: options.retries,
+        backoff: options.backoff,
+    }
+}
+
+/// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
+fn bitmap(name: &str) -> Extent {
+    Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
+}
+
+/// The settings of the mover.
+pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
+    MoverSettings {
+        engine: options.engine,
+        threads: usize::try_from(options.threads).ok().filter(|&threads| threads > 0),
+        max_lanes: options.max_lanes.into(),
+        pool_bytes: options.memory,
+        rate_limit: options.rate_limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bitmap_may_be_named_as_nbdinfo_shows_it() {
+        for name in ["daily", "qemu:dirty-bitmap:daily"] {
+            assert!(matches!(bitmap(name), Extent::Bitmap(name) if name == "daily"), "{name}");
+        }
+    }
+}
