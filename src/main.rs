@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod batch;
 mod cli;
 mod copy;
 mod exit;
@@ -43,6 +44,7 @@ fn run() -> anyhow::Result<Exit> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
+        Command::Batch(options) => batch::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

@@ -16,8 +16,8 @@ use super::work::UNPUBLISHED;
 use super::*;
 use crate::catalog::{
     BackupMode, ByteCounts, Catalog, CatalogError, Job, JobFilter, JobId, JobState, Jobs,
-    LayerFacts, LayerId, LayerKind, Leases, NewPoint, Point, PointFilter, PointId, Points,
-    RelativePath, UnixMillis,
+    LayerFacts, LayerId, LayerKind, NewPoint, Point, PointFilter, PointId, Points, RelativePath,
+    UnixMillis,
 };
 
 /// A repository in a folder that goes with it.
