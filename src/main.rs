@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod batch;
 mod cli;
 mod copy;
 mod exit;
@@ -52,6 +53,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Verify(options) => verify::command(&options),
         Command::Points(options) => points::command(&options),
         Command::Export(options) => export::command(&options),
+        Command::Batch(options) => batch::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

@@ -4,16 +4,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use blockferry_control::backup::{
-    BackupError, BackupReport, BackupSettings, Cancellation, Watch, back_up,
-};
-use blockferry_control::repository::Repository;
-use blockferry_dataplane::Counts;
+use blockferry_control::backup::{BackupReport, Cancellation};
 
 use super::options::BackupOptions;
 use super::request;
-use super::telling::{Json, Telling, summary};
-use crate::exit::{Exit, Refusal};
+use super::telling::{Display, Json, Telling, summary};
+use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
 
@@ -50,7 +46,7 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
 }
 
 fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
-    let request = request::of(options)?;
+    let asked = request::of(options)?;
     let progress = Progress::of(options.output.progress());
     let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
     let cancellation = Cancellation::default();
@@ -59,30 +55,10 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         calling_off.cancel();
         true
     })?;
-    let disks = u16::try_from(request.disks.len()).unwrap_or(u16::MAX);
-    let settings = BackupSettings {
-        lane: options.lane.lane(),
-        mover: options.lane.mover(),
-        ..BackupSettings::for_disks(disks)
-    };
-    let telling = Arc::new(Telling::new(console, progress));
-    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
-    let ended = Repository::open_or_create(&options.repository)
-        .map_err(BackupError::from)
-        .and_then(|repository| back_up(&repository, &request, &settings, &watch, &cancellation));
-    let totals = ended.iter().flat_map(|report| &report.disks).map(|disk| &disk.counts);
-    let totals = totals.fold(Counts::default(), |sum, counts| sum.plus(counts));
-    telling.finish(ended.is_ok(), &totals);
-    ended.map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
-}
-
-fn exit_of(error: &BackupError) -> Exit {
-    match error {
-        BackupError::Cancelled => Exit::Interrupted,
-        BackupError::NoDisk(_)
-        | BackupError::NameTwice { .. }
-        | BackupError::NotIncremental { .. } => Exit::Usage,
-        BackupError::Repository(error) => Exit::of_repository(error),
-        other => other.side().map_or(Exit::Failed, Exit::of_side),
-    }
+    let disks = asked.disks.len();
+    let display = Arc::new(Display::new(progress, disks));
+    let telling = Arc::new(Telling::new(console, Arc::clone(&display), 0));
+    let ended = asked.back_up(&telling, &cancellation, disks);
+    display.finish(ended.is_ok());
+    ended
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch};
-use blockferry_control::catalog::{BackupMode, DiskName, Job};
+use blockferry_control::catalog::{BackupMode, DiskName, Job, VmName};
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
 use serde::Serialize;
@@ -11,46 +11,123 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::output::{Console, Estimate, Progress, cpu_seconds, json::Bytes, table};
 
-/// Tells of a backup on a console and a progress display.
+/// How far all disks are that this process backs up, of one VM or of many.
+#[derive(Debug)]
+pub(crate) struct Display {
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    progress: Progress,
+    estimate: Estimate,
+    disks: Vec<Counts>,
+}
+
+impl Display {
+    /// Of so many disks; there may turn out to be more.
+    pub(crate) fn new(progress: Progress, disks: usize) -> Self {
+        let (estimate, disks) = (Estimate::of(disks), vec![Counts::default(); disks]);
+        Self { shown: Mutex::new(Shown { progress, estimate, disks }) }
+    }
+
+    /// The disks from `first` on are that far.
+    fn update(&self, first: usize, counts: impl Iterator<Item = Counts>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shown { progress, estimate, disks } = &mut *shown;
+        for (index, counts) in counts.enumerate() {
+            let index = first + index;
+            if index >= disks.len() {
+                disks.resize(index + 1, Counts::default());
+                *estimate = Estimate::of(disks.len());
+            }
+            disks[index] = counts;
+        }
+        if progress.is_shown() {
+            progress.update(estimate.share(|disk| disks[disk]), &totals(disks.iter()));
+        }
+    }
+
+    /// It is not needed any more, and what it showed last is what was moved.
+    pub(crate) fn finish(&self, done: bool) {
+        let moved = {
+            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            totals(&shown.disks)
+        };
+        self.finish_with(done, &moved);
+    }
+
+    /// It is not needed any more, and so much was moved.
+    pub(crate) fn finish_with(&self, done: bool, moved: &Counts) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.progress.finish(done, moved);
+    }
+}
+
+/// The sum of counts.
+pub(crate) fn totals<'a>(counts: impl IntoIterator<Item = &'a Counts>) -> Counts {
+    counts.into_iter().fold(Counts::default(), |sum, counts| sum.plus(counts))
+}
+
+/// Tells of a backup on a console and a display.
 #[derive(Debug)]
 pub(crate) struct Telling {
     console: Arc<Console>,
-    shown: Mutex<(Progress, Option<Estimate>)>,
+    display: Arc<Display>,
+    /// Its first disk there.
+    first: usize,
+    /// Before each line.
+    about: String,
 }
 
 impl Telling {
-    pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
-        Self { console, shown: Mutex::new((progress, None)) }
+    pub(crate) fn new(console: Arc<Console>, display: Arc<Display>, first: usize) -> Self {
+        Self { console, display, first, about: String::new() }
     }
 
-    /// The display is not needed any more.
-    pub(crate) fn finish(&self, done: bool, totals: &Counts) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.0.finish(done, totals);
+    /// With its VM before each line, for there are others.
+    pub(crate) fn naming(self, vm: &VmName) -> Self {
+        Self { about: format!("VM {vm}: "), ..self }
+    }
+
+    /// A line.
+    pub(crate) fn say(&self, text: &str) {
+        self.console.note(&format!("{}{text}", self.about));
+    }
+
+    /// A line that only `--verbose` shows.
+    pub(crate) fn detail(&self, text: &str) {
+        self.console.detail(&format!("{}{text}", self.about));
+    }
+
+    /// It is over: what its disks came to is what counts.
+    pub(super) fn ended(&self, report: Option<&BackupReport>) {
+        let disks = report.iter().flat_map(|report| &report.disks).map(|disk| disk.counts);
+        self.display.update(self.first, disks);
     }
 }
 
 impl Watch for Telling {
     fn job(&self, job: &Job) {
-        self.console.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
+        self.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
     }
 
     fn planned(&self, plan: &DiskPlan) {
         let mode = plan.kind.mode();
-        self.console.detail(&format!("disk {}: {mode}, for {}", plan.name, plan.reason));
+        self.detail(&format!("disk {}: {mode}, for {}", plan.name, plan.reason));
     }
 
     fn note(&self, text: &str) {
-        self.console.note(text);
+        self.say(text);
     }
 
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
         match event {
             Event::Started { payload, reason, .. } => {
-                self.console.detail(&format!("disk {disk}: payload {payload}: {reason}"));
+                self.detail(&format!("disk {disk}: payload {payload}: {reason}"));
             }
-            Event::Note { text, .. } => self.console.detail(&format!("disk {disk}: {text}")),
-            Event::Reconnecting { side, attempt, reason, .. } => self.console.detail(&format!(
+            Event::Note { text, .. } => self.detail(&format!("disk {disk}: {text}")),
+            Event::Reconnecting { side, attempt, reason, .. } => self.detail(&format!(
                 "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
             )),
             _ => {}
@@ -58,14 +135,7 @@ impl Watch for Telling {
     }
 
     fn progress(&self, disks: &[Counts]) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let (progress, estimate) = &mut *shown;
-        if progress.is_shown() {
-            let totals = disks.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
-            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
-            let share = estimate.share(|disk| disks[disk]);
-            progress.update(share, &totals);
-        }
+        self.display.update(self.first, disks.iter().copied());
     }
 }
 
@@ -92,7 +162,7 @@ pub(super) fn summary(report: &BackupReport) -> String {
 
 /// The end of a backup, for programs. Fields are added, never taken away.
 #[derive(Debug, Serialize)]
-pub(super) struct Json<'a> {
+pub(crate) struct Json<'a> {
     /// The exit code in a word.
     outcome: &'static str,
     exit_code: u8,
@@ -104,7 +174,9 @@ pub(super) struct Json<'a> {
     job: Option<&'a str>,
     created_ms: Option<u64>,
     seconds: f64,
-    cpu_seconds: f64,
+    /// Of the process; not where it backs up others too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_seconds: Option<f64>,
     bytes: Bytes,
     disks: Vec<Disk<'a>>,
 }
@@ -125,9 +197,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn of(report: &'a BackupReport) -> Self {
-        let counts = report.disks.iter().map(|disk| &disk.counts);
-        let totals = counts.fold(Counts::default(), |sum, counts| sum.plus(counts));
+    pub(crate) fn of(report: &'a BackupReport) -> Self {
         Self {
             outcome: Exit::Done.word(),
             exit_code: Exit::Done.code(),
@@ -138,13 +208,13 @@ impl<'a> Json<'a> {
             job: Some(report.point.job.as_str()),
             created_ms: Some(report.point.created.get()),
             seconds: report.elapsed.as_secs_f64(),
-            cpu_seconds: cpu_seconds(),
-            bytes: totals.into(),
+            cpu_seconds: Some(cpu_seconds()),
+            bytes: totals(report.disks.iter().map(|disk| &disk.counts)).into(),
             disks: report.disks.iter().map(Disk::of).collect(),
         }
     }
 
-    pub(super) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
+    pub(crate) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
         Self {
             outcome: exit.word(),
             exit_code: exit.code(),
@@ -155,10 +225,17 @@ impl<'a> Json<'a> {
             job: None,
             created_ms: None,
             seconds: 0.0,
-            cpu_seconds: cpu_seconds(),
+            cpu_seconds: Some(cpu_seconds()),
             bytes: Bytes::default(),
             disks: Vec::new(),
         }
+    }
+}
+
+impl Json<'_> {
+    /// The same as one of many.
+    pub(crate) fn of_many(self) -> Self {
+        Self { cpu_seconds: None, ..self }
     }
 }
 
