@@ -72,6 +72,8 @@ pub fn restore(
     let started = Instant::now();
     let held = repository.hold_disks(request.point, &request.disks)?;
     check_number(&held, request)?;
+    // Images are written through exports too.
+    let settings = &settings.at_once(2 * held.layers.len());
     let mut digests = Vec::with_capacity(held.layers.len());
     for layer in &held.layers {
         let opened = ChainDigests::open(layer, repository.root());
