@@ -11,7 +11,8 @@ mod request;
 mod run;
 mod telling;
 
-pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source};
+pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source_from};
 pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};
+pub(crate) use request::source;
 pub(crate) use run::command;
-pub(crate) use telling::{Display, Json, Telling, totals};
+pub(crate) use telling::{Display, Json, Telling, counts, totals};

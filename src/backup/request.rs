@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use blockferry_control::catalog::DiskName;
+use blockferry_dataplane::Endpoint;
 
-use super::asked::{Asked, AskedChanges, AskedDisk, source};
+use super::asked::{Asked, AskedChanges, AskedDisk, source_from};
 use super::options::{BackupOptions, Named};
 use crate::exit::Refusal;
 
@@ -22,12 +23,11 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
         }
     }
     let mut disks = Vec::with_capacity(options.disk.len());
-    for Named { disk, value } in &options.disk {
-        let source = source(value);
+    for named in &options.disk {
         disks.push(AskedDisk {
-            name: disk.clone(),
-            source: source.map_err(|error| Refusal::usage(format!("disk {disk}: {error}")))?,
-            changes: changes(disk, options)?,
+            name: named.disk.clone(),
+            source: source(named)?,
+            changes: changes(&named.disk, options)?,
         });
     }
     Ok(Asked {
@@ -42,6 +42,14 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
 
 fn is_named(disks: &[Named], named: &Named) -> bool {
     disks.iter().any(|disk| disk.disk == named.disk)
+}
+
+/// The source of a disk.
+///
+/// # Errors
+/// Wrong usage, in one line.
+pub(crate) fn source(disk: &Named) -> anyhow::Result<Endpoint> {
+    source_from(&disk.value).map_err(|error| Refusal::usage(format!("disk {}: {error}", disk.disk)))
 }
 
 fn changes(disk: &DiskName, options: &BackupOptions) -> anyhow::Result<AskedChanges> {

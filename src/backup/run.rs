@@ -8,7 +8,7 @@ use blockferry_control::backup::{BackupReport, Cancellation};
 
 use super::options::BackupOptions;
 use super::request;
-use super::telling::{Display, Json, Telling, summary};
+use super::telling::{Json, Telling, counts, summary, totals};
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
@@ -56,9 +56,8 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         true
     })?;
     let disks = asked.disks.len();
-    let display = Arc::new(Display::new(progress, disks));
-    let telling = Arc::new(Telling::new(console, Arc::clone(&display), 0));
+    let telling = Arc::new(Telling::new(console, progress));
     let ended = asked.back_up(&telling, &cancellation, disks);
-    display.finish(ended.is_ok());
+    telling.finish(ended.is_ok(), &totals(ended.iter().flat_map(counts)));
     ended
 }

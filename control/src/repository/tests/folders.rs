@@ -1,5 +1,6 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -83,21 +84,23 @@ fn a_program_of_a_dead_job_that_still_makes_files_does_not_keep_its_folder() {
     for file in 0..200 {
         fs::write(dying.join(format!("old-{file}")), "").unwrap();
     }
-    let dead = AtomicBool::new(false);
+    // It dies in the midst of the removal.
+    let dies = Instant::now() + Duration::from_millis(200);
+    let (making, makes) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
             for file in 0.. {
-                // Beyond the folder's end there is nothing to make.
-                if dead.load(Ordering::Relaxed)
-                    || fs::write(dying.join(format!("new-{file}")), "").is_err()
-                {
-                    break;
+                let made = fs::write(dying.join(format!("new-{file}")), "");
+                // Without the folder there is nothing to make.
+                if made.is_err() || Instant::now() > dies {
+                    return;
                 }
+                // The test has heard it once, and that is enough.
+                let _ = making.send(());
             }
         });
-        let removed = folder::remove(&dying);
-        dead.store(true, Ordering::Relaxed);
-        removed.unwrap();
+        makes.recv().unwrap();
+        folder::remove(&dying).unwrap();
     });
     assert!(!dying.exists());
 }
