@@ -9,11 +9,14 @@ use blockferry_control::repository::Repository;
 use blockferry_dataplane::Counts;
 use clap::Args;
 
-use crate::backup::{Display, Telling};
+use crate::backup::Telling;
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::output::{Console, Progress};
+
+/// Exports that are reckoned with for their share of memory: as many as a hub has.
+const EXPORTS: u16 = 101;
 
 /// Where points are kept.
 #[derive(Args, Debug)]
@@ -35,7 +38,7 @@ impl RepositoryOption {
 
 /// The settings that these options make.
 pub(crate) fn settings(lane: &LaneOptions) -> ReadSettings {
-    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::default() }
+    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::for_disks(EXPORTS) }
 }
 
 /// Runs work that can be called off, and shows how it gets on; `totals` says what it moved.
@@ -55,11 +58,11 @@ pub(crate) fn watched<T>(
         calling_off.cancel();
         true
     })?;
-    let display = Arc::new(Display::new(progress, 0));
-    let watch: Arc<dyn Watch> = Arc::new(Telling::new(console, Arc::clone(&display), 0));
+    let telling = Arc::new(Telling::new(console, progress));
+    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
     let ended = work(&watch, &cancellation);
     let counts = ended.as_ref().map_or_else(|_| Counts::default(), totals);
-    display.finish_with(ended.is_ok(), &counts);
+    telling.finish(ended.is_ok(), &counts);
     ended.map_err(|error| refusal(&error))
 }
 

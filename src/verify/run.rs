@@ -56,8 +56,7 @@ fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyReport> {
             let disk = &named.disk;
             return Err(Refusal::usage(format!("--against is about {disk}, and --disk is not")));
         }
-        let from = source(&named.value).map_err(Refusal::usage)?;
-        against.push((named.disk.clone(), from));
+        against.push((named.disk.clone(), source(named)?));
     }
     let request = VerifyRequest {
         points: options.point.into_iter().collect(),
