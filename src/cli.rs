@@ -60,13 +60,6 @@ pub(crate) enum Command {
     #[command(after_help = crate::backup::EXAMPLES,
         after_long_help = const_str(crate::backup::EXAMPLES, EXIT_CODES))]
     Backup(Box<BackupOptions>),
-    /// Back up many VMs, as a file says: for cron
-    ///
-    /// Each VM becomes a restore point of its own, as by `backup`. One that fails does not stop the
-    /// others; at the end there is one summary, and an exit code for all.
-    #[command(after_help = crate::batch::EXAMPLES,
-        after_long_help = const_str(crate::batch::EXAMPLES, EXIT_CODES))]
-    Batch(BatchOptions),
     /// Restore disks of a point to files, an NBD export or a block device
     ///
     /// All disks at once. Each is compared with its digests while it is read, and a file has its
@@ -94,6 +87,13 @@ pub(crate) enum Command {
     #[command(after_help = crate::export::EXAMPLES,
         after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
     Export(Box<ExportOptions>),
+    /// Back up many VMs, as a file says: for cron
+    ///
+    /// Each VM becomes a restore point of its own, as by `backup`. One that fails does not stop the
+    /// others; at the end there is one summary, and an exit code for all.
+    #[command(after_help = crate::batch::EXAMPLES,
+        after_long_help = const_str(crate::batch::EXAMPLES, EXIT_CODES))]
+    Batch(BatchOptions),
     /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
     #[command(
         after_help = crate::hub::EXAMPLES,

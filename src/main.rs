@@ -49,11 +49,11 @@ fn run() -> anyhow::Result<Exit> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
-        Command::Batch(options) => batch::command(&options),
         Command::Restore(options) => restore::command(&options),
         Command::Verify(options) => verify::command(&options),
         Command::Points(options) => points::command(&options),
         Command::Export(options) => export::command(&options),
+        Command::Batch(options) => batch::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

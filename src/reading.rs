@@ -9,7 +9,7 @@ use blockferry_control::repository::Repository;
 use blockferry_dataplane::Counts;
 use clap::Args;
 
-use crate::backup::Telling;
+use crate::backup::{Display, Telling};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::lane_options::{LaneOptions, OutputOptions};
@@ -58,11 +58,11 @@ pub(crate) fn watched<T>(
         calling_off.cancel();
         true
     })?;
-    let telling = Arc::new(Telling::new(console, progress));
-    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
+    let display = Arc::new(Display::new(progress, 0));
+    let watch: Arc<dyn Watch> = Arc::new(Telling::new(console, Arc::clone(&display), 0));
     let ended = work(&watch, &cancellation);
     let counts = ended.as_ref().map_or_else(|_| Counts::default(), totals);
-    telling.finish(ended.is_ok(), &counts);
+    display.finish_with(ended.is_ok(), &counts);
     ended.map_err(|error| refusal(&error))
 }
 

@@ -58,6 +58,17 @@ impl Asked {
         cancellation: &Cancellation,
         disks_at_once: usize,
     ) -> anyhow::Result<BackupReport> {
+        let ended = self.point(telling, cancellation, disks_at_once);
+        telling.ended(ended.as_ref().ok());
+        ended
+    }
+
+    fn point(
+        &self,
+        telling: &Arc<Telling>,
+        cancellation: &Cancellation,
+        disks_at_once: usize,
+    ) -> anyhow::Result<BackupReport> {
         let request = self.request()?;
         let settings = BackupSettings {
             lane: self.lane.clone(),
@@ -93,7 +104,7 @@ impl Asked {
 ///
 /// # Errors
 /// What is wrong with it, for a message that names the disk.
-pub(crate) fn source_from(word: &str) -> Result<Endpoint, String> {
+pub(crate) fn source(word: &str) -> Result<Endpoint, String> {
     match named_place(word.as_ref())? {
         Place::Uri(uri) => Ok(Endpoint::nbd(*uri)),
         Place::Path(path) => Ok(Endpoint::File(path)),

@@ -11,8 +11,7 @@ mod request;
 mod run;
 mod telling;
 
-pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source_from};
+pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source};
 pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};
-pub(crate) use request::source;
 pub(crate) use run::command;
-pub(crate) use telling::{Display, Json, Telling, counts, totals};
+pub(crate) use telling::{Display, Json, Telling, totals};

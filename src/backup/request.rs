@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use blockferry_control::catalog::DiskName;
-use blockferry_dataplane::Endpoint;
 
-use super::asked::{Asked, AskedChanges, AskedDisk, source_from};
+use super::asked::{Asked, AskedChanges, AskedDisk, source};
 use super::options::{BackupOptions, Named};
 use crate::exit::Refusal;
 
@@ -23,11 +22,12 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
         }
     }
     let mut disks = Vec::with_capacity(options.disk.len());
-    for named in &options.disk {
+    for Named { disk, value } in &options.disk {
+        let source = source(value);
         disks.push(AskedDisk {
-            name: named.disk.clone(),
-            source: source(named)?,
-            changes: changes(&named.disk, options)?,
+            name: disk.clone(),
+            source: source.map_err(|error| Refusal::usage(format!("disk {disk}: {error}")))?,
+            changes: changes(disk, options)?,
         });
     }
     Ok(Asked {
@@ -42,14 +42,6 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
 
 fn is_named(disks: &[Named], named: &Named) -> bool {
     disks.iter().any(|disk| disk.disk == named.disk)
-}
-
-/// The source of a disk.
-///
-/// # Errors
-/// Wrong usage, in one line.
-pub(crate) fn source(disk: &Named) -> anyhow::Result<Endpoint> {
-    source_from(&disk.value).map_err(|error| Refusal::usage(format!("disk {}: {error}", disk.disk)))
 }
 
 fn changes(disk: &DiskName, options: &BackupOptions) -> anyhow::Result<AskedChanges> {

@@ -8,7 +8,7 @@ use blockferry_control::backup::{BackupReport, Cancellation};
 
 use super::options::BackupOptions;
 use super::request;
-use super::telling::{Json, Telling, counts, summary, totals};
+use super::telling::{Display, Json, Telling, summary};
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
@@ -56,8 +56,9 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         true
     })?;
     let disks = asked.disks.len();
-    let telling = Arc::new(Telling::new(console, progress));
+    let display = Arc::new(Display::new(progress, disks));
+    let telling = Arc::new(Telling::new(console, Arc::clone(&display), 0));
     let ended = asked.back_up(&telling, &cancellation, disks);
-    telling.finish(ended.is_ok(), &totals(ended.iter().flat_map(counts)));
+    display.finish(ended.is_ok());
     ended
 }

@@ -20,39 +20,48 @@ pub(crate) struct Display {
 #[derive(Debug)]
 struct Shown {
     progress: Progress,
-    estimate: Option<Estimate>,
+    estimate: Estimate,
     disks: Vec<Counts>,
 }
 
 impl Display {
-    /// Of so many disks; 0 for those that are told of first.
+    /// Of so many disks; there may turn out to be more.
     pub(crate) fn new(progress: Progress, disks: usize) -> Self {
-        let disks = vec![Counts::default(); disks];
-        Self { shown: Mutex::new(Shown { progress, estimate: None, disks }) }
+        let (estimate, disks) = (Estimate::of(disks), vec![Counts::default(); disks]);
+        Self { shown: Mutex::new(Shown { progress, estimate, disks }) }
     }
 
     /// The disks from `first` on are that far.
-    fn update(&self, first: usize, counts: &[Counts]) {
+    fn update(&self, first: usize, counts: impl Iterator<Item = Counts>) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let Shown { progress, estimate, disks } = &mut *shown;
-        disks.resize(disks.len().max(first + counts.len()), Counts::default());
-        disks[first..][..counts.len()].copy_from_slice(counts);
+        for (index, counts) in counts.enumerate() {
+            let index = first + index;
+            if index >= disks.len() {
+                disks.resize(index + 1, Counts::default());
+                *estimate = Estimate::of(disks.len());
+            }
+            disks[index] = counts;
+        }
         if progress.is_shown() {
-            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
             progress.update(estimate.share(|disk| disks[disk]), &totals(disks.iter()));
         }
     }
 
-    /// It is not needed any more.
-    pub(crate) fn finish(&self, done: bool, totals: &Counts) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.progress.finish(done, totals);
+    /// It is not needed any more, and what it showed last is what was moved.
+    pub(crate) fn finish(&self, done: bool) {
+        let moved = {
+            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            totals(&shown.disks)
+        };
+        self.finish_with(done, &moved);
     }
-}
 
-/// What was moved of each disk of a point.
-pub(crate) fn counts(report: &BackupReport) -> impl Iterator<Item = &Counts> {
-    report.disks.iter().map(|disk| &disk.counts)
+    /// It is not needed any more, and so much was moved.
+    pub(crate) fn finish_with(&self, done: bool, moved: &Counts) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.progress.finish(done, moved);
+    }
 }
 
 /// The sum of counts.
@@ -72,24 +81,13 @@ pub(crate) struct Telling {
 }
 
 impl Telling {
-    pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
-        let display = Arc::new(Display::new(progress, 0));
-        Self { console, display, first: 0, about: String::new() }
+    pub(crate) fn new(console: Arc<Console>, display: Arc<Display>, first: usize) -> Self {
+        Self { console, display, first, about: String::new() }
     }
 
-    /// Of one VM of many, on the display of all, where its first disk has this number.
-    pub(crate) fn of_one(
-        vm: &VmName,
-        console: Arc<Console>,
-        display: Arc<Display>,
-        first: usize,
-    ) -> Self {
-        Self { console, display, first, about: format!("VM {vm}: ") }
-    }
-
-    /// The display is not needed any more.
-    pub(crate) fn finish(&self, done: bool, totals: &Counts) {
-        self.display.finish(done, totals);
+    /// With its VM before each line, for there are others.
+    pub(crate) fn naming(self, vm: &VmName) -> Self {
+        Self { about: format!("VM {vm}: "), ..self }
     }
 
     /// A line.
@@ -100,6 +98,12 @@ impl Telling {
     /// A line that only `--verbose` shows.
     pub(crate) fn detail(&self, text: &str) {
         self.console.detail(&format!("{}{text}", self.about));
+    }
+
+    /// It is over: what its disks came to is what counts.
+    pub(super) fn ended(&self, report: Option<&BackupReport>) {
+        let disks = report.iter().flat_map(|report| &report.disks).map(|disk| disk.counts);
+        self.display.update(self.first, disks);
     }
 }
 
@@ -131,7 +135,7 @@ impl Watch for Telling {
     }
 
     fn progress(&self, disks: &[Counts]) {
-        self.display.update(self.first, disks);
+        self.display.update(self.first, disks.iter().copied());
     }
 }
 
@@ -205,7 +209,7 @@ impl<'a> Json<'a> {
             created_ms: Some(report.point.created.get()),
             seconds: report.elapsed.as_secs_f64(),
             cpu_seconds: Some(cpu_seconds()),
-            bytes: totals(counts(report)).into(),
+            bytes: totals(report.disks.iter().map(|disk| &disk.counts)).into(),
             disks: report.disks.iter().map(Disk::of).collect(),
         }
     }

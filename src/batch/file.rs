@@ -16,7 +16,7 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use toml::Spanned;
 
 use super::turns::MAX_DISKS;
-use crate::backup::{Asked, AskedChanges, AskedDisk, source_from};
+use crate::backup::{Asked, AskedChanges, AskedDisk, source};
 use crate::exit::Refusal;
 use crate::lane_options::{MAX_CONNECTIONS, positive_duration, positive_size};
 
@@ -109,7 +109,7 @@ impl FromStr for Source {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        source_from(text).map(Self)
+        source(text).map(Self)
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use super::file::Jobs;
 use super::options::BatchOptions;
 use super::telling::{BatchJson, Ended, summary};
 use super::turns::{disks_at_once, take_turns};
-use crate::backup::{Asked, Display, Telling, totals};
+use crate::backup::{Asked, Display, Telling};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
@@ -69,15 +70,17 @@ fn back_up_all(options: &BatchOptions) -> anyhow::Result<(Jobs, Vec<Ended>)> {
         true
     })?;
 
+    let failed = AtomicBool::new(false);
     let ended = take_turns(&disks, at_once, |number| {
         let asked = &jobs.vms[number];
         let first = disks[..number].iter().sum();
-        let (console, display) = (Arc::clone(&console), Arc::clone(&display));
-        let telling = Arc::new(Telling::of_one(&asked.vm, console, display, first));
-        back_up(asked, &telling, &cancellations[number], exports)
+        let telling = Telling::new(Arc::clone(&console), Arc::clone(&display), first);
+        let telling = Arc::new(telling.naming(&asked.vm));
+        let ended = back_up(asked, &telling, &cancellations[number], exports);
+        failed.fetch_or(ended.exit() != Exit::Done, Ordering::Relaxed);
+        ended
     });
-    let done = ended.iter().all(|ended| ended.exit() == Exit::Done);
-    display.finish(done, &totals(ended.iter().flat_map(Ended::counts)));
+    display.finish(!failed.into_inner());
     Ok((jobs, ended))
 }
 

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use blockferry_control::backup::BackupReport;
-use blockferry_dataplane::Counts;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::backup::{Asked, Json, counts, totals};
+use crate::backup::{Asked, Json, totals};
 use crate::exit::Exit;
 use crate::output::json::Bytes;
 use crate::output::{cpu_seconds, table};
@@ -26,15 +25,6 @@ impl Ended {
             Self::Failed { exit, .. } => *exit,
         }
     }
-
-    /// What was moved of each disk of its point.
-    pub(super) fn counts(&self) -> impl Iterator<Item = &Counts> {
-        let report = match self {
-            Self::Done(report) => Some(report),
-            Self::Failed { .. } => None,
-        };
-        report.into_iter().flat_map(|report| counts(report))
-    }
 }
 
 /// All VMs, for people.
@@ -43,7 +33,7 @@ pub(super) fn summary(vms: &[Asked], ended: &[Ended], elapsed: Duration) -> Stri
         let mut row = vec![asked.vm.to_string(), ended.exit().word().replace('_', " ")];
         match ended {
             Ended::Done(report) => {
-                let counts = totals(counts(report));
+                let counts = totals(report.disks.iter().map(|disk| &disk.counts));
                 let stored = report.disks.iter().map(|disk| disk.stored_bytes).sum();
                 let sizes = [counts.read, counts.sent, stored];
                 row.push(asked.disks.len().to_string());
@@ -87,6 +77,10 @@ pub(super) struct BatchJson<'a> {
 
 impl<'a> BatchJson<'a> {
     pub(super) fn of(exit: Exit, vms: &'a [Asked], ended: &'a [Ended], elapsed: Duration) -> Self {
+        let disks = ended.iter().flat_map(|ended| match ended {
+            Ended::Done(report) => report.disks.as_slice(),
+            Ended::Failed { .. } => &[],
+        });
         let told = vms.iter().zip(ended).map(|(asked, ended)| match ended {
             Ended::Done(report) => Json::of(report).of_many(),
             Ended::Failed { exit, error } => {
@@ -100,7 +94,7 @@ impl<'a> BatchJson<'a> {
             error: None,
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: cpu_seconds(),
-            bytes: totals(ended.iter().flat_map(Ended::counts)).into(),
+            bytes: totals(disks.map(|disk| &disk.counts)).into(),
             vms: told.collect(),
         }
     }

@@ -56,7 +56,8 @@ fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyReport> {
             let disk = &named.disk;
             return Err(Refusal::usage(format!("--against is about {disk}, and --disk is not")));
         }
-        against.push((named.disk.clone(), source(named)?));
+        let from = source(&named.value).map_err(Refusal::usage)?;
+        against.push((named.disk.clone(), from));
     }
     let request = VerifyRequest {
         points: options.point.into_iter().collect(),
