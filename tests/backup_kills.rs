@@ -9,6 +9,7 @@ mod kills;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use blockferry::{code, run, stderr};
 use blockferry_control::catalog::JobState;
 use blockferry_doubles::disk::Random;
 use kills::processes;
@@ -76,6 +77,8 @@ fn a_kill_at_any_moment_loses_no_point_and_leaves_nothing_that_the_next_backup_d
         processes::assert_none_of(workload.repository());
     }
     workload.assert_all_points();
+    let verified = run(workload.repository(), &["verify", "--all", "--repository", "."]);
+    assert_eq!(code(&verified), 0, "{}", stderr(&verified));
     println!("{died:?}");
     for phase in ["planning", "copying", "publishing"] {
         assert!(died.contains_key(phase), "none was killed while it was {phase}: {died:?}");

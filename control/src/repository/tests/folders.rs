@@ -54,12 +54,15 @@ fn what_nobody_here_has_made_stays() {
 #[test]
 fn a_point_that_the_catalog_refuses_leaves_no_folder() {
     let place = Place::new();
-    let (job, work) = begin(&place.repository);
+    let (job, mut work) = begin(&place.repository);
     // The job is not publishing.
     let point = new_point(&place.repository, &job, &work, UnixMillis::now());
     let error = work.publish(point).unwrap_err();
     let refused = matches!(error, RepositoryError::Catalog(CatalogError::Unpublishable { .. }));
     assert!(refused, "{error}");
+    // It is alive until it has noted why it ends.
+    assert_eq!(place.repository.clean_up().unwrap(), CleanedUp::default());
+    drop(work);
     assert_eq!(names_in(&place.root().join(WORK)), [""; 0]);
     assert_eq!(names_in(&place.root().join(POINTS)), [""; 0]);
     place.point();

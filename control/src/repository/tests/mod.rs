@@ -56,7 +56,7 @@ fn begin(repository: &Repository) -> (Job, Work) {
 }
 
 /// Publishes a point of one disk, whose layer stands on the newest one.
-fn publish(repository: &Repository, job: &Job, work: Work, created: UnixMillis) -> Point {
+fn publish(repository: &Repository, job: &Job, mut work: Work, created: UnixMillis) -> Point {
     let catalog = repository.catalog();
     for state in [JobState::Planning, JobState::Copying, JobState::Publishing] {
         catalog.advance(job.id, state, "test").unwrap();
