@@ -88,6 +88,7 @@ impl Run<'_> {
             ended
         });
         if let Err(error) = &ended {
+            work.discard();
             self.note_end(error);
         }
         // Not before: who cleans up takes a job for dead that is not over and has no folder.

@@ -127,6 +127,18 @@ impl Work {
         Ok(published)
     }
 
+    /// Removes what was made, for there will be no point, and leaves the folder: the job lives until
+    /// it has noted why it ends, and that may need the room.
+    pub(crate) fn discard(&self) {
+        for name in folder::names(&self.path).unwrap_or_default() {
+            let path = self.path.join(&name);
+            if name != UNPUBLISHED {
+                // What cannot be removed now goes with the folder.
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+    }
+
     /// Others tell by the folder that the job lives, until it has noted why it ends.
     fn become_work_again(&mut self) {
         let to = RelativePath::of_work(self.job).under(self.repository.root());
