@@ -4,8 +4,12 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::BackupOptions;
 use crate::copy::CopyOptions;
+use crate::export::ExportOptions;
 use crate::hub::HubOptions;
+use crate::points::PointsOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
+use crate::restore::RestoreOptions;
+use crate::verify::VerifyOptions;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -55,6 +59,33 @@ pub(crate) enum Command {
     #[command(after_help = crate::backup::EXAMPLES,
         after_long_help = const_str(crate::backup::EXAMPLES, EXIT_CODES))]
     Backup(Box<BackupOptions>),
+    /// Restore disks of a point to files, an NBD export or a block device
+    ///
+    /// All disks at once. Each is compared with its digests while it is read, and a file has its
+    /// name only when it is whole, durable, and what was backed up.
+    #[command(after_help = crate::restore::EXAMPLES,
+        after_long_help = const_str(crate::restore::EXAMPLES, EXIT_CODES))]
+    Restore(Box<RestoreOptions>),
+    /// Find out whether points are what was backed up
+    ///
+    /// Looks at every file of the chains, has qemu-img check each image, and reads the whole
+    /// content against its digests. Nothing is changed, and all points are named that damage
+    /// touches.
+    #[command(after_help = crate::verify::EXAMPLES,
+        after_long_help = const_str(crate::verify::EXAMPLES, EXIT_CODES))]
+    Verify(Box<VerifyOptions>),
+    /// List the restore points of a repository, or delete one
+    #[command(after_help = crate::points::EXAMPLES,
+        args_conflicts_with_subcommands = true, subcommand_negates_reqs = true,
+        after_long_help = const_str(crate::points::EXAMPLES, EXIT_CODES))]
+    Points(Box<PointsOptions>),
+    /// Serve the disks of a point over NBD, until Ctrl-C
+    ///
+    /// Read-only, unless --writable gives each an overlay that is thrown away at the end. On
+    /// 127.0.0.1 every user of this machine can read them; --socket-dir is for this user alone.
+    #[command(after_help = crate::export::EXAMPLES,
+        after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
+    Export(Box<ExportOptions>),
     /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
     #[command(
         after_help = crate::hub::EXAMPLES,

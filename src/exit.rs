@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use blockferry_control::catalog::CatalogError;
+use blockferry_control::reading::ReadError;
 use blockferry_control::repository::RepositoryError;
 use blockferry_dataplane::{Fault, Side};
 
@@ -22,6 +23,8 @@ pub(crate) enum Exit {
     Source = 4,
     /// The target failed.
     Target = 5,
+    /// The content differs from what it should be.
+    Differs = 6,
     /// Stopped by a signal; what is safe is safe.
     Interrupted = 7,
 }
@@ -41,6 +44,7 @@ impl Exit {
             Self::Partly => "partly_done",
             Self::Source => "source_fault",
             Self::Target => "target_fault",
+            Self::Differs => "content_differs",
             Self::Interrupted => "interrupted",
         }
     }
@@ -85,11 +89,30 @@ impl Exit {
         match error {
             RepositoryError::Missing { .. }
             | RepositoryError::NotEmpty { .. }
+            | RepositoryError::NoSuchDisk { .. }
             | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)) => Self::Usage,
             RepositoryError::System { .. } | RepositoryError::Catalog(CatalogError::Storage(_)) => {
                 Self::Target
             }
             _ => Self::Failed,
+        }
+    }
+
+    /// How a command ended that could not read what was kept, or not write it where it was wanted.
+    pub(crate) fn of_read(error: &ReadError) -> Self {
+        match error {
+            ReadError::Cancelled => Self::Interrupted,
+            ReadError::Differs { .. } => Self::Differs,
+            ReadError::NotOneDisk { .. }
+            | ReadError::Exists { .. }
+            | ReadError::NoPorts { .. }
+            | ReadError::Repository(
+                RepositoryError::NoSuchDisk { .. }
+                | RepositoryError::Missing { .. }
+                | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)),
+            ) => Self::Usage,
+            ReadError::Lane { fault, .. } if matches!(**fault, Fault::Request(_)) => Self::Usage,
+            other => other.side().map_or(Self::Failed, Self::of_side),
         }
     }
 

@@ -11,11 +11,23 @@ use signal_hook::iterator::Signals;
 use crate::exit::Exit;
 use crate::output::Console;
 
+/// What the first signal makes of work that moves data.
+const DRAINING: &str = "interrupted: finishing what is in flight; once more to stop at once";
+
 /// Starts to listen. The first signal calls off what is at work, by `call_off`, which says whether
 /// there was anything; if not, and at the second one, the process ends. Signals that the caller has
 /// had ignored stay so: nohup, and background jobs of a script.
 pub(crate) fn listen(
     console: Arc<Console>,
+    call_off: impl Fn() -> bool + Send + 'static,
+) -> anyhow::Result<()> {
+    listen_and_say(console, DRAINING, call_off)
+}
+
+/// The same; the first signal is told by these words.
+pub(crate) fn listen_and_say(
+    console: Arc<Console>,
+    words: &'static str,
     call_off: impl Fn() -> bool + Send + 'static,
 ) -> anyhow::Result<()> {
     // With a handler, a file that grows past ulimit -f is an error of that file, and not the end
@@ -30,9 +42,7 @@ pub(crate) fn listen(
         .spawn(move || {
             for (earlier, _signal) in signals.forever().enumerate() {
                 if earlier == 0 && call_off() {
-                    console.note(
-                        "interrupted: finishing what is in flight; once more to stop at once",
-                    );
+                    console.note(words);
                 } else {
                     console.note("interrupted");
                     console.clear();

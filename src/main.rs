@@ -6,11 +6,16 @@ mod backup;
 mod cli;
 mod copy;
 mod exit;
+mod export;
 mod hub;
 mod interrupt;
 mod lane_options;
 mod output;
+mod points;
+mod reading;
 mod reference;
+mod restore;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -43,6 +48,10 @@ fn run() -> anyhow::Result<Exit> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
+        Command::Restore(options) => restore::command(&options),
+        Command::Verify(options) => verify::command(&options),
+        Command::Points(options) => points::command(&options),
+        Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

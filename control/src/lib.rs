@@ -3,6 +3,7 @@
 //! ```text
 //!  backup      all disks of a VM into one restore point
 //!  repository  a folder with restore points, and who works in it
+//!  reading     points: restored, verified, listed, offered to others
 //!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
 //!  api         the hub over HTTP
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
@@ -22,6 +23,7 @@ pub mod export;
 pub mod hub;
 pub mod image;
 mod program;
+pub mod reading;
 pub mod repository;
 mod server;
 

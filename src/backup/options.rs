@@ -68,7 +68,7 @@ pub(crate) struct Named {
     pub(crate) value: String,
 }
 
-fn named(text: &str) -> Result<Named, String> {
+pub(crate) fn named(text: &str) -> Result<Named, String> {
     let (disk, value) = text
         .split_once('=')
         .filter(|(_, value)| !value.is_empty())

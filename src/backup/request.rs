@@ -41,7 +41,7 @@ fn is_named(disks: &[Named], named: &Named) -> bool {
     disks.iter().any(|disk| disk.disk == named.disk)
 }
 
-fn source(disk: &Named) -> anyhow::Result<Endpoint> {
+pub(crate) fn source(disk: &Named) -> anyhow::Result<Endpoint> {
     match named_place(disk.value.as_ref()).map_err(Refusal::usage)? {
         Place::Uri(uri) => Ok(Endpoint::nbd(*uri)),
         Place::Path(path) => Ok(Endpoint::File(path)),

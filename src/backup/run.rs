@@ -65,7 +65,7 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         mover: options.lane.mover(),
         ..BackupSettings::for_disks(disks)
     };
-    let telling = Arc::new(Telling::new(console, progress, request.disks.len()));
+    let telling = Arc::new(Telling::new(console, progress));
     let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
     let ended = Repository::open_or_create(&options.repository)
         .map_err(BackupError::from)

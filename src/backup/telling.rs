@@ -13,18 +13,18 @@ use crate::output::{Console, Estimate, Progress, cpu_seconds, json::Bytes, table
 
 /// Tells of a backup on a console and a progress display.
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(crate) struct Telling {
     console: Arc<Console>,
-    shown: Mutex<(Progress, Estimate)>,
+    shown: Mutex<(Progress, Option<Estimate>)>,
 }
 
 impl Telling {
-    pub(super) fn new(console: Arc<Console>, progress: Progress, disks: usize) -> Self {
-        Self { console, shown: Mutex::new((progress, Estimate::of(disks))) }
+    pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
+        Self { console, shown: Mutex::new((progress, None)) }
     }
 
     /// The display is not needed any more.
-    pub(super) fn finish(&self, done: bool, totals: &Counts) {
+    pub(crate) fn finish(&self, done: bool, totals: &Counts) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.0.finish(done, totals);
     }
@@ -62,6 +62,7 @@ impl Watch for Telling {
         let (progress, estimate) = &mut *shown;
         if progress.is_shown() {
             let totals = disks.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
+            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
             let share = estimate.share(|disk| disks[disk]);
             progress.update(share, &totals);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!  console   lines on standard error, around the bar     telling   events and outcomes in words
 //!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
-//!  table     rows under heads
+//!  table     rows under heads                        time      RFC 3339
 //!  estimate  how far all lanes are                       hint      what may help
 //! ```
 
@@ -14,6 +14,7 @@ pub(crate) mod json;
 mod progress;
 mod table;
 mod telling;
+mod time;
 
 pub(crate) use console::{Console, line};
 pub(crate) use estimate::Estimate;
@@ -22,3 +23,4 @@ pub(crate) use json::print as print_json;
 pub(crate) use progress::Progress;
 pub(crate) use table::table;
 pub(crate) use telling::{Outcome, Telling};
+pub(crate) use time::rfc3339;

@@ -3,9 +3,14 @@
 // Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod kept;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+#[allow(unused_imports)]
+pub(crate) use kept::{Kept, signal};
 
 /// The program in a folder, with these words.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {

@@ -15,11 +15,12 @@ use super::look::look;
 use super::plan::{DiskPlan, Planned, plan};
 use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
-use super::stage::{Staged, each, stage};
+use super::stage::{Staged, stage};
 use crate::catalog::{
     ByteCounts, CatalogError, Claim, ClaimKind, DiskId, DiskName, Job, JobId, JobState, Jobs,
     LayerFacts, LeaseId, Leases, ManifestFacts, NewPoint, Point, PointId, RelativePath, UnixMillis,
 };
+use crate::child::each;
 use crate::export::ExportError;
 use crate::image::{CheckVerdict, Image};
 use crate::repository::{Repository, RepositoryError, Work};

@@ -1,22 +1,14 @@
 //! Images and exports of a job, ready for its lanes.
 
-use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
 use super::error::BackupError;
 use super::ground::{Address, Ground};
 use super::plan::Planned;
 use super::request::BackupSettings;
-use crate::child::held;
+use crate::child::each;
 use crate::export::{ExportAccess, ExportError, ExportSpec};
 use crate::hub::RunningExport;
 use crate::image::Image;
 use crate::repository::Work;
-
-/// Programs started at a time. They wait for the disk more than they compute.
-const AT_ONCE: usize = 4;
 
 /// An export of a new image. It is started anew when it dies, at the same address.
 #[derive(Debug)]
@@ -83,35 +75,4 @@ fn start(
         connections: settings.lane.connections,
     };
     Ok(ground.exports.start(spec, port, &settings.exports)?)
-}
-
-/// Does `work` for each of `items`, some at a time, and gives back the results in their order, or
-/// the first error.
-pub(super) fn each<T: Sync, R: Send + fmt::Debug>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, BackupError> + Sync,
-) -> Result<Vec<R>, BackupError> {
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE);
-    let next = Mutex::new(0..items.len());
-    let done: Mutex<Vec<Option<Result<R, BackupError>>>> =
-        Mutex::new(items.iter().map(|_| None).collect());
-    let turn = || {
-        while let Some(index) = { held(&next).next() } {
-            let result = work(&items[index]);
-            if result.is_err() {
-                // The others need not begin.
-                *held(&next) = 0..0;
-            }
-            held(&done)[index] = Some(result);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.min(items.len()) {
-            scope.spawn(turn);
-        }
-        turn();
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let taken = "those that did not begin come after one that failed";
-    done.into_iter().map(|result| result.expect(taken)).collect()
 }

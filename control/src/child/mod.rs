@@ -18,11 +18,13 @@
 //! `pre_exec` would do the same at the price of code that runs in a forked child of a process with
 //! threads.
 
+mod each;
 mod launch;
 mod process;
 mod run;
 mod stderr;
 
+pub(crate) use each::each;
 pub(crate) use launch::{Launch, LaunchError, Streams};
 pub(crate) use process::{Child, Ending, how_it_ended};
 pub(crate) use run::{Finished, RunError, run};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::catalog::{CatalogError, LayerId, PointId, RelativePath, StorageError};
+use crate::catalog::{CatalogError, DiskName, LayerId, PointId, RelativePath, StorageError};
 
 /// One line that says what went wrong, and what to do. Published points are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,16 @@ pub enum RepositoryError {
     InUse {
         /// The point.
         point: PointId,
+    },
+    /// A disk that the point does not have.
+    #[error("point {point} has no disk \"{disk}\"; it has {}", names(has))]
+    NoSuchDisk {
+        /// The point.
+        point: PointId,
+        /// What was asked for.
+        disk: DiskName,
+        /// What it has.
+        has: Vec<DiskName>,
     },
     /// A file of a point that is not there.
     #[error(
@@ -89,6 +99,12 @@ impl From<StorageError> for RepositoryError {
 /// Points, as they stand in a sentence.
 pub(crate) fn list(points: &[PointId]) -> String {
     let words: Vec<&str> = points.iter().map(PointId::as_str).collect();
+    words.join(", ")
+}
+
+/// Disks, as they stand in a sentence.
+pub(crate) fn names(disks: &[DiskName]) -> String {
+    let words: Vec<&str> = disks.iter().map(DiskName::as_str).collect();
     words.join(", ")
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Repository;
 use super::error::RepositoryError;
 use super::folder::HeldFolder;
-use crate::catalog::{Layer, Point, PointId, Points, RelativePath};
+use crate::catalog::{DiskName, Layer, Point, PointId, Points, RelativePath};
 
 /// A point that cannot be deleted, with all that it stands on, until this is dropped.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ pub struct HeldLayer {
     pub manifests: Vec<PathBuf>,
 }
 
+/// Which images have to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    All,
+    Nothing,
+}
+
 impl HeldLayer {
     /// The layer itself.
     #[must_use]
@@ -43,25 +50,73 @@ impl Repository {
     /// # Errors
     /// When there is no such point, or a file that it needs is missing.
     pub fn hold(&self, id: PointId) -> Result<HeldPoint, RepositoryError> {
+        self.hold_disks(id, &[])
+    }
+
+    /// Holds some disks of a point, to read them; all where none is named. What the others are
+    /// like does not matter.
+    ///
+    /// # Errors
+    /// When there is no such point or disk, or an image that these disks need is missing.
+    pub fn hold_disks(
+        &self,
+        id: PointId,
+        disks: &[DiskName],
+    ) -> Result<HeldPoint, RepositoryError> {
+        self.hold_needing(id, disks, Need::All)
+    }
+
+    /// The same, to look at the damage: whatever of the files is there.
+    ///
+    /// # Errors
+    /// When there is no such point or disk.
+    pub fn hold_as_found(
+        &self,
+        id: PointId,
+        disks: &[DiskName],
+    ) -> Result<HeldPoint, RepositoryError> {
+        self.hold_needing(id, disks, Need::Nothing)
+    }
+
+    fn hold_needing(
+        &self,
+        id: PointId,
+        disks: &[DiskName],
+        need: Need,
+    ) -> Result<HeldPoint, RepositoryError> {
         // Nobody deletes meanwhile.
         let _exclusively = self.exclusively()?;
         let point = self.catalog().point(id)?;
         let mut folders = BTreeMap::new();
         let mut layers = Vec::new();
-        for layer in self.catalog().layers(id)? {
-            let held = self.held_layer(&layer)?;
+        for layer in self.wanted(id, disks)? {
+            let held = self.held_layer(&layer, need)?;
             for below in &held.chain {
-                self.hold_folder(below, &mut folders)?;
+                self.hold_folder(below, &mut folders, need)?;
             }
             layers.push(held);
         }
         Ok(HeldPoint { point, layers, _folders: folders.into_values().collect() })
     }
 
-    fn held_layer(&self, layer: &Layer) -> Result<HeldLayer, RepositoryError> {
+    fn wanted(&self, point: PointId, disks: &[DiskName]) -> Result<Vec<Layer>, RepositoryError> {
+        let mut layers = self.catalog().layers(point)?;
+        let has = |disk: &DiskName| layers.iter().any(|layer| layer.disk_name == *disk);
+        if let Some(disk) = disks.iter().find(|disk| !has(disk)) {
+            return Err(RepositoryError::NoSuchDisk {
+                point,
+                disk: disk.clone(),
+                has: layers.into_iter().map(|layer| layer.disk_name).collect(),
+            });
+        }
+        layers.retain(|layer| disks.is_empty() || disks.contains(&layer.disk_name));
+        Ok(layers)
+    }
+
+    fn held_layer(&self, layer: &Layer, need: Need) -> Result<HeldLayer, RepositoryError> {
         let chain = self.catalog().chain(layer.facts.id)?;
         for below in &chain {
-            if !below.facts.path.under(self.root()).is_file() {
+            if need == Need::All && !below.facts.path.under(self.root()).is_file() {
                 return Err(self.missing(below));
             }
         }
@@ -80,6 +135,7 @@ impl Repository {
         &self,
         layer: &Layer,
         folders: &mut BTreeMap<PointId, HeldFolder>,
+        need: Need,
     ) -> Result<(), RepositoryError> {
         if folders.contains_key(&layer.point) {
             return Ok(());
@@ -90,6 +146,7 @@ impl Repository {
                 folders.insert(layer.point, held);
                 Ok(())
             }
+            None if need == Need::Nothing => Ok(()),
             // Who has it alone is about to delete it, and died in doing so, or it is gone.
             None => Err(self.missing(layer)),
         }

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::RepositoryError;
+pub(crate) use error::names as disk_names;
 pub use hold::{HeldLayer, HeldPoint};
 pub use reconcile::CleanedUp;
 pub use work::Work;

@@ -1,0 +1,85 @@
+//! What points there are, and whether their files are there. Nothing is opened.
+
+use crate::catalog::{
+    CatalogError, Layer, Point, PointFilter, PointId, Points, RelativePath, VmName,
+};
+use crate::repository::{Repository, RepositoryError};
+
+/// A point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedPoint {
+    /// It.
+    pub point: Point,
+    /// Its disks, by their names.
+    pub disks: Vec<ListedDisk>,
+}
+
+/// A disk of a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedDisk {
+    /// Its layer, and those below: the full comes last.
+    pub chain: Vec<Layer>,
+    /// Files of the chain, images and manifests, that are not there.
+    pub missing: Vec<RelativePath>,
+}
+
+impl ListedPoint {
+    /// Whether all its files are there. What is in them is another matter.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.disks.iter().all(|disk| disk.missing.is_empty())
+    }
+}
+
+impl ListedDisk {
+    /// The layer of the point itself.
+    #[must_use]
+    pub fn layer(&self) -> &Layer {
+        self.chain.first().expect("a chain has the layer that it was asked for")
+    }
+
+    /// The point of the layer below, if there is one.
+    #[must_use]
+    pub fn parent(&self) -> Option<PointId> {
+        Some(self.chain.get(1)?.point)
+    }
+}
+
+/// The points of a repository, or of one VM in it, in the order in which they were published.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub fn list_points(
+    repository: &Repository,
+    vm: Option<VmName>,
+) -> Result<Vec<ListedPoint>, RepositoryError> {
+    let catalog = repository.catalog();
+    let mut listed = Vec::new();
+    for point in catalog.points(&PointFilter { vm, ..PointFilter::default() })? {
+        match disks(repository, point.id) {
+            Ok(disks) => listed.push(ListedPoint { point, disks }),
+            // It was deleted meanwhile.
+            Err(CatalogError::NoSuchPoint(_) | CatalogError::NoSuchLayer(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(listed)
+}
+
+fn disks(repository: &Repository, point: PointId) -> Result<Vec<ListedDisk>, CatalogError> {
+    let catalog = repository.catalog();
+    let mut disks = Vec::new();
+    for layer in catalog.layers(point)? {
+        let chain = catalog.chain(layer.facts.id)?;
+        let files = chain.iter().flat_map(|layer| {
+            let manifest = layer.facts.manifest.as_ref().map(|manifest| &manifest.path);
+            [Some(&layer.facts.path), manifest].into_iter().flatten()
+        });
+        let missing = files.filter(|file| !file.under(repository.root()).is_file());
+        let missing = missing.cloned().collect();
+        disks.push(ListedDisk { chain, missing });
+    }
+    Ok(disks)
+}

@@ -1,0 +1,38 @@
+//! Reading what was kept.
+//!
+//! ```text
+//!  Repository::hold ─► HeldPoint ─► Served: a qemu-nbd for each disk, through its chain
+//!                                     │
+//!        ┌──────────────┬─────────────┼────────────────┐
+//!     restore         verify        offer             list (opens nothing)
+//!     lanes into      lanes into    until the         the catalog, and which
+//!     files, a URI    nothing       caller ends it    files are there
+//!        └─────┬────────┘
+//!     ChainDigests: the manifests of the chain, laid over each other, against what was read
+//! ```
+//!
+//! Nothing in a repository is changed by it. A point that is read cannot be deleted meanwhile.
+
+mod digests;
+mod error;
+mod lanes;
+mod list;
+mod offer;
+mod partial;
+mod restore;
+mod serve;
+mod settings;
+mod target;
+mod verify;
+
+pub use digests::Difference;
+pub use error::ReadError;
+pub use list::{ListedDisk, ListedPoint, list_points};
+pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
+pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
+pub use settings::{DiskFormat, ReadSettings};
+pub use target::RestoreTarget;
+pub use verify::{
+    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint,
+    VerifyReport, VerifyRequest, verify,
+};

@@ -1,0 +1,69 @@
+//! The damage that was found, by layer.
+
+use std::collections::BTreeMap;
+
+use blockferry_dataplane::plan::AreaSet;
+
+use super::report::{Damage, DamageKind};
+use crate::catalog::{CatalogError, Layer, LayerId, Points, RelativePath};
+use crate::repository::Repository;
+
+/// What is known of layers. The same layer is met in many points.
+#[derive(Debug)]
+pub(super) struct Ledger<'a> {
+    repository: &'a Repository,
+    /// Layers that were checked, and whether they can be opened with all below them.
+    opens: BTreeMap<LayerId, bool>,
+    damage: Vec<Damage>,
+    content: BTreeMap<LayerId, (Layer, AreaSet)>,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(repository: &'a Repository) -> Self {
+        Self { repository, opens: BTreeMap::new(), damage: Vec::new(), content: BTreeMap::new() }
+    }
+
+    /// Whether a layer can be opened, if it was checked before.
+    pub(super) fn opens(&self, layer: &Layer) -> Option<bool> {
+        self.opens.get(&layer.facts.id).copied()
+    }
+
+    pub(super) fn note_opens(&mut self, layer: &Layer, opens: bool) {
+        self.opens.insert(layer.facts.id, opens);
+    }
+
+    /// Something is wrong with a file of a layer.
+    pub(super) fn note(
+        &mut self,
+        layer: &Layer,
+        path: RelativePath,
+        kind: DamageKind,
+    ) -> Result<(), CatalogError> {
+        let known = |damage: &Damage| {
+            damage.layer.facts.id == layer.facts.id && damage.kind.word() == kind.word()
+        };
+        if !self.damage.iter().any(known) {
+            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+            self.damage.push(Damage { layer: layer.clone(), path, kind, touched });
+        }
+        Ok(())
+    }
+
+    /// Blocks of a layer are not what they should be.
+    pub(super) fn note_content(&mut self, layer: &Layer, ranges: &AreaSet) {
+        let id = layer.facts.id;
+        let (_, all) = self.content.entry(id).or_insert_with(|| (layer.clone(), AreaSet::new()));
+        *all = all.union(ranges);
+    }
+
+    pub(super) fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
+        let mut damage = self.damage;
+        for (layer, ranges) in self.content.into_values() {
+            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+            let path = layer.facts.path.clone();
+            damage.push(Damage { layer, path, kind: DamageKind::Content(ranges), touched });
+        }
+        damage.sort_by_key(|damage| damage.layer.facts.id);
+        Ok(damage)
+    }
+}

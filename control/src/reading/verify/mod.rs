@@ -1,0 +1,135 @@
+//! Verifying: whether what is kept still is what was backed up.
+//!
+//! ```text
+//!  for each point, held:
+//!    layers    of each chain, the full first: its file, qemu-img check, its parent, its manifest
+//!    content   read through the chain by lanes into nothing, against the manifests;
+//!              live sources beside it, against what was read
+//!    ledger    the damage by layer, and the points that stand on it
+//! ```
+
+mod content;
+mod layers;
+mod ledger;
+mod live;
+mod report;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use blockferry_dataplane::{Counts, Endpoint};
+
+use self::ledger::Ledger;
+pub use self::report::{
+    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
+};
+use super::error::ReadError;
+use super::settings::ReadSettings;
+use crate::backup::{Cancellation, Watch};
+use crate::catalog::{CatalogError, DiskName, PointFilter, PointId, Points};
+use crate::repository::{Repository, RepositoryError};
+
+/// What is to be verified.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyRequest {
+    /// Which points; all where none is named.
+    pub points: Vec<PointId>,
+    /// Which of their disks; all where none is named.
+    pub disks: Vec<DiskName>,
+    /// Live sources, which should hold the same as a disk of each point.
+    pub against: Vec<(DiskName, Endpoint)>,
+}
+
+/// Reads points and says what is damaged. Nothing is changed, and what is found is no error.
+///
+/// # Errors
+/// [`ReadError`] where it could not be found out.
+pub fn verify(
+    repository: &Repository,
+    request: &VerifyRequest,
+    settings: &ReadSettings,
+    watch: &Arc<dyn Watch>,
+    cancellation: &Cancellation,
+) -> Result<VerifyReport, ReadError> {
+    let started = Instant::now();
+    let all = request.points.is_empty();
+    let points = if all {
+        let points = repository.catalog().points(&PointFilter::default())?;
+        points.into_iter().map(|point| point.id).collect()
+    } else {
+        request.points.clone()
+    };
+    let planned = planned(repository, &points, request)?;
+    let mut run = Run {
+        repository,
+        request,
+        settings,
+        watch,
+        cancellation,
+        ledger: Ledger::new(repository),
+        planned,
+        finished: 0,
+    };
+    let mut verified = Vec::with_capacity(points.len());
+    let mut against = Vec::new();
+    for id in points {
+        if cancellation.is_cancelled() {
+            return Err(ReadError::Cancelled);
+        }
+        match repository.hold_as_found(id, &request.disks) {
+            Ok(held) => verified.push(run.point(&held, &mut against)?),
+            // It was deleted meanwhile.
+            Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if all => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let damage = run.ledger.into_damage()?;
+    Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
+}
+
+/// Bytes that are to be read, for the display.
+fn planned(
+    repository: &Repository,
+    points: &[PointId],
+    request: &VerifyRequest,
+) -> Result<u64, ReadError> {
+    let mut bytes = 0_u64;
+    for point in points {
+        let layers = match repository.catalog().layers(*point) {
+            Err(CatalogError::NoSuchPoint(_)) => continue,
+            layers => layers?,
+        };
+        for layer in layers {
+            let wanted = request.disks.is_empty() || request.disks.contains(&layer.disk_name);
+            let live = request.against.iter().filter(|(disk, _)| *disk == layer.disk_name).count();
+            let times = u64::from(wanted) + u64::try_from(live).unwrap_or(0);
+            bytes = bytes.saturating_add(layer.facts.size_bytes.saturating_mul(times));
+        }
+    }
+    Ok(bytes)
+}
+
+/// One verification.
+struct Run<'a> {
+    repository: &'a Repository,
+    request: &'a VerifyRequest,
+    settings: &'a ReadSettings,
+    watch: &'a Arc<dyn Watch>,
+    cancellation: &'a Cancellation,
+    ledger: Ledger<'a>,
+    /// Bytes of all points.
+    planned: u64,
+    /// Bytes of the points that are done.
+    finished: u64,
+}
+
+impl Run<'_> {
+    /// Tells how far all points are, with the lanes of this one.
+    fn tell(&self, lanes: &[Counts]) {
+        let sum = lanes.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
+        let mut told = sum;
+        told.planned = self.planned;
+        told.skipped = sum.skipped + self.finished;
+        self.watch.progress(&[told]);
+    }
+}

@@ -1,0 +1,8 @@
+//! `blockferry export`.
+
+mod options;
+mod run;
+mod telling;
+
+pub(crate) use options::{EXAMPLES, ExportOptions};
+pub(crate) use run::command;

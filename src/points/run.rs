@@ -1,0 +1,82 @@
+//! Lists points, or deletes one.
+
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+use blockferry_control::reading::{ListedPoint, list_points};
+use blockferry_control::repository::{Repository, RepositoryError};
+
+use super::options::{Action, DeleteOptions, PointsOptions};
+use super::telling::{Deleted, Json, listing};
+use crate::exit::{Exit, Refusal};
+use crate::output::{json, line};
+use crate::reading::refusal;
+
+/// `blockferry points`.
+///
+/// # Errors
+/// Why there is no list, or why a point is still there.
+pub(crate) fn command(options: &PointsOptions) -> anyhow::Result<Exit> {
+    if let Some(Action::Delete(options)) = &options.action {
+        return delete(options);
+    }
+    let listed = list(options);
+    let told = match &listed {
+        Ok(points) if options.json => json::print(&Json::of(points)),
+        Ok(points) => {
+            let mut output = io::stdout().lock();
+            match writeln!(output, "{}", listing(points)) {
+                // A pager that has seen enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                other => other.context("writing to standard output"),
+            }
+        }
+        Err(error) if options.json => {
+            json::print(&Json::of_failure(Exit::of_error(error), format!("{error:#}")))
+        }
+        Err(_) => Ok(()),
+    };
+    ended(listed.map(|_points| ()), told)
+}
+
+fn list(options: &PointsOptions) -> anyhow::Result<Vec<ListedPoint>> {
+    let root = options.repository.as_deref().context("--repository is required")?;
+    let failed = |error: RepositoryError| refusal(&error.into());
+    let repository = Repository::open(root).map_err(failed)?;
+    list_points(&repository, options.vm.clone()).map_err(failed)
+}
+
+fn delete(options: &DeleteOptions) -> anyhow::Result<Exit> {
+    let deleted = options.repository.open().and_then(|repository| {
+        // What is deleted is written: the repository is the target.
+        let failed =
+            |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
+        repository.delete(options.point).map_err(failed)
+    });
+    let told = match &deleted {
+        Ok(()) if options.json => json::print(&Deleted::of(options.point.as_str())),
+        Ok(()) => {
+            let mut output = io::stdout().lock();
+            writeln!(output, "point {} is deleted", options.point)
+                .context("writing to standard output")
+        }
+        Err(error) if options.json => {
+            let (exit, words) = (Exit::of_error(error), format!("{error:#}"));
+            json::print(&Deleted::of_failure(exit, words, options.point.as_str()))
+        }
+        Err(_) => Ok(()),
+    };
+    ended(deleted, told)
+}
+
+fn ended(ended: anyhow::Result<()>, told: anyhow::Result<()>) -> anyhow::Result<Exit> {
+    match (ended, told) {
+        (Ok(()), told) => told.map(|()| Exit::Done),
+        (Err(error), told) => {
+            if let Err(untold) = told {
+                line(&format!("{untold:#}"));
+            }
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What the commands have in common that read points.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blockferry_control::backup::{Cancellation, Watch};
+use blockferry_control::reading::{ReadError, ReadSettings};
+use blockferry_control::repository::Repository;
+use blockferry_dataplane::Counts;
+use clap::Args;
+
+use crate::backup::Telling;
+use crate::exit::{Exit, Refusal};
+use crate::interrupt;
+use crate::lane_options::{LaneOptions, OutputOptions};
+use crate::output::{Console, Progress};
+
+/// Exports that are reckoned with for their share of memory: as many as a hub has.
+const EXPORTS: u16 = 101;
+
+/// Where points are kept.
+#[derive(Args, Debug)]
+pub(crate) struct RepositoryOption {
+    /// The repository
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repository: PathBuf,
+}
+
+impl RepositoryOption {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be had; with the exit code for a reader.
+    pub(crate) fn open(&self) -> anyhow::Result<Repository> {
+        Repository::open(&self.repository).map_err(|error| refusal(&error.into()))
+    }
+}
+
+/// The settings that these options make.
+pub(crate) fn settings(lane: &LaneOptions) -> ReadSettings {
+    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::for_disks(EXPORTS) }
+}
+
+/// Runs work that can be called off, and shows how it gets on; `totals` says what it moved.
+///
+/// # Errors
+/// What the work fails with, with its exit code.
+pub(crate) fn watched<T>(
+    output: &OutputOptions,
+    totals: impl FnOnce(&T) -> Counts,
+    work: impl FnOnce(&Arc<dyn Watch>, &Cancellation) -> Result<T, ReadError>,
+) -> anyhow::Result<T> {
+    let progress = Progress::of(output.progress());
+    let console = Arc::new(Console::new(progress.bar(), output.verbose));
+    let cancellation = Cancellation::default();
+    let calling_off = cancellation.clone();
+    interrupt::listen(Arc::clone(&console), move || {
+        calling_off.cancel();
+        true
+    })?;
+    let telling = Arc::new(Telling::new(console, progress));
+    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
+    let ended = work(&watch, &cancellation);
+    let counts = ended.as_ref().map_or_else(|_| Counts::default(), totals);
+    telling.finish(ended.is_ok(), &counts);
+    ended.map_err(|error| refusal(&error))
+}
+
+/// The error, with its exit code.
+pub(crate) fn refusal(error: &ReadError) -> anyhow::Error {
+    Refusal::of(Exit::of_read(error), error.to_string())
+}

@@ -1,0 +1,8 @@
+//! `blockferry restore`.
+
+mod options;
+mod run;
+mod telling;
+
+pub(crate) use options::{EXAMPLES, RestoreOptions};
+pub(crate) use run::command;

@@ -1,0 +1,115 @@
+//! Restores, and tells how it went.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use blockferry_control::reading::{
+    RestoreReport, RestoreRequest, RestoreTarget, RestoredDisk, restore,
+};
+use blockferry_dataplane::{Counts, Endpoint};
+
+use super::options::RestoreOptions;
+use super::telling::{Json, summary};
+use crate::copy::{Place, named_place};
+use crate::exit::{Exit, Refusal};
+use crate::output::{json, line};
+use crate::reading::{settings, watched};
+
+/// `blockferry restore`.
+///
+/// # Errors
+/// Why a disk is not restored.
+pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
+    let ended = restore_as_asked(options);
+    let exit = match &ended {
+        Ok(report) => exit_of(report),
+        Err(error) => Exit::of_error(error),
+    };
+    let told = match &ended {
+        Ok(report) if options.output.json => json::print(&Json::of(exit, report)),
+        Ok(report) => {
+            let mut output = io::stdout().lock();
+            writeln!(output, "{}", summary(report)).context("writing to standard output")
+        }
+        Err(error) if options.output.json => {
+            json::print(&Json::of_failure(exit, format!("{error:#}"), options.point.as_str()))
+        }
+        Err(_) => Ok(()),
+    };
+    let report = match (ended, told) {
+        (Ok(report), Ok(())) => report,
+        (Ok(_), Err(untold)) => return Err(untold.context("the disks could not be told of")),
+        (Err(error), told) => {
+            if let Err(untold) = told {
+                line(&format!("{untold:#}"));
+            }
+            return Err(error);
+        }
+    };
+    let mut failed = report.disks.iter().filter_map(|disk| disk.outcome.as_ref().err()).peekable();
+    if failed.peek().is_none() {
+        return Ok(Exit::Done);
+    }
+    // One line for each that failed; the last one is the command's.
+    let words: Vec<String> = failed.map(ToString::to_string).collect();
+    let (last, others) = words.split_last().context("a disk failed")?;
+    for words in others {
+        line(words);
+    }
+    Err(Refusal::of(exit, last.clone()))
+}
+
+fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
+    let target = target(options)?;
+    let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
+    let repository = options.repository.open()?;
+    let settings = settings(&options.lane);
+    let totals = |report: &RestoreReport| {
+        report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
+    };
+    watched(&options.output, totals, |watch, cancellation| {
+        restore(&repository, &request, &settings, watch, cancellation)
+    })
+}
+
+fn target(options: &RestoreOptions) -> anyhow::Result<RestoreTarget> {
+    let whole = |endpoint| match (options.format, options.force) {
+        (None, false) => Ok(RestoreTarget::Whole(endpoint)),
+        _ => Err(Refusal::usage(
+            "--format and --force are about files, and --to names an export or a device",
+        )),
+    };
+    match named_place(&options.to).map_err(Refusal::usage)? {
+        Place::Uri(uri) => whole(Endpoint::nbd(*uri)),
+        Place::Path(path) => match fs::metadata(&path).map(|data| data.file_type()) {
+            Ok(kind) if kind.is_block_device() => whole(Endpoint::File(path)),
+            Ok(kind) if !kind.is_dir() => Err(Refusal::usage(format!(
+                "{} is no folder and no block device; name the folder that the files go to",
+                path.display()
+            ))),
+            _ => Ok(folder(path, options)),
+        },
+        Place::Command(_) | Place::Standard | Place::Null => Err(Refusal::usage(format!(
+            "--to is a folder, an NBD URI or a block device, and not {}",
+            options.to.display()
+        ))),
+    }
+}
+
+fn folder(path: PathBuf, options: &RestoreOptions) -> RestoreTarget {
+    RestoreTarget::Folder { path, format: options.format.unwrap_or_default(), force: options.force }
+}
+
+/// Content that differs goes first: it is what a person has to know.
+fn exit_of(report: &RestoreReport) -> Exit {
+    let failed = |disk: &RestoredDisk| disk.outcome.as_ref().err().map(Exit::of_read);
+    let exits: Vec<Exit> = report.disks.iter().filter_map(failed).collect();
+    match exits.first() {
+        Some(_) if exits.contains(&Exit::Differs) => Exit::Differs,
+        Some(first) => *first,
+        None => Exit::Done,
+    }
+}
