@@ -6,6 +6,7 @@
 //!  reading     points: restored, verified, listed, offered to others
 //!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
 //!  api         the hub over HTTP
+//!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image       qcow2 files, made and looked at by qemu-img
@@ -24,6 +25,7 @@ pub mod hub;
 pub mod image;
 mod program;
 pub mod reading;
+pub mod record;
 pub mod repository;
 mod server;
 

@@ -79,10 +79,6 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
 fn exit_of(error: &BackupError) -> Exit {
     match error {
         BackupError::Cancelled => Exit::Interrupted,
-        BackupError::NoDisk(_)
-        | BackupError::NameTwice { .. }
-        | BackupError::NotIncremental { .. } => Exit::Usage,
-        BackupError::Repository(error) => Exit::of_repository(error),
-        other => other.side().map_or(Exit::Failed, Exit::of_side),
+        other => Exit::of_failure(other.failure()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch};
+use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch, lane_words};
 use blockferry_control::catalog::{BackupMode, DiskName, Job};
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
@@ -44,16 +44,13 @@ impl Watch for Telling {
         self.console.note(text);
     }
 
+    fn detail(&self, text: &str) {
+        self.console.detail(text);
+    }
+
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
-        match event {
-            Event::Started { payload, reason, .. } => {
-                self.console.detail(&format!("disk {disk}: payload {payload}: {reason}"));
-            }
-            Event::Note { text, .. } => self.console.detail(&format!("disk {disk}: {text}")),
-            Event::Reconnecting { side, attempt, reason, .. } => self.console.detail(&format!(
-                "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
-            )),
-            _ => {}
+        if let Some(words) = lane_words(disk, event) {
+            self.console.detail(&words);
         }
     }
 
