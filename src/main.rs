@@ -14,6 +14,7 @@ mod output;
 mod points;
 mod reading;
 mod reference;
+mod remote;
 mod restore;
 mod verify;
 

@@ -3,14 +3,20 @@
 use std::path::Path;
 
 use blockferry_control::backup::{BackupRequest, Changes, DiskRequest};
+use blockferry_control::client::{DiskSubmission, Submission};
 use blockferry_dataplane::Endpoint;
 
 use super::options::{BackupOptions, Named};
 use crate::copy::{Place, areas, named_place};
 use crate::exit::Refusal;
+use crate::remote::repository_name;
 
 /// Changed areas of one disk at most; a longer list is merged over its smallest gaps.
 const MAX_AREAS: usize = 1 << 20;
+
+/// Changed areas of all disks that a hub is told of, which fit into a request; longer lists are
+/// merged over their smallest gaps.
+const MAX_SUBMITTED_AREAS: usize = 16_384;
 
 /// Checks the options, and reads the lists of changed areas.
 ///
@@ -35,6 +41,35 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<BackupRequest> {
         });
     }
     Ok(BackupRequest { vm: options.vm.clone(), disks, mode: options.mode })
+}
+
+/// The same for a hub, which reads the sources itself.
+///
+/// # Errors
+/// Wrong usage, in one line.
+pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
+    let request = of(options)?;
+    let repository = repository_name(options.repository.as_ref())?;
+    let most = MAX_SUBMITTED_AREAS / request.disks.len().max(1);
+    let mut disks = Vec::with_capacity(request.disks.len());
+    for disk in request.disks {
+        let source = match disk.source {
+            Endpoint::Nbd(nbd) => nbd.uri.to_string(),
+            other => {
+                return Err(Refusal::usage(format!(
+                    "disk {}: a hub reads NBD URIs, and not {other}; serve it, as with qemu-nbd",
+                    disk.name
+                )));
+            }
+        };
+        let (changed, bitmap) = match disk.changes {
+            Changes::Compared => (None, None),
+            Changes::Areas(areas) => (Some(areas.coalesced_to(most.max(1))), None),
+            Changes::Bitmap(name) => (None, Some(name)),
+        };
+        disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
+    }
+    Ok(Submission { vm: request.vm, disks, mode: request.mode, repository })
 }
 
 fn is_named(disks: &[Named], named: &Named) -> bool {

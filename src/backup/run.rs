@@ -16,6 +16,7 @@ use super::telling::{Json, Telling, summary};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
+use crate::remote::refusal;
 
 /// `blockferry backup`.
 ///
@@ -49,8 +50,42 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
     }
 }
 
+/// Here, or by a hub: what differs is who does it.
 fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
-    let request = request::of(options)?;
+    match options.remote.client()? {
+        Some(hub) => {
+            options.lane.refuse_for_hub()?;
+            let submission = request::for_hub(options)?;
+            watched(options, |watch, cancellation| {
+                hub.back_up(&submission, watch, cancellation).map_err(|error| refusal(&error))
+            })
+        }
+        None => {
+            let request = request::of(options)?;
+            let root = options.repository.as_deref().context("--repository is required")?;
+            let disks = u16::try_from(request.disks.len()).unwrap_or(u16::MAX);
+            let settings = BackupSettings {
+                lane: options.lane.lane(),
+                mover: options.lane.mover(),
+                ..BackupSettings::for_disks(disks)
+            };
+            watched(options, |watch, cancellation| {
+                Repository::open_or_create(root)
+                    .map_err(BackupError::from)
+                    .and_then(|repository| {
+                        back_up(&repository, &request, &settings, watch, cancellation)
+                    })
+                    .map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
+            })
+        }
+    }
+}
+
+/// Runs it, shows how it gets on, and calls it off at a signal.
+fn watched(
+    options: &BackupOptions,
+    work: impl FnOnce(&Arc<dyn Watch>, &Cancellation) -> anyhow::Result<BackupReport>,
+) -> anyhow::Result<BackupReport> {
     let progress = Progress::of(options.output.progress());
     let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
     let cancellation = Cancellation::default();
@@ -59,21 +94,13 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         calling_off.cancel();
         true
     })?;
-    let disks = u16::try_from(request.disks.len()).unwrap_or(u16::MAX);
-    let settings = BackupSettings {
-        lane: options.lane.lane(),
-        mover: options.lane.mover(),
-        ..BackupSettings::for_disks(disks)
-    };
     let telling = Arc::new(Telling::new(console, progress));
     let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
-    let ended = Repository::open_or_create(&options.repository)
-        .map_err(BackupError::from)
-        .and_then(|repository| back_up(&repository, &request, &settings, &watch, &cancellation));
+    let ended = work(&watch, &cancellation);
     let totals = ended.iter().flat_map(|report| &report.disks).map(|disk| &disk.counts);
     let totals = totals.fold(Counts::default(), |sum, counts| sum.plus(counts));
     telling.finish(ended.is_ok(), &totals);
-    ended.map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
+    ended
 }
 
 fn exit_of(error: &BackupError) -> Exit {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch, lane_words};
+use blockferry_control::backup::{
+    BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
+};
 use blockferry_control::catalog::{BackupMode, DiskName, Job};
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
@@ -36,8 +38,8 @@ impl Watch for Telling {
     }
 
     fn planned(&self, plan: &DiskPlan) {
-        let mode = plan.kind.mode();
-        self.console.detail(&format!("disk {}: {mode}, for {}", plan.name, plan.reason));
+        let mode = plan.kind.mode().as_str();
+        self.console.detail(&plan_words(plan.name.as_str(), mode, &plan.reason));
     }
 
     fn note(&self, text: &str) {

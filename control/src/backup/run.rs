@@ -53,6 +53,12 @@ pub trait Watch: Send + Sync {
     }
 }
 
+/// What becomes of a disk, in words.
+#[must_use]
+pub fn plan_words(disk: &str, mode: &str, reason: &str) -> String {
+    format!("disk {disk}: {mode}, for {reason}")
+}
+
 /// What happened to the lane of a disk, in words; nothing for what is told otherwise.
 #[must_use]
 pub fn lane_words(disk: &DiskName, event: &Event<'_>) -> Option<String> {

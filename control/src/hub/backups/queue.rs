@@ -50,7 +50,8 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arc<Ticket>>,
-    running: BTreeMap<JobId, (Arc<Ticket>, JoinHandle<()>)>,
+    /// A thread is taken out by who waits for its end; the job stays until then.
+    running: BTreeMap<JobId, (Arc<Ticket>, Option<JoinHandle<()>>)>,
     stopping: bool,
 }
 
@@ -264,11 +265,12 @@ impl Backups {
                 ticket.feed.job(&job);
             }
         }
-        let running = std::mem::take(&mut state.running);
+        let running = state.running.values_mut();
+        let running: Vec<_> = running.filter_map(|(_, thread)| thread.take()).collect();
         drop(state);
         self.shared.wake();
         let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let threads = running.into_values().map(|(_, thread)| thread).chain(scheduler);
+        let threads = running.into_iter().chain(scheduler);
         for thread in threads {
             // One that panicked has left its job for the next start to settle.
             let _ = thread.join();
@@ -393,7 +395,7 @@ impl Shared {
             shared.changed.notify_all();
         })?;
         // Its thread waits for the lock that is held here before it takes itself out.
-        state.running.insert(ticket.job.id, (Arc::clone(ticket), thread));
+        state.running.insert(ticket.job.id, (Arc::clone(ticket), Some(thread)));
         Ok(())
     }
 }
