@@ -14,6 +14,7 @@ use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
 use super::telling::Telling;
 use crate::copy::{Place, areas, named_place};
 use crate::exit::{Exit, Refusal};
+use crate::output::hint;
 
 /// Changed areas of one disk at most; a longer list is merged over its smallest gaps.
 const MAX_AREAS: usize = 1 << 20;
@@ -68,7 +69,14 @@ impl Asked {
         Repository::open_or_create(&self.repository)
             .map_err(BackupError::from)
             .and_then(|repository| back_up(&repository, &request, &settings, &watch, cancellation))
-            .map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
+            .map_err(|error| {
+                if let BackupError::Disk { fault, .. } = &error
+                    && let Some(hint) = hint(fault)
+                {
+                    telling.say(&format!("hint: {hint}"));
+                }
+                Refusal::of(exit_of(&error), error.to_string())
+            })
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {
