@@ -110,7 +110,7 @@ impl Watch for Telling {
 
     fn planned(&self, plan: &DiskPlan) {
         let mode = plan.kind.mode();
-        self.detail(&format!("disk {}: {mode}, for {}", plan.name, plan.reason));
+        self.detail(&format!("disk {}: {mode}, because {}", plan.name, plan.reason));
     }
 
     fn note(&self, text: &str) {
