@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use blockferry_control::catalog::CatalogError;
+use blockferry_control::catalog::{CatalogError, FailureKind};
 use blockferry_control::reading::ReadError;
 use blockferry_control::repository::RepositoryError;
 use blockferry_dataplane::{Fault, Side};
@@ -86,14 +86,15 @@ impl Exit {
 
     /// How a command ended that the repository did not serve.
     pub(crate) fn of_repository(error: &RepositoryError) -> Self {
-        match error {
-            RepositoryError::Missing { .. }
-            | RepositoryError::NotEmpty { .. }
-            | RepositoryError::NoSuchDisk { .. }
-            | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)) => Self::Usage,
-            RepositoryError::System { .. } | RepositoryError::Catalog(CatalogError::Storage(_)) => {
-                Self::Target
-            }
+        Self::of_failure(error.failure())
+    }
+
+    /// How a job ended.
+    pub(crate) fn of_failure(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Request => Self::Usage,
+            FailureKind::Source => Self::Source,
+            FailureKind::Target => Self::Target,
             _ => Self::Failed,
         }
     }

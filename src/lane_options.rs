@@ -7,6 +7,7 @@ use blockferry_dataplane::{EngineChoice, LaneSettings, MoverSettings};
 use clap::Args;
 
 use crate::copy::ProgressChoice;
+use crate::exit::Refusal;
 
 const SPEED: &str = "Speed and faults";
 const OUTPUT: &str = "Output";
@@ -44,6 +45,25 @@ pub(crate) struct LaneOptions {
 }
 
 impl LaneOptions {
+    /// Refuses what was chosen here and is not done here: a hub has settings of its own.
+    ///
+    /// # Errors
+    /// Wrong usage, where one is not what it is by itself.
+    pub(crate) fn refuse_for_hub(&self) -> anyhow::Result<()> {
+        let plain = LaneSettings::default();
+        let is_plain = self.connections == plain.connections
+            && self.engine == EngineChoice::Auto
+            && self.rate_limit.is_none()
+            && (self.deadline, self.retries) == (plain.deadline, plain.retries);
+        if is_plain {
+            return Ok(());
+        }
+        Err(Refusal::usage(
+            "--connections, --engine, --rate-limit, --deadline and --retries are about data that \
+             this command moves, and with --hub the hub moves it",
+        ))
+    }
+
     /// As settings of each lane.
     pub(crate) fn lane(&self) -> LaneSettings {
         LaneSettings {

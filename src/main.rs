@@ -15,6 +15,7 @@ mod output;
 mod points;
 mod reading;
 mod reference;
+mod remote;
 mod restore;
 mod verify;
 

@@ -6,71 +6,14 @@
 mod blockferry;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
 
-use blockferry::{code, command, run, stderr};
+use blockferry::{Hub, code, place, run, stderr};
 use blockferry_doubles::{HttpClient, PortBlock};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const ALLOCATE: &str = "/api/v1/nbd/ports/allocate";
-
-/// A hub as a process of its own. It is killed when this is dropped.
-struct Hub {
-    child: Child,
-    address: SocketAddr,
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Hub {
-    fn start(folder: &Path, ports: &PortBlock) -> Self {
-        let range = format!("{}-{}", ports.range().start(), ports.range().end());
-        let args = "hub serve -v --json --state state --listen 127.0.0.1:0 --ports";
-        let args: Vec<&str> = args.split(' ').chain([range.as_str()]).collect();
-        let mut child = command(folder, &args)
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(folder.join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let said = fs::read_to_string(folder.join("stderr")).unwrap();
-        let started: Value = serde_json::from_str(&line).expect(&said);
-        let url = started["url"].as_str().unwrap();
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        Self { child, address, _stdout: stdout }
-    }
-
-    fn client(&self, token: &str) -> HttpClient {
-        HttpClient::connect(self.address).unwrap().with_token(token)
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn place() -> (TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let made = run(folder.path(), &["hub", "token", "--state", "state"]);
-    assert_eq!(code(&made), 0, "{}", stderr(&made));
-    let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-    (folder, token)
-}
 
 fn allocate(client: &mut HttpClient, job: &str, disk: &str) -> Value {
     let body = json!({ "job_id": job, "vm": "db", "disk": disk }).to_string();

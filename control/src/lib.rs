@@ -6,6 +6,8 @@
 //!  reading     points: restored, verified, listed, offered to others
 //!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
 //!  api         the hub over HTTP
+//!  client      the same from the other side
+//!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image       qcow2 files, made and looked at by qemu-img
@@ -19,11 +21,13 @@ pub mod api;
 pub mod backup;
 pub mod catalog;
 mod child;
+pub mod client;
 pub mod export;
 pub mod hub;
 pub mod image;
 mod program;
 pub mod reading;
+pub mod record;
 pub mod repository;
 mod server;
 

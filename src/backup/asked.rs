@@ -72,20 +72,27 @@ impl Asked {
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {
-        let mut disks = Vec::with_capacity(self.disks.len());
-        for AskedDisk { name, source, changes } in &self.disks {
-            let changes = match changes {
-                AskedChanges::Compared => Changes::Compared,
-                AskedChanges::Areas(file) => Changes::Areas(areas(file, MAX_AREAS)?),
-                AskedChanges::Bitmap(name) => {
-                    let name = name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name);
-                    Changes::Bitmap(name.to_owned())
-                }
-            };
-            let (name, source) = (name.clone(), source.clone());
-            disks.push(DiskRequest { name, uuid: None, source, changes });
-        }
+        let disks = self.disks.iter().map(AskedDisk::request).collect::<anyhow::Result<_>>()?;
         Ok(BackupRequest { vm: self.vm.clone(), disks, mode: self.mode })
+    }
+}
+
+impl AskedDisk {
+    /// With its list of changed areas, which is read now.
+    ///
+    /// # Errors
+    /// A list that cannot be read.
+    pub(crate) fn request(&self) -> anyhow::Result<DiskRequest> {
+        let changes = match &self.changes {
+            AskedChanges::Compared => Changes::Compared,
+            AskedChanges::Areas(file) => Changes::Areas(areas(file, MAX_AREAS)?),
+            AskedChanges::Bitmap(name) => {
+                let name = name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name);
+                Changes::Bitmap(name.to_owned())
+            }
+        };
+        let (name, source) = (self.name.clone(), self.source.clone());
+        Ok(DiskRequest { name, uuid: None, source, changes })
     }
 }
 
@@ -106,10 +113,6 @@ pub(crate) fn source_from(word: &str) -> Result<Endpoint, String> {
 fn exit_of(error: &BackupError) -> Exit {
     match error {
         BackupError::Cancelled => Exit::Interrupted,
-        BackupError::NoDisk(_)
-        | BackupError::NameTwice { .. }
-        | BackupError::NotIncremental { .. } => Exit::Usage,
-        BackupError::Repository(error) => Exit::of_repository(error),
-        other => other.side().map_or(Exit::Failed, Exit::of_side),
+        other => Exit::of_failure(other.failure()),
     }
 }

@@ -6,6 +6,7 @@ use blockferry_control::catalog::{BackupMode, DiskName, VmName};
 use clap::Args;
 
 use crate::lane_options::{LaneOptions, OutputOptions};
+use crate::remote::HubOption;
 
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
@@ -19,6 +20,10 @@ Examples:
         --repository /backup
     blockferry backup --vm db1 --disk root=nbd://kvm/root --bitmap root=daily \\
         --repository /backup --mode incremental
+
+  Have a hub do it; its token is in a file, or in $BLOCKFERRY_TOKEN:
+    blockferry backup --vm db1 --disk root=nbd://esx/root --hub http://127.0.0.1:10080 \\
+        --token-file hub.token
 
   For a script:
     blockferry backup --vm db1 --disk root=nbd://esx/root --repository /backup --json";
@@ -37,8 +42,8 @@ pub(crate) struct BackupOptions {
     pub(crate) disk: Vec<Named>,
 
     /// The repository; an empty or new folder becomes one
-    #[arg(long, value_name = "DIR")]
-    pub(crate) repository: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "hub")]
+    pub(crate) repository: Option<PathBuf>,
 
     /// auto: what has changed, where that can be told, else all; full; or incremental: or fail
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -53,6 +58,9 @@ pub(crate) struct BackupOptions {
     /// The dirty bitmap of a source that marks what has changed since the last point
     #[arg(long, value_name = "NAME=BITMAP", value_parser = named)]
     pub(crate) bitmap: Vec<Named>,
+
+    #[command(flatten)]
+    pub(crate) remote: HubOption,
 
     #[command(flatten)]
     pub(crate) lane: LaneOptions,

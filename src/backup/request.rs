@@ -2,18 +2,39 @@
 
 use std::path::PathBuf;
 
+use blockferry_control::backup::Changes;
 use blockferry_control::catalog::DiskName;
+use blockferry_control::client::{DiskSubmission, Submission};
 use blockferry_dataplane::Endpoint;
 
 use super::asked::{Asked, AskedChanges, AskedDisk, source_from};
 use super::options::{BackupOptions, Named};
 use crate::exit::Refusal;
+use crate::remote::repository_name;
+
+/// Changed areas of all disks that a hub is told of, which fit into a request; longer lists are
+/// merged over their smallest gaps.
+const MAX_SUBMITTED_AREAS: usize = 16_384;
 
 /// Checks the options.
 ///
 /// # Errors
 /// Wrong usage, in one line.
 pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
+    let repository = options.repository.clone().ok_or_else(|| {
+        Refusal::usage("where to? name a folder with --repository, or a hub with --hub")
+    })?;
+    Ok(Asked {
+        vm: options.vm.clone(),
+        disks: disks(options)?,
+        mode: options.mode,
+        repository,
+        lane: options.lane.lane(),
+        mover: options.lane.mover(),
+    })
+}
+
+fn disks(options: &BackupOptions) -> anyhow::Result<Vec<AskedDisk>> {
     for (option, named) in [("--changed", &options.changed), ("--bitmap", &options.bitmap)] {
         let stranger = named.iter().find(|named| !is_named(&options.disk, named));
         if let Some(Named { disk, .. }) = stranger {
@@ -30,14 +51,37 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
             changes: changes(&named.disk, options)?,
         });
     }
-    Ok(Asked {
-        vm: options.vm.clone(),
-        disks,
-        mode: options.mode,
-        repository: options.repository.clone(),
-        lane: options.lane.lane(),
-        mover: options.lane.mover(),
-    })
+    Ok(disks)
+}
+
+/// The same for a hub, which reads the sources itself.
+///
+/// # Errors
+/// Wrong usage, in one line.
+pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
+    let repository = repository_name(options.repository.as_ref())?;
+    let asked = disks(options)?;
+    let most = MAX_SUBMITTED_AREAS / asked.len().max(1);
+    let mut disks = Vec::with_capacity(asked.len());
+    for disk in asked {
+        let disk = disk.request()?;
+        let source = match disk.source {
+            Endpoint::Nbd(nbd) => nbd.uri.to_string(),
+            other => {
+                return Err(Refusal::usage(format!(
+                    "disk {}: a hub reads NBD URIs, and not {other}; serve it, as with qemu-nbd",
+                    disk.name
+                )));
+            }
+        };
+        let (changed, bitmap) = match disk.changes {
+            Changes::Compared => (None, None),
+            Changes::Areas(areas) => (Some(areas.coalesced_to(most.max(1))), None),
+            Changes::Bitmap(name) => (None, Some(name)),
+        };
+        disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
+    }
+    Ok(Submission { vm: options.vm.clone(), disks, mode: options.mode, repository })
 }
 
 fn is_named(disks: &[Named], named: &Named) -> bool {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use blockferry_control::backup::{BackupReport, Cancellation};
+use blockferry_control::backup::{BackupReport, Cancellation, Watch};
 
 use super::options::BackupOptions;
 use super::request;
@@ -12,6 +12,7 @@ use super::telling::{Json, Telling, counts, summary, totals};
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
+use crate::remote::refusal;
 
 /// `blockferry backup`.
 ///
@@ -45,8 +46,30 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
     }
 }
 
+/// Here, or by a hub: what differs is who does it.
 fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
-    let asked = request::of(options)?;
+    match options.remote.client()? {
+        Some(hub) => {
+            options.lane.refuse_for_hub()?;
+            let submission = request::for_hub(options)?;
+            watched(options, |telling, cancellation| {
+                let watch: Arc<dyn Watch> = Arc::clone(telling) as _;
+                hub.back_up(&submission, &watch, cancellation).map_err(|error| refusal(&error))
+            })
+        }
+        None => {
+            let asked = request::of(options)?;
+            let disks = asked.disks.len();
+            watched(options, |telling, cancellation| asked.back_up(telling, cancellation, disks))
+        }
+    }
+}
+
+/// Runs it, shows how it gets on, and calls it off at a signal.
+fn watched(
+    options: &BackupOptions,
+    work: impl FnOnce(&Arc<Telling>, &Cancellation) -> anyhow::Result<BackupReport>,
+) -> anyhow::Result<BackupReport> {
     let progress = Progress::of(options.output.progress());
     let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
     let cancellation = Cancellation::default();
@@ -55,9 +78,8 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         calling_off.cancel();
         true
     })?;
-    let disks = asked.disks.len();
     let telling = Arc::new(Telling::new(console, progress));
-    let ended = asked.back_up(&telling, &cancellation, disks);
+    let ended = work(&telling, &cancellation);
     telling.finish(ended.is_ok(), &totals(ended.iter().flat_map(counts)));
     ended
 }

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blockferry_control::backup::{BackupReport, DiskPlan, DiskReport, Watch};
+use blockferry_control::backup::{
+    BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
+};
 use blockferry_control::catalog::{BackupMode, DiskName, Job, VmName};
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
@@ -109,24 +111,22 @@ impl Watch for Telling {
     }
 
     fn planned(&self, plan: &DiskPlan) {
-        let mode = plan.kind.mode();
-        self.detail(&format!("disk {}: {mode}, because {}", plan.name, plan.reason));
+        let mode = plan.kind.mode().as_str();
+        self.detail(&plan_words(plan.name.as_str(), mode, &plan.reason));
     }
 
     fn note(&self, text: &str) {
         self.say(text);
     }
 
+    fn detail(&self, text: &str) {
+        // The method above, which names the VM.
+        Self::detail(self, text);
+    }
+
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
-        match event {
-            Event::Started { payload, reason, .. } => {
-                self.detail(&format!("disk {disk}: payload {payload}: {reason}"));
-            }
-            Event::Note { text, .. } => self.detail(&format!("disk {disk}: {text}")),
-            Event::Reconnecting { side, attempt, reason, .. } => self.detail(&format!(
-                "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
-            )),
-            _ => {}
+        if let Some(words) = lane_words(disk, event) {
+            self.detail(&words);
         }
     }
 

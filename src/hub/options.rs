@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use blockferry_control::hub::DEFAULT_PORTS;
+use blockferry_control::hub::{DEFAULT_PORTS, RepositoryName};
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
@@ -24,6 +24,9 @@ Examples:
   As a service, with its state on a disk of its own and a line for each request:
     blockferry hub serve -v --state /srv/hub
 
+  With a repository that backups go to, and another one called weekly:
+    blockferry hub serve --repository /backup --repository weekly=/srv/weekly
+
   With other ports, reachable from other machines (through a proxy that speaks TLS):
     blockferry hub serve --ports 20100-20120 --listen 10.0.0.5:10080 --beyond-loopback";
 
@@ -33,6 +36,8 @@ Examples:
   blockferry hub token --list                  which there are
   blockferry hub token --revoke 5f1c09ab       from now on that one opens nothing";
 
+/// What a repository is called that was given no name.
+const DEFAULT_REPOSITORY: &str = "default";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:10080";
 
 #[derive(Args, Debug)]
@@ -70,6 +75,19 @@ pub(crate) struct ServeOptions {
     /// The API speaks HTTP without TLS: whoever can listen in on the way reads the tokens.
     #[arg(long)]
     pub(crate) beyond_loopback: bool,
+
+    /// A repository that backups go to; an empty or new folder becomes one. Repeat it for more
+    ///
+    /// Without a name it is called default. Without any the hub hands out ports, and no more.
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub(crate) repository: Vec<NamedFolder>,
+
+    /// Take sources of backups that name files of this machine: Unix sockets, certificates
+    ///
+    /// Whoever has a token can then have the hub connect to every socket that its user can, and
+    /// use every key. Without it a token opens what is the hub's, and nothing else of the machine.
+    #[arg(long)]
+    pub(crate) local_sources: bool,
 
     /// Ports to hand out, on 127.0.0.1
     #[arg(long, value_name = "A-B", default_value_t = PortRange(DEFAULT_PORTS))]
@@ -133,6 +151,30 @@ impl StateOption {
     }
 }
 
+/// A repository, as `[NAME=]DIR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedFolder {
+    pub(crate) name: RepositoryName,
+    pub(crate) folder: PathBuf,
+}
+
+impl std::str::FromStr for NamedFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, folder) = match text.split_once('=') {
+            // A folder may have an equals sign in its name.
+            Some((name, _)) if name.contains('/') => (DEFAULT_REPOSITORY, text),
+            Some(named) => named,
+            None => (DEFAULT_REPOSITORY, text),
+        };
+        if folder.is_empty() {
+            return Err("it is a folder, or a name, an equals sign and a folder".to_owned());
+        }
+        Ok(Self { name: name.parse()?, folder: folder.into() })
+    }
+}
+
 /// The first and the last port.
 #[derive(Clone, Debug)]
 pub(crate) struct PortRange(pub(crate) RangeInclusive<u16>);
@@ -158,6 +200,22 @@ impl std::str::FromStr for PortRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_is_a_folder_with_or_without_a_name() {
+        let of = |text: &str| {
+            text.parse::<NamedFolder>()
+                .map(|named| (named.name.to_string(), named.folder.display().to_string()))
+        };
+        let named = |name: &str, folder: &str| Ok((name.to_owned(), folder.to_owned()));
+        assert_eq!(of("/backup"), named("default", "/backup"));
+        assert_eq!(of("weekly=/srv/w"), named("weekly", "/srv/w"));
+        assert_eq!(of("weekly=a=b"), named("weekly", "a=b"));
+        assert_eq!(of("/srv/a=b"), named("default", "/srv/a=b"));
+        for wrong in ["", "=", "weekly=", "Weekly=/srv", "../x"] {
+            assert_eq!(of(wrong).is_err(), wrong != "../x", "{wrong}");
+        }
+    }
 
     #[test]
     fn a_range_of_ports_is_two_ports_the_lower_one_first() {

@@ -3,10 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
-use blockferry_control::hub::{Hub, HubSettings};
+use blockferry_control::backup::BackupSettings;
+use blockferry_control::hub::{Backups, Hub, HubSettings, Repositories};
+use blockferry_control::repository::RepositoryError;
 use serde_json::json;
 
 use super::options::ServeOptions;
@@ -15,8 +18,11 @@ use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
 
-/// Descriptors of a leased port with an export on it: the socket, the process, and its pipes.
-const PER_PORT: u64 = 8;
+/// Descriptors of a leased port with an export on it, and of the lane that writes to it: sockets,
+/// the process, pipes, rings, files beside the copy, and folders of points that are held.
+const PER_PORT: u64 = 32;
+/// What the first signal makes of a hub.
+const STOPPING: &str = "stopping: jobs are called off, exports ended; once more to stop at once";
 /// For catalogs, the reactor and what libraries open now and then.
 const SLACK: u64 = 64;
 
@@ -47,16 +53,30 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     if !recovery.adopted.is_empty() {
         line(&format!("{} leased ports are bound again", recovery.adopted.len()));
     }
-    // What else a hub does, with its repository first of all, is set up here, before the API.
     let hub = Arc::new(hub);
-    let api = ApiSettings { log: Log::to(line), log_requests: options.verbose };
-    let server = Server::bind(address, Arc::clone(&hub), api).with_context(|| {
+    let backups = backups(&hub, options)?.map(Arc::new);
+    let api = ApiSettings {
+        log: Log::to(line),
+        log_requests: options.verbose,
+        local_sources: options.local_sources,
+    };
+    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), api);
+    let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
     })?;
     let stopper = server.stopper();
-    interrupt::listen(Arc::new(Console::new(None, options.verbose)), move || {
-        stopper.stop();
-        true
+    let console = Arc::new(Console::new(None, options.verbose));
+    interrupt::listen_and_say(console, STOPPING, move || {
+        let (stopper, backups) = (stopper.clone(), backups.clone());
+        // On a thread of its own, for a second signal has to be heard meanwhile. The API answers
+        // until all jobs have ended, so that who follows one learns of that.
+        let stop = move || {
+            if let Some(backups) = backups {
+                backups.stop();
+            }
+            stopper.stop();
+        };
+        thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
     tell(server.address()?, &hub, options)?;
     server.run().context("serving the API")?;
@@ -64,6 +84,31 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         line(&error.to_string());
     }
     Ok(Exit::Done)
+}
+
+/// The backups of a hub that has repositories.
+fn backups(hub: &Arc<Hub>, options: &ServeOptions) -> anyhow::Result<Option<Backups>> {
+    if options.repository.is_empty() {
+        return Ok(None);
+    }
+    for (index, named) in options.repository.iter().enumerate() {
+        if options.repository[..index].iter().any(|earlier| earlier.name == named.name) {
+            let name = &named.name;
+            return Err(Refusal::usage(format!(
+                "two repositories are called {name}; write --repository NAME=DIR"
+            )));
+        }
+    }
+    let folders = options.repository.iter();
+    let folders = folders.map(|named| (named.name.clone(), named.folder.clone()));
+    let failed =
+        |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
+    let repositories = Repositories::open(folders).map_err(failed)?;
+    let ports = u16::try_from(options.ports.0.len()).unwrap_or(u16::MAX);
+    let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
+    let settings = BackupSettings::for_disks(ports);
+    let ports = Arc::clone(hub.ports());
+    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings)?))
 }
 
 /// Raises the limit on open files, as far as that is allowed.
@@ -85,6 +130,9 @@ fn tell(address: SocketAddr, hub: &Hub, options: &ServeOptions) -> anyhow::Resul
         "the hub listens on http://{address}, ports {}, state in {state}",
         options.ports
     ));
+    for named in &options.repository {
+        line(&format!("repository {} is {}", named.name, named.folder.display()));
+    }
     if !hub.tokens().has_any()? {
         line(&format!(
             "there is no token yet: make one with `blockferry hub token --state {state}`"

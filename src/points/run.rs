@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
-use blockferry_control::reading::{ListedPoint, list_points};
+use blockferry_control::client::PointsWanted;
+use blockferry_control::reading::list_points;
+use blockferry_control::record::PointRecord;
 use blockferry_control::repository::{Repository, RepositoryError};
 
 use super::options::{Action, DeleteOptions, PointsOptions};
@@ -11,6 +13,7 @@ use super::telling::{Deleted, Json, listing};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line};
 use crate::reading::refusal;
+use crate::remote::{self, repository_name};
 
 /// `blockferry points`.
 ///
@@ -39,20 +42,33 @@ pub(crate) fn command(options: &PointsOptions) -> anyhow::Result<Exit> {
     ended(listed.map(|_points| ()), told)
 }
 
-fn list(options: &PointsOptions) -> anyhow::Result<Vec<ListedPoint>> {
+fn list(options: &PointsOptions) -> anyhow::Result<Vec<PointRecord>> {
+    if let Some(hub) = options.remote.client()? {
+        let repository = repository_name(options.repository.as_ref())?;
+        let wanted = PointsWanted { vm: options.vm.clone(), repository };
+        return hub.points(&wanted).map_err(|error| remote::refusal(&error));
+    }
     let root = options.repository.as_deref().context("--repository is required")?;
     let failed = |error: RepositoryError| refusal(&error.into());
     let repository = Repository::open(root).map_err(failed)?;
-    list_points(&repository, options.vm.clone()).map_err(failed)
+    let points = list_points(&repository, options.vm.clone()).map_err(failed)?;
+    Ok(points.iter().map(PointRecord::from).collect())
+}
+
+fn deleted(options: &DeleteOptions) -> anyhow::Result<()> {
+    if let Some(hub) = options.remote.client()? {
+        return hub.delete_point(options.point).map_err(|error| remote::refusal(&error));
+    }
+    let root = options.repository.as_deref().context("--repository is required")?;
+    let repository = Repository::open(root).map_err(|error| refusal(&error.into()))?;
+    // What is deleted is written: the repository is the target.
+    let failed =
+        |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
+    repository.delete(options.point).map_err(failed)
 }
 
 fn delete(options: &DeleteOptions) -> anyhow::Result<Exit> {
-    let deleted = options.repository.open().and_then(|repository| {
-        // What is deleted is written: the repository is the target.
-        let failed =
-            |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
-        repository.delete(options.point).map_err(failed)
-    });
+    let deleted = deleted(options);
     let told = match &deleted {
         Ok(()) if options.json => json::print(&Deleted::of(options.point.as_str())),
         Ok(()) => {

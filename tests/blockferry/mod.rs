@@ -3,12 +3,15 @@
 // Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod hub;
 mod kept;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+#[allow(unused_imports)]
+pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
 

@@ -13,9 +13,11 @@ use super::error::ApiError;
 use super::server::{BODY_DEADLINE, MAX_BODY_BYTES};
 
 /// A body of JSON.
-pub(super) struct ApiJson<T>(pub(super) T);
+pub(super) struct ApiJson<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for ApiJson<T> {
+impl<S: Send + Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S>
+    for ApiJson<T, MAX_BYTES>
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
@@ -27,7 +29,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for ApiJson<T> {
                 "send it with `Content-Type: application/json`",
             ));
         }
-        let reading = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
+        let reading = axum::body::to_bytes(request.into_body(), MAX_BYTES);
         let bytes = tokio::time::timeout(BODY_DEADLINE, reading)
             .await
             .map_err(|_late| {
@@ -38,7 +40,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for ApiJson<T> {
                     "send it at once",
                 )
             })?
-            .map_err(|error| unread(&error))?;
+            .map_err(|error| unread(&error, MAX_BYTES))?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
             Category::Data => ApiError::unfit(error.to_string()),
             _ => ApiError::new(
@@ -57,7 +59,7 @@ fn is_json(request: &Request) -> bool {
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn unread(error: &axum::Error) -> ApiError {
+fn unread(error: &axum::Error, max_bytes: usize) -> ApiError {
     // Behind axum's error is that of the body that counts; nothing else ends in this way.
     let mut source = error.source();
     while let Some(inner) = source {
@@ -65,8 +67,8 @@ fn unread(error: &axum::Error) -> ApiError {
             return ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too_large",
-                format!("the body has more than {MAX_BODY_BYTES} bytes"),
-                "no call needs so many",
+                format!("the body has more than {max_bytes} bytes"),
+                "merge what can be merged; this call takes no more",
             );
         }
         source = inner.source();

@@ -7,13 +7,16 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::catalog::{CatalogError, StorageError, ValueError};
-use crate::hub::{PortError, TokenError};
+use crate::hub::{PortError, SubmitError, TokenError};
+use crate::repository::RepositoryError;
 
 /// When to ask again for a port, in seconds: a job holds one for as long as a copy takes, and
 /// 101 clients that ask in this rhythm are no load.
 const PORT_RETRY_S: u64 = 5;
 /// When to ask again after the catalog was held by others or its disk was full.
 const STORAGE_RETRY_S: u64 = 15;
+/// When to ask again where too many ask: jobs take a while.
+const CROWD_RETRY_S: u64 = 10;
 
 /// What is wrong, as JSON.
 #[derive(Debug, Serialize, ToSchema)]
@@ -72,6 +75,12 @@ impl ApiError {
 
     fn conflict(code: &'static str, message: String, hint: &str) -> Self {
         Self::new(StatusCode::CONFLICT, code, message, hint)
+    }
+
+    /// Others have to go first.
+    pub(super) fn too_many(message: impl Into<String>) -> Self {
+        let hint = "ask again after the seconds of Retry-After";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message, hint).after(CROWD_RETRY_S)
     }
 
     /// A value that does not fit.
@@ -173,6 +182,19 @@ impl From<CatalogError> for ApiError {
             CatalogError::NoSuchJob(_) => {
                 Self::new(StatusCode::NOT_FOUND, "no_such_job", message, "is the id right?")
             }
+            CatalogError::NoSuchPoint(_) => {
+                let hint = "GET /api/v1/points shows which there are";
+                Self::new(StatusCode::NOT_FOUND, "no_such_point", message, hint)
+            }
+            CatalogError::StoodOn { .. } => {
+                Self::conflict("stood_on", message, "delete those that stand on it first")
+            }
+            CatalogError::KeyReused { .. } => {
+                Self::conflict("key_reused", message, "use another key for another backup")
+            }
+            CatalogError::IllegalStep { from, .. } if from.is_over() => {
+                Self::conflict("job_over", message, "there is nothing to call off")
+            }
             CatalogError::JobOver { .. } => {
                 Self::conflict("job_over", message, "a job that is over takes nothing any more")
             }
@@ -185,6 +207,59 @@ impl From<CatalogError> for ApiError {
                 )
                 .after(STORAGE_RETRY_S)
             }
+            _ => Self::defect(message),
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            SubmitError::NoRepository => {
+                Self::conflict("no_repository", message, "it has ports, and nothing else")
+            }
+            SubmitError::UnknownRepository { .. } | SubmitError::WhichRepository { .. } => {
+                let hint = "name one of those that the message names";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_repository", message, hint)
+            }
+            SubmitError::TooManyDisks { .. } => {
+                let hint = "start the hub with more --ports";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)
+            }
+            SubmitError::QueueFull { .. } => Self::too_many(message),
+            SubmitError::Stopping => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                message,
+                "ask again after the seconds of Retry-After",
+            )
+            .after(STORAGE_RETRY_S),
+            SubmitError::Request(_) => Self::unfit(message),
+            SubmitError::Over { .. } => {
+                Self::conflict("job_over", message, "what it has left is in the points")
+            }
+            SubmitError::Catalog(error) => error.into(),
+            SubmitError::Repository(error) => error.into(),
+        }
+    }
+}
+
+impl From<RepositoryError> for ApiError {
+    fn from(error: RepositoryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RepositoryError::Catalog(error) => error.into(),
+            RepositoryError::InUse { .. } => {
+                Self::conflict("in_use", message, "ask again when it has been read")
+            }
+            RepositoryError::Busy { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                message,
+                "look at what else works in the repository, and ask again",
+            )
+            .after(STORAGE_RETRY_S),
             _ => Self::defect(message),
         }
     }

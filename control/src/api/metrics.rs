@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write};
 
 use super::shared::Shared;
+use crate::hub::JobCounts;
 
 /// All figures, at this moment.
 pub(super) fn exposition(shared: &Shared) -> String {
@@ -29,12 +30,32 @@ pub(super) fn exposition(shared: &Shared) -> String {
     let waits = [(String::new(), ports.waits)];
     family(&mut text, "port_waits_total", "counter", "Calls that found no port free.", &waits);
     gauge(&mut text, "exports", "Running exports.", &one(shared.hub.exports().count()));
+    if let Some(backups) = &shared.backups {
+        jobs(&mut text, &backups.counts());
+    }
     let answers: Vec<_> = shared
         .answers()
         .map(|(digit, count)| (format!("{{status=\"{digit}xx\"}}"), count))
         .collect();
     family(&mut text, "http_responses_total", "counter", "Answers, by status.", &answers);
     text
+}
+
+fn jobs(text: &mut String, jobs: &JobCounts) {
+    let now = [("waiting", jobs.waiting), ("running", jobs.running)];
+    let now = now.map(|(state, count)| (format!("{{state=\"{state}\"}}"), count));
+    gauge(text, "jobs", "Backups that are not over, by state.", &now);
+    let over = [("done", jobs.done), ("failed", jobs.failed), ("cancelled", jobs.cancelled)];
+    let over = over.map(|(state, count)| (format!("{{state=\"{state}\"}}"), count));
+    family(text, "jobs_total", "counter", "Backups that are over, by how they ended.", &over);
+    let bytes = [
+        ("read", jobs.bytes.read),
+        ("zero", jobs.bytes.zero),
+        ("sent", jobs.bytes.sent),
+        ("skipped", jobs.bytes.skipped),
+    ];
+    let bytes = bytes.map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), count));
+    family(text, "backup_bytes_total", "counter", "Bytes of backups that are done.", &bytes);
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, values: &[(String, impl Display)]) {

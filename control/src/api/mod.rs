@@ -5,7 +5,7 @@
 //!    │
 //!  trace    an id for each request, in its answer and in each line of the log
 //!  auth     Authorization: Bearer …, on all paths but that of health
-//!  router   a group of paths a file: ports, processes, watch; what they are documented as
+//!  router   a group of paths a file: ports, backups, points; what they are documented as
 //!           │                                                  stands beside what they do
 //!  body     JSON in, with a limit and a deadline      error   {"error": {"code", "message", "hint"}}
 //! ```
@@ -15,21 +15,27 @@
 //! `Shared::blocking`.
 
 mod auth;
+mod backups;
 mod body;
 mod error;
+mod events;
 mod metrics;
+mod points;
 mod ports;
 mod processes;
 mod router;
 mod server;
 mod shared;
+mod submission;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod watch;
 
+pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
 pub use router::openapi;
 pub use server::{
-    BODY_DEADLINE, HEADER_DEADLINE, MAX_BODY_BYTES, MAX_CONNECTIONS, STOP_DEADLINE, Server, Stopper,
+    BODY_DEADLINE, HEADER_DEADLINE, MAX_BACKUP_BODY_BYTES, MAX_BODY_BYTES, MAX_CONNECTIONS,
+    STOP_DEADLINE, Server, Stopper,
 };
 pub use shared::{ApiSettings, Log};

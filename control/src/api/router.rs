@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use super::shared::Shared;
-use super::{auth, ports, processes, trace, watch};
+use super::{auth, backups, events, points, ports, processes, trace, watch};
 
 const PREFIX: &str = "/api/v1";
 const TOKEN_SCHEME: &str = "token";
@@ -32,6 +32,9 @@ fn groups() -> OpenApiRouter<Arc<Shared>> {
         OpenApiRouter::new()
             .merge(ports::routes())
             .merge(processes::routes())
+            .merge(backups::routes())
+            .merge(events::routes())
+            .merge(points::routes())
             .merge(watch::routes()),
     )
 }
@@ -60,7 +63,7 @@ fn described() -> OpenApi {
         .title("blockferry hub")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Ports, exports and what goes with them. Every error is \
+            "Backups, restore points, ports and exports. Every error is \
              `{\"error\": {\"code\", \"message\", \"hint\"}}`; every answer has an x-request-id. \
              /health and /metrics are the same without the prefix.",
         ))

@@ -16,17 +16,19 @@ use tokio::time::{sleep, timeout};
 
 use super::router::router;
 use super::shared::{ApiSettings, Shared};
-use crate::hub::Hub;
+use crate::hub::{Backups, Hub};
 
-/// Bytes of a body: the largest that any call needs is a few hundred.
+/// Bytes of a body: the largest that most calls need is a few hundred.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
+/// Bytes of a body that asks for a backup: some 20,000 changed areas of all disks together.
+pub const MAX_BACKUP_BODY_BYTES: usize = 1 << 20;
 /// From the connection, or the answer before, to the end of a request's headers. It is also how
 /// long an idle connection is kept.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// From the headers to the end of the body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once; more wait in the kernel until one ends. A task and a few KiB each.
-pub const MAX_CONNECTIONS: u32 = 256;
+pub const MAX_CONNECTIONS: u32 = 512;
 /// From the wish to stop to the end of what is being answered. The catalog waits up to 15 s for
 /// other processes, and all else takes less.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -59,14 +61,19 @@ impl Stopper {
 }
 
 impl Server {
-    /// Binds the address. Nothing is answered before [`run`](Self::run).
+    /// Binds the address; without `backups` the hub has no repository. Nothing is answered before [`run`](Self::run).
     ///
     /// # Errors
     /// What the system says.
-    pub fn bind(address: SocketAddr, hub: Arc<Hub>, settings: ApiSettings) -> io::Result<Self> {
+    pub fn bind(
+        address: SocketAddr,
+        hub: Arc<Hub>,
+        backups: Option<Arc<Backups>>,
+        settings: ApiSettings,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::new(hub, settings));
+        let shared = Arc::new(Shared::new(hub, backups, settings));
         Ok(Self { listener, shared })
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::error::ApiError;
-use crate::hub::Hub;
+use super::events::MAX_FOLLOWERS;
+use crate::hub::{Backups, Hub, SubmitError};
 
 /// Where a line of the log goes.
 #[derive(Clone)]
@@ -39,12 +40,18 @@ pub struct ApiSettings {
     pub log: Log,
     /// Whether each request has a line, too.
     pub log_requests: bool,
+    /// Whether sources of backups may name files of this machine: Unix sockets, certificates.
+    pub local_sources: bool,
 }
 
 /// A hub, and how it is served.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
+    /// Nothing where the hub has no repository.
+    pub(super) backups: Option<Arc<Backups>>,
+    /// Places for those who follow a job.
+    pub(super) followers: Arc<Semaphore>,
     pub(super) settings: ApiSettings,
     /// Set when the server stops; an answer that goes on for long has to end then.
     pub(super) stop: watch::Sender<bool>,
@@ -56,18 +63,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(hub: Arc<Hub>, settings: ApiSettings) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, backups: Option<Arc<Backups>>, settings: ApiSettings) -> Self {
         let mut prefix = [0; 4];
         // Ids need not be secret, and without random bytes they are still apart in this process.
         let _ = getrandom(&mut prefix, GetRandomFlags::empty());
         Self {
             hub,
+            backups,
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             settings,
             stop: watch::Sender::new(false),
             answers: Default::default(),
             id_prefix: u32::from_le_bytes(prefix),
             last_id: AtomicU64::new(0),
         }
+    }
+
+    /// The backups, for what needs a repository.
+    pub(super) fn backups(&self) -> Result<Arc<Backups>, ApiError> {
+        self.backups.clone().ok_or_else(|| SubmitError::NoRepository.into())
     }
 
     /// Does what waits for the disk, on a thread that may.

@@ -6,7 +6,7 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::nbd::NbdError;
 use blockferry_dataplane::{Cause, Fault, Side};
 
-use crate::catalog::{CatalogError, DiskName, JobId, VmName};
+use crate::catalog::{CatalogError, DiskName, FailureKind, JobId, VmName};
 use crate::export::ExportError;
 use crate::hub::PortError;
 use crate::image::ImageError;
@@ -118,6 +118,22 @@ from! {
 }
 
 impl BackupError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn failure(&self) -> FailureKind {
+        match self {
+            Self::NoDisk(_) | Self::NameTwice { .. } | Self::NotIncremental { .. } => {
+                FailureKind::Request
+            }
+            Self::Repository(error) => error.failure(),
+            other => match other.side() {
+                Some(Side::Source) => FailureKind::Source,
+                Some(Side::Target) => FailureKind::Target,
+                None => FailureKind::Other,
+            },
+        }
+    }
+
     /// The side that is to blame, if it is one. The repository is the target's side.
     #[must_use]
     pub fn side(&self) -> Option<Side> {

@@ -34,4 +34,4 @@ pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
 pub(crate) use run::Run;
-pub use run::{Watch, back_up};
+pub use run::{Watch, back_up, lane_words, plan_words};

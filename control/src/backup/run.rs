@@ -39,6 +39,10 @@ pub trait Watch: Send + Sync {
     fn note(&self, text: &str) {
         let _ = text;
     }
+    /// Something for who wants to know all.
+    fn detail(&self, text: &str) {
+        let _ = text;
+    }
     /// Something happened to the lane of a disk.
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
         let _ = (disk, event);
@@ -46,6 +50,27 @@ pub trait Watch: Send + Sync {
     /// The counts of all disks so far, in the order of the request.
     fn progress(&self, disks: &[Counts]) {
         let _ = disks;
+    }
+}
+
+/// What becomes of a disk, in words.
+#[must_use]
+pub fn plan_words(disk: &str, mode: &str, reason: &str) -> String {
+    format!("disk {disk}: {mode}, because {reason}")
+}
+
+/// What happened to the lane of a disk, in words; nothing for what is told otherwise.
+#[must_use]
+pub fn lane_words(disk: &DiskName, event: &Event<'_>) -> Option<String> {
+    match event {
+        Event::Started { payload, reason, .. } => {
+            Some(format!("disk {disk}: payload {payload}: {reason}"))
+        }
+        Event::Note { text, .. } => Some(format!("disk {disk}: {text}")),
+        Event::Reconnecting { side, attempt, reason, .. } => Some(format!(
+            "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
+        )),
+        _ => None,
     }
 }
 
@@ -167,11 +192,12 @@ impl Run<'_> {
     }
 
     fn note_end(&self, error: &BackupError) {
-        let state = match error {
-            BackupError::Cancelled => JobState::Cancelled,
-            _ => JobState::Failed,
+        let (jobs, words) = (&self.ground.jobs, error.to_string());
+        let ended = match error {
+            BackupError::Cancelled => jobs.advance(self.job, JobState::Cancelled, &words),
+            _ => jobs.fail(self.job, error.failure(), &words),
         };
-        match self.ground.jobs.advance(self.job, state, &error.to_string()) {
+        match ended {
             Ok(job) => self.watch.job(&job),
             // The error that is told is the one that led here.
             Err(unnoted) => self.watch.note(&format!("the job's end is not noted: {unnoted}")),

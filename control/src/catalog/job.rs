@@ -59,6 +59,20 @@ impl JobState {
     }
 }
 
+words! {
+    /// Whose fault it was that a job failed.
+    FailureKind, "kind of failure" {
+        /// What was asked for cannot be done as it was asked.
+        Request = "wrong_usage",
+        /// A source's.
+        Source = "source_fault",
+        /// The repository's, or what is below it.
+        Target = "target_fault",
+        /// Neither side's.
+        Other = "failed",
+    }
+}
+
 /// A job that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {
@@ -89,6 +103,8 @@ pub struct Job {
     pub changed: UnixMillis,
     /// Why it has its state.
     pub reason: String,
+    /// Of one that failed, whose fault it was, if that was noted.
+    pub failure: Option<FailureKind>,
 }
 
 /// A state that a job took.
@@ -164,6 +180,12 @@ pub trait Jobs {
     /// # Errors
     /// [`CatalogError::IllegalStep`] when that state does not follow on the job's.
     fn advance(&self, job: JobId, state: JobState, reason: &str) -> Result<Job, CatalogError>;
+
+    /// Ends a job that failed, with whose fault that was; as [`advance`](Self::advance).
+    ///
+    /// # Errors
+    /// [`CatalogError::IllegalStep`] when it is over.
+    fn fail(&self, job: JobId, failure: FailureKind, reason: &str) -> Result<Job, CatalogError>;
 
     /// The states that a job has had, first to last.
     ///

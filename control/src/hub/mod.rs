@@ -32,7 +32,8 @@ mod tests;
 mod token;
 
 pub use backups::{
-    Backups, DiskProgress, Feed, JobEvent, QueuePlace, Repositories, RepositoryName, SubmitError,
+    Backups, DiskProgress, Feed, Follower, JobCounts, JobEvent, QueuePlace, Repositories,
+    RepositoryName, SubmitError,
 };
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};

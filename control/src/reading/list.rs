@@ -55,9 +55,29 @@ pub fn list_points(
     repository: &Repository,
     vm: Option<VmName>,
 ) -> Result<Vec<ListedPoint>, RepositoryError> {
+    find_points(repository, &PointFilter { vm, ..PointFilter::default() })
+}
+
+/// One point.
+///
+/// # Errors
+/// When there is none of this id, or the catalog cannot be read.
+pub fn find_point(repository: &Repository, id: PointId) -> Result<ListedPoint, RepositoryError> {
+    let point = repository.catalog().point(id)?;
+    Ok(ListedPoint { point, disks: disks(repository, id)? })
+}
+
+/// The points that a filter lets through, in the order in which they were published.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub fn find_points(
+    repository: &Repository,
+    filter: &PointFilter,
+) -> Result<Vec<ListedPoint>, RepositoryError> {
     let catalog = repository.catalog();
     let mut listed = Vec::new();
-    for point in catalog.points(&PointFilter { vm, ..PointFilter::default() })? {
+    for point in catalog.points(filter)? {
         match disks(repository, point.id) {
             Ok(disks) => listed.push(ListedPoint { point, disks }),
             // It was deleted meanwhile.

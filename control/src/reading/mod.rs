@@ -27,7 +27,7 @@ mod target;
 mod verify;
 
 pub use error::ReadError;
-pub use list::{ListedDisk, ListedPoint, list_points};
+pub use list::{ListedDisk, ListedPoint, find_point, find_points, list_points};
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
 pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
 pub use settings::{DiskFormat, ReadSettings};

@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::catalog::{CatalogError, DiskName, LayerId, PointId, RelativePath, StorageError};
+use crate::catalog::{
+    CatalogError, DiskName, FailureKind, LayerId, PointId, RelativePath, StorageError,
+};
 
 /// One line that says what went wrong, and what to do. Published points are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,19 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
+    /// Whose fault it is for a job that writes. The repository is its target.
+    #[must_use]
+    pub fn failure(&self) -> FailureKind {
+        match self {
+            Self::Missing { .. }
+            | Self::NotEmpty { .. }
+            | Self::NoSuchDisk { .. }
+            | Self::Catalog(CatalogError::NoSuchPoint(_)) => FailureKind::Request,
+            Self::System { .. } | Self::Catalog(CatalogError::Storage(_)) => FailureKind::Target,
+            _ => FailureKind::Other,
+        }
+    }
+
     pub(crate) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
         Self::System { path: path.to_owned(), what, error }
     }

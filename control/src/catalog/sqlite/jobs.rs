@@ -7,7 +7,9 @@ use super::failure::Outcome;
 use super::rows::{self, Ask};
 use crate::catalog::error::CatalogError;
 use crate::catalog::id::JobId;
-use crate::catalog::job::{Admission, Job, JobFilter, JobState, JobStep, Jobs, NewJob};
+use crate::catalog::job::{
+    Admission, FailureKind, Job, JobFilter, JobState, JobStep, Jobs, NewJob,
+};
 use crate::catalog::name::IdempotencyKey;
 use crate::catalog::time::UnixMillis;
 
@@ -50,6 +52,18 @@ impl Jobs for SqliteCatalog {
         self.write(move |tables| advance(tables, job, state, reason))
     }
 
+    fn fail(&self, job: JobId, failure: FailureKind, reason: &str) -> Result<Job, CatalogError> {
+        let reason = reason.to_owned();
+        self.write(move |tables| {
+            let job = advance(tables, job, JobState::Failed, reason)?;
+            tables.change(
+                "UPDATE jobs SET failure = ?2 WHERE id = ?1",
+                params![job.id.as_str(), failure.as_str()],
+            )?;
+            Ok(Job { failure: Some(failure), ..job })
+        })
+    }
+
     fn steps(&self, job: JobId) -> Result<Vec<JobStep>, CatalogError> {
         self.read(|tables| {
             tables.known_job(job)?;
@@ -82,6 +96,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
         created: now,
         changed: now,
         reason: "asked for".to_owned(),
+        failure: None,
     };
     tables.change(
         "INSERT INTO jobs (id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason)

@@ -13,7 +13,8 @@ use crate::catalog::lease::{Claim, Lease};
 use crate::catalog::point::{ByteCounts, Disk, Layer, LayerFacts, ManifestFacts, Point};
 use crate::catalog::time::UnixMillis;
 
-pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason";
+pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
+    failure";
 pub(super) const LEASE: &str = "id, kind, key, owner, created_ms";
 pub(super) const DISK: &str = "id, vm, name, uuid";
 pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job";
@@ -34,6 +35,7 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         created: time(row, 5)?,
         changed: time(row, 6)?,
         reason: row.get(7)?,
+        failure: optional(row, 8)?,
     })
 }
 

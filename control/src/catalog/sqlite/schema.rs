@@ -4,7 +4,13 @@
 pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+
+/// Whose fault it was that a job failed: whoever asked for it from afar has nothing else to go by.
+const VERSION_2: &str = "
+ALTER TABLE jobs ADD COLUMN failure TEXT
+    CHECK (failure IN ('wrong_usage', 'source_fault', 'target_fault', 'failed'));
+";
 
 /// Times are milliseconds since 1970, sizes bytes. What must hold is said here too, where a
 /// defect of the program meets it last.

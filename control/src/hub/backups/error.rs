@@ -36,6 +36,12 @@ pub enum SubmitError {
         /// Of the hub.
         ports: usize,
     },
+    /// More than are kept.
+    #[error("{waiting} jobs wait already, and no more are kept; ask again when some have run")]
+    QueueFull {
+        /// Jobs that wait.
+        waiting: usize,
+    },
     /// The hub stops.
     #[error("the hub is being stopped; ask again when it runs")]
     Stopping,

@@ -1,14 +1,22 @@
 //! What happens to a job, for all who follow it.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use blockferry_dataplane::{Counts, Event};
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
-use crate::backup::{DiskPlan, Watch};
+use crate::backup::{DiskPlan, Watch, lane_words};
 use crate::catalog::{BackupMode, DiskName, Job, JobState, UnixMillis};
 
 /// Events that a follower may be behind: at ten a second of progress, and a few of each disk, so
-/// much that only who has stopped reading loses some.
-const BEHIND: usize = 1024;
+/// much that only who has stopped reading loses some, and of those only progress is lost for good.
+const BEHIND: usize = 256;
+/// Events of a job that are kept for who comes later: its states, its plans, and what else was
+/// said first. 101 disks of which each was connected again a few times fit.
+const MAX_KEPT: usize = 1024;
 
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +44,17 @@ pub enum JobEvent {
     },
     /// Something that a person should know.
     Note(String),
+    /// Something for who wants to know all.
+    Detail(String),
     /// How far it is.
     Progress(Vec<DiskProgress>),
+    /// Its point is published: what was moved for each disk, in which time.
+    Moved {
+        /// Since it began to run.
+        elapsed: Duration,
+        /// Its disks.
+        disks: Vec<(DiskName, Counts, Duration)>,
+    },
 }
 
 /// How far a disk is.
@@ -53,23 +70,108 @@ pub struct DiskProgress {
 #[derive(Clone, Debug)]
 pub struct Feed {
     disks: Vec<DiskName>,
-    sender: broadcast::Sender<JobEvent>,
+    past: Arc<Mutex<Past>>,
+    sender: broadcast::Sender<Told>,
+}
+
+/// What was told, for who comes later.
+#[derive(Debug, Default)]
+struct Past {
+    kept: Vec<JobEvent>,
+    progress: Vec<DiskProgress>,
+}
+
+/// An event, with its place among those that are kept, if it is.
+#[derive(Clone, Debug)]
+struct Told {
+    event: JobEvent,
+    place: Option<usize>,
 }
 
 impl Feed {
     pub(super) fn of(disks: Vec<DiskName>) -> Self {
-        Self { disks, sender: broadcast::Sender::new(BEHIND) }
+        Self { disks, past: Arc::default(), sender: broadcast::Sender::new(BEHIND) }
     }
 
-    /// All that happens from now on. It ends when the job is over.
+    /// All that has happened, and then what happens. It ends when the job is over and all who tell
+    /// of it are gone, so whoever follows must not keep the feed.
     #[must_use]
-    pub fn follow(&self) -> broadcast::Receiver<JobEvent> {
-        self.sender.subscribe()
+    pub fn follow(&self) -> Follower {
+        // Nothing is told meanwhile.
+        let _past = self.past();
+        let (past, receiver) = (Arc::clone(&self.past), self.sender.subscribe());
+        Follower { past, receiver, given: 0, next: VecDeque::new() }.caught_up(&_past.kept)
+    }
+
+    /// How far the disks are; nothing before the copy has begun.
+    #[must_use]
+    pub fn progress(&self) -> Vec<DiskProgress> {
+        self.past().progress.clone()
     }
 
     pub(super) fn tell(&self, event: JobEvent) {
+        let mut past = self.past();
+        let place = match &event {
+            JobEvent::Progress(disks) => {
+                past.progress.clone_from(disks);
+                None
+            }
+            // The end is kept whatever was said before.
+            JobEvent::Note(_) | JobEvent::Detail(_) if past.kept.len() >= MAX_KEPT => None,
+            _ => {
+                past.kept.push(event.clone());
+                Some(past.kept.len() - 1)
+            }
+        };
         // Nobody may be listening.
-        let _ = self.sender.send(event);
+        let _ = self.sender.send(Told { event, place });
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who follows a job.
+#[derive(Debug)]
+pub struct Follower {
+    past: Arc<Mutex<Past>>,
+    receiver: broadcast::Receiver<Told>,
+    /// Kept events that were given, or are about to be.
+    given: usize,
+    next: VecDeque<JobEvent>,
+}
+
+impl Follower {
+    fn caught_up(mut self, kept: &[JobEvent]) -> Self {
+        self.catch_up(kept);
+        self
+    }
+
+    fn catch_up(&mut self, kept: &[JobEvent]) {
+        self.next.extend(kept[self.given..].iter().cloned());
+        self.given = kept.len();
+    }
+
+    /// The next event; `None` when there will be no other.
+    pub async fn next(&mut self) -> Option<JobEvent> {
+        loop {
+            if let Some(event) = self.next.pop_front() {
+                return Some(event);
+            }
+            match self.receiver.recv().await {
+                Ok(Told { place: Some(place), .. }) if place < self.given => {}
+                Ok(Told { event, place }) => {
+                    self.given = place.map_or(self.given, |place| place + 1);
+                    return Some(event);
+                }
+                Err(RecvError::Lagged(_)) => {
+                    let past = Arc::clone(&self.past);
+                    self.catch_up(&past.lock().unwrap_or_else(PoisonError::into_inner).kept);
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
     }
 }
 
@@ -92,11 +194,13 @@ impl Watch for Feed {
         self.tell(JobEvent::Note(text.to_owned()));
     }
 
+    fn detail(&self, text: &str) {
+        self.tell(JobEvent::Detail(text.to_owned()));
+    }
+
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
-        if let Event::Reconnecting { side, attempt, reason, .. } = event {
-            self.note(&format!(
-                "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
-            ));
+        if let Some(words) = lane_words(disk, event) {
+            self.tell(JobEvent::Detail(words));
         }
     }
 

@@ -17,11 +17,13 @@ mod queue;
 mod recover;
 mod repositories;
 mod run;
+mod tally;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::SubmitError;
-pub use feed::{DiskProgress, Feed, JobEvent};
+pub use feed::{DiskProgress, Feed, Follower, JobEvent};
 pub use queue::{Backups, QueuePlace};
 pub use repositories::{Repositories, RepositoryName};
+pub use tally::JobCounts;

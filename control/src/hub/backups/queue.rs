@@ -11,9 +11,11 @@ use super::feed::Feed;
 use super::recover;
 use super::repositories::{Repositories, RepositoryName};
 use super::run::run;
+use super::tally::{JobCounts, Tally};
 use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
 use crate::catalog::{
-    Admission, CatalogError, IdempotencyKey, Job, JobId, JobState, Jobs, NewJob, SqliteCatalog,
+    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobState, Jobs, NewJob,
+    SqliteCatalog,
 };
 use crate::hub::{Exports, Holder, PortError, PortLease, Ports};
 use crate::repository::Repository;
@@ -21,6 +23,9 @@ use crate::repository::Repository;
 /// How often the first of the queue asks again for ports that somebody outside of the hub had.
 /// Ports that the hub takes back wake it at once.
 const OUTSIDE_PAUSE: Duration = Duration::from_secs(5);
+/// Jobs that wait at most: what each was asked for is in memory, up to some hundred KiB of changed
+/// areas.
+const MAX_WAITING: usize = 1000;
 
 /// The backups of a hub.
 #[derive(Debug)]
@@ -37,6 +42,7 @@ pub(super) struct Shared {
     pub(super) exports: Arc<Exports>,
     pub(super) repositories: Repositories,
     pub(super) settings: BackupSettings,
+    pub(super) tally: Tally,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -44,7 +50,8 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arc<Ticket>>,
-    running: BTreeMap<JobId, (Arc<Ticket>, JoinHandle<()>)>,
+    /// A thread is taken out by who waits for its end; the job stays until then.
+    running: BTreeMap<JobId, (Arc<Ticket>, Option<JoinHandle<()>>)>,
     stopping: bool,
 }
 
@@ -54,6 +61,7 @@ pub(super) struct Ticket {
     pub(super) job: Job,
     pub(super) request: BackupRequest,
     pub(super) repository: Repository,
+    pub(super) repository_name: RepositoryName,
     pub(super) cancellation: Cancellation,
     pub(super) feed: Feed,
 }
@@ -88,6 +96,7 @@ impl Backups {
             exports,
             repositories,
             settings,
+            tally: Tally::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -120,7 +129,7 @@ impl Backups {
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
         request.check()?;
-        let (_, repository) = self.shared.repositories.named(repository)?;
+        let (name, repository) = self.shared.repositories.named(repository)?;
         let (disks, ports) = (request.disks.len(), self.shared.ports.metrics().total);
         if disks > ports {
             return Err(SubmitError::TooManyDisks { disks, ports });
@@ -130,16 +139,27 @@ impl Backups {
         if state.stopping {
             return Err(SubmitError::Stopping);
         }
+        if let (true, Some(known)) =
+            (state.waiting.len() >= MAX_WAITING, self.known(&request, key.as_ref())?)
+        {
+            return Ok(Admission::Known(known));
+        }
+        if state.waiting.len() >= MAX_WAITING {
+            return Err(SubmitError::QueueFull { waiting: state.waiting.len() });
+        }
         let new = NewJob { vm: request.vm.clone(), mode: request.mode, key };
         let admission = self.shared.catalog.add_job(new)?;
         if let Admission::New(job) = &admission {
             let names = request.disks.iter().map(|disk| disk.name.clone()).collect();
+            let feed = Feed::of(names);
+            feed.job(job);
             state.waiting.push_back(Arc::new(Ticket {
                 job: job.clone(),
                 request,
                 repository: repository.clone(),
+                repository_name: name.clone(),
                 cancellation: Cancellation::default(),
-                feed: Feed::of(names),
+                feed,
             }));
             drop(state);
             self.shared.wake();
@@ -155,6 +175,7 @@ impl Backups {
         let mut state = self.shared.state();
         if let Some(at) = state.waiting.iter().position(|ticket| ticket.job.id == id) {
             let job = self.shared.catalog.advance(id, JobState::Cancelled, CALLED_OFF)?;
+            self.shared.tally.cancelled();
             if let Some(ticket) = state.waiting.remove(at) {
                 ticket.feed.job(&job);
             }
@@ -176,10 +197,20 @@ impl Backups {
     /// What happens to a job from now on; `None` when it is over.
     #[must_use]
     pub fn feed(&self, job: JobId) -> Option<Feed> {
+        self.of_active(job, |ticket| ticket.feed.clone())
+    }
+
+    /// Where the point of a job goes; `None` when it is over.
+    #[must_use]
+    pub fn repository_of(&self, job: JobId) -> Option<RepositoryName> {
+        self.of_active(job, |ticket| ticket.repository_name.clone())
+    }
+
+    fn of_active<T>(&self, job: JobId, get: impl FnOnce(&Ticket) -> T) -> Option<T> {
         let state = self.shared.state();
         let waiting = state.waiting.iter().find(|ticket| ticket.job.id == job);
         let running = || state.running.get(&job).map(|(ticket, _)| ticket);
-        waiting.or_else(running).map(|ticket| ticket.feed.clone())
+        waiting.or_else(running).map(|ticket| get(ticket))
     }
 
     /// Where a job stands in the queue; `None` when it does not wait.
@@ -197,11 +228,25 @@ impl Backups {
         })
     }
 
-    /// Jobs that wait, and jobs that run.
+    /// Jobs that wait and run, and what became of the others since the start of the hub.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
-        let state = self.shared.state();
-        (state.waiting.len(), state.running.len())
+    pub fn counts(&self) -> JobCounts {
+        let (waiting, running) = {
+            let state = self.shared.state();
+            (state.waiting.len(), state.running.len())
+        };
+        JobCounts { waiting, running, ..self.shared.tally.counts() }
+    }
+
+    /// The job that a key gave before, for the same VM and mode.
+    fn known(
+        &self,
+        request: &BackupRequest,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Job>, CatalogError> {
+        let Some(key) = key else { return Ok(None) };
+        let known = self.shared.catalog.job_of_key(key)?;
+        Ok(known.filter(|job| (&job.vm, job.mode) == (&request.vm, request.mode)))
     }
 
     /// Calls off all that waits and runs, and waits for the end of it. No job is taken in from
@@ -213,17 +258,19 @@ impl Backups {
             ticket.cancellation.cancel();
         }
         for ticket in std::mem::take(&mut state.waiting) {
+            self.shared.tally.cancelled();
             let ended = self.shared.catalog.advance(ticket.job.id, JobState::Cancelled, STOPPED);
             // What cannot be noted now is found at the next start.
             if let Ok(job) = ended {
                 ticket.feed.job(&job);
             }
         }
-        let running = std::mem::take(&mut state.running);
+        let running = state.running.values_mut();
+        let running: Vec<_> = running.filter_map(|(_, thread)| thread.take()).collect();
         drop(state);
         self.shared.wake();
         let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let threads = running.into_values().map(|(_, thread)| thread).chain(scheduler);
+        let threads = running.into_iter().chain(scheduler);
         for thread in threads {
             // One that panicked has left its job for the next start to settle.
             let _ = thread.join();
@@ -295,8 +342,9 @@ impl Shared {
     }
 
     fn fail(&self, ticket: &Ticket, reason: &str) {
+        self.tally.failed();
         // What cannot be noted now is found at the next start.
-        if let Ok(job) = self.catalog.advance(ticket.job.id, JobState::Failed, reason) {
+        if let Ok(job) = self.catalog.fail(ticket.job.id, FailureKind::Other, reason) {
             ticket.feed.job(&job);
         }
     }
@@ -347,7 +395,7 @@ impl Shared {
             shared.changed.notify_all();
         })?;
         // Its thread waits for the lock that is held here before it takes itself out.
-        state.running.insert(ticket.job.id, (Arc::clone(ticket), thread));
+        state.running.insert(ticket.job.id, (Arc::clone(ticket), Some(thread)));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What an earlier run of the hub has left.
 
 use super::repositories::Repositories;
-use crate::catalog::{CatalogError, JobFilter, JobState, Jobs, Points, SqliteCatalog};
+use crate::catalog::{CatalogError, FailureKind, JobFilter, JobState, Jobs, Points, SqliteCatalog};
 
 /// Ends the jobs of a hub that is gone: those whose point is published are done, the others have
 /// failed. What they held is given back by [`Ports`](crate::hub::Ports) and by the repositories.
@@ -9,7 +9,7 @@ pub(super) fn settle(
     catalog: &SqliteCatalog,
     repositories: &Repositories,
 ) -> Result<(), CatalogError> {
-    use JobState::{Copying, Done, Failed, Planning, Publishing, Queued};
+    use JobState::{Copying, Done, Planning, Publishing, Queued};
     let states = vec![Queued, Planning, Copying, Publishing];
     for job in catalog.jobs(&JobFilter { states, ..JobFilter::default() })? {
         let mut published = None;
@@ -23,7 +23,7 @@ pub(super) fn settle(
             }
             _ => {
                 let reason = format!("the hub ended while it was {}", job.state);
-                catalog.advance(job.id, Failed, &reason)?;
+                catalog.fail(job.id, FailureKind::Other, &reason)?;
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::feed::JobEvent;
 use super::queue::{Shared, Ticket};
-use crate::backup::{Ground, Run, Watch};
-use crate::catalog::{JobState, Jobs};
+use crate::backup::{BackupError, Ground, Run, Watch};
+use crate::catalog::Jobs;
 use crate::hub::PortLease;
 
 /// Runs a job to its end, which it notes in the catalog and tells on the feed.
@@ -12,7 +13,8 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
     let work = match ticket.repository.begin_for(ticket.job.id) {
         Ok(work) => work,
         Err(error) => {
-            let ended = shared.catalog.advance(ticket.job.id, JobState::Failed, &error.to_string());
+            shared.tally.failed();
+            let ended = shared.catalog.fail(ticket.job.id, error.failure(), &error.to_string());
             return match ended {
                 Ok(job) => ticket.feed.job(&job),
                 Err(unnoted) => ticket.feed.note(&format!("the job's end is not noted: {unnoted}")),
@@ -35,5 +37,14 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
         job: ticket.job.id,
     };
     // How it ended is noted and told by the run itself.
-    let _ = run.to_end(work);
+    match run.to_end(work) {
+        Ok(report) => {
+            shared.tally.done(&report);
+            let disks = report.disks.into_iter();
+            let disks = disks.map(|disk| (disk.plan.name, disk.counts, disk.elapsed)).collect();
+            ticket.feed.tell(JobEvent::Moved { elapsed: report.elapsed, disks });
+        }
+        Err(BackupError::Cancelled) => shared.tally.cancelled(),
+        Err(_) => shared.tally.failed(),
+    }
 }

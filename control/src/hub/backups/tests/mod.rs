@@ -90,9 +90,14 @@ impl Place {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        let counts = self.backups.counts();
+        counts.waiting + counts.running > 0
+    }
+
     fn assert_idle(&self) {
         let started = Instant::now();
-        while self.backups.counts() != (0, 0) || self.hub.ports().metrics().in_use > 0 {
+        while self.is_busy() || self.hub.ports().metrics().in_use > 0 {
             assert!(started.elapsed() < PATIENCE, "{:?}", self.hub.ports().metrics());
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -135,7 +140,9 @@ fn a_backup_is_queued_runs_on_leased_ports_and_publishes_its_point() {
     assert_eq!(repository.catalog().layers(point.id).unwrap().len(), 2);
     let mut states = Vec::new();
     let mut planned = 0;
-    while let Ok(event) = feed.try_recv() {
+    // It ends: the job is over.
+    let events = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    while let Some(event) = events.block_on(feed.next()) {
         match event {
             JobEvent::State { state, .. } => states.push(state),
             JobEvent::Planned { .. } => planned += 1,
@@ -143,7 +150,8 @@ fn a_backup_is_queued_runs_on_leased_ports_and_publishes_its_point() {
         }
     }
     assert_eq!(planned, 2);
-    assert_eq!(states.last(), Some(&JobState::Done));
+    use JobState::{Copying, Done, Planning, Publishing, Queued};
+    assert_eq!(states, [Queued, Planning, Copying, Publishing, Done]);
 }
 
 #[test]

@@ -1,0 +1,416 @@
+//! A backup that a hub makes: asked for, followed, and told of as one that is made here.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::Counts;
+use blockferry_dataplane::plan::AreaSet;
+use hyper::Method;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::ClientError;
+use super::events::Heard;
+use super::http::HubClient;
+use crate::backup::{BackupReport, Cancellation, DiskPlan, DiskReport, Parent, Watch, plan_words};
+use crate::catalog::{
+    BackupMode, DiskName, FailureKind, Job, JobId, JobState, LayerKind, Point, PointId, UnixMillis,
+    ValueError, VmName,
+};
+use crate::hub::RepositoryName;
+use crate::record::{DiskRecord, EventRecord, JobRecord, MovedRecord, PointRecord};
+
+/// How often it is looked whether the job is to be called off.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a hub that was there may be away: it is started anew in a moment, and its machine in
+/// some minutes.
+const AWAY: Duration = Duration::from_secs(180);
+/// Pause before the first attempt to reach it again; it doubles, up to the second one.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A backup to ask a hub for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Submission {
+    /// The VM.
+    #[serde(serialize_with = "as_text")]
+    pub vm: VmName,
+    /// Its disks.
+    pub disks: Vec<DiskSubmission>,
+    /// Fulls, deltas, or what fits.
+    #[serde(serialize_with = "as_text")]
+    pub mode: BackupMode,
+    /// The repository of the hub; the only one where none is named.
+    #[serde(serialize_with = "as_text_or_nothing")]
+    pub repository: Option<RepositoryName>,
+}
+
+/// A disk of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskSubmission {
+    /// What it is called.
+    #[serde(serialize_with = "as_text")]
+    pub name: DiskName,
+    /// Where the hub reads it: an NBD URI.
+    pub source: String,
+    /// What has changed, if that is known.
+    #[serde(serialize_with = "as_areas")]
+    pub changed: Option<AreaSet>,
+    /// The dirty bitmap that tells what has changed.
+    pub bitmap: Option<String>,
+}
+
+fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn as_text_or_nothing<S: serde::Serializer>(
+    value: &Option<RepositoryName>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(RepositoryName::as_str).serialize(to)
+}
+
+fn as_areas<S: serde::Serializer>(areas: &Option<AreaSet>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Range {
+        start: u64,
+        length: u64,
+    }
+    match areas {
+        None => to.serialize_none(),
+        Some(areas) => to
+            .collect_seq(areas.iter().map(|area| Range { start: area.start, length: area.length })),
+    }
+}
+
+impl HubClient {
+    /// Has the hub make a backup, follows it, and gives back what became of it. A hub that goes
+    /// away meanwhile is waited for.
+    ///
+    /// # Errors
+    /// [`ClientError`]: there is no new point, or nothing is known of it.
+    pub fn back_up(
+        &self,
+        submission: &Submission,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<BackupReport, ClientError> {
+        let asked = self.submit(submission, cancellation)?;
+        let known = |error: ValueError| self.no_hub(error.to_string());
+        let job = asked.job().map_err(known)?;
+        if let Some(queue) = &asked.queue
+            && (queue.position > 1 || queue.ports_free < queue.ports_needed)
+        {
+            watch.note(&format!(
+                "job {} waits: it is number {} of the queue, and needs {} of the hub's ports, of \
+                 which {} are free",
+                job.id, queue.position, queue.ports_needed, queue.ports_free
+            ));
+        }
+        let mut following = Following {
+            client: self,
+            job,
+            watch,
+            cancellation,
+            told_to_cancel: false,
+            states: HashSet::new(),
+            plans: HashSet::new(),
+            words: 0,
+            moved: None,
+            heard: Instant::now(),
+        };
+        let ended = following.until_over()?;
+        let job = ended.job().map_err(known)?;
+        match job.state {
+            JobState::Done => {
+                let point = ended.point.as_deref().ok_or(ClientError::NoPoint { job: job.id })?;
+                let point: PointId = point.parse().map_err(known)?;
+                let record: PointRecord =
+                    self.ask(Method::GET, &format!("/points/{point}"), None)?;
+                let moved = following.moved.take();
+                report(submission, &record, &ended, moved)
+                    .map_err(|error| ClientError::PointUnknown { point, what: error.to_string() })
+            }
+            JobState::Cancelled => Err(ClientError::Cancelled { job: job.id, reason: job.reason }),
+            _ => Err(ClientError::JobFailed {
+                job: job.id,
+                failure: job.failure.unwrap_or(FailureKind::Other),
+                reason: job.reason,
+            }),
+        }
+    }
+
+    /// Asks until there is an answer. The first attempt has to reach the hub; from then on one
+    /// that is lost is made again under the same key, which gives the same job.
+    fn submit(
+        &self,
+        submission: &Submission,
+        cancellation: &Cancellation,
+    ) -> Result<JobRecord, ClientError> {
+        let failed = |error: serde_json::Error| self.no_hub(error.to_string());
+        let mut body = serde_json::to_value(submission).map_err(failed)?;
+        body["idempotency_key"] = Value::String(key());
+        let body = serde_json::to_vec(&body).map_err(failed)?;
+        let (began, mut pause) = (Instant::now(), PAUSE);
+        let mut reached = false;
+        loop {
+            if cancellation.is_cancelled() {
+                return Err(ClientError::NotAsked);
+            }
+            if !reached {
+                // Nothing is sent to who does not answer at all: the address may be wrong.
+                self.ask::<Value>(Method::GET, "/health", None)?;
+                reached = true;
+            }
+            match self.ask(Method::POST, "/backups", Some(body.clone())) {
+                Err(error) if error.is_passing() && began.elapsed() < AWAY => {
+                    wait(pause_of(&error, pause), cancellation);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Waits, unless it is called off meanwhile.
+fn wait(pause: Duration, cancellation: &Cancellation) {
+    let end = Instant::now() + pause;
+    while !cancellation.is_cancelled() && Instant::now() < end {
+        thread::sleep(TICK.min(end.saturating_duration_since(Instant::now())));
+    }
+}
+
+fn pause_of(error: &ClientError, otherwise: Duration) -> Duration {
+    match error {
+        ClientError::Refused { retry_after: Some(after), .. } => *after,
+        _ => otherwise,
+    }
+}
+
+/// A key that no other backup has.
+fn key() -> String {
+    let mut random = [0_u8; 16];
+    // Without random bytes the time and the process tell them apart.
+    let _ = getrandom(&mut random, GetRandomFlags::empty());
+    let random = u128::from_le_bytes(random);
+    format!("cli-{}-{}-{random:032x}", UnixMillis::now(), std::process::id())
+}
+
+/// A job that is followed.
+struct Following<'a> {
+    client: &'a HubClient,
+    job: Job,
+    watch: &'a Arc<dyn Watch>,
+    cancellation: &'a Cancellation,
+    told_to_cancel: bool,
+    /// What was told before: a stream that is opened anew begins with it again.
+    states: HashSet<String>,
+    plans: HashSet<String>,
+    words: usize,
+    /// What was moved, as the hub told when the point was published.
+    moved: Option<(f64, Vec<MovedRecord>)>,
+    /// When the hub was heard last.
+    heard: Instant,
+}
+
+impl Following<'_> {
+    /// The job, once it is over.
+    fn until_over(&mut self) -> Result<JobRecord, ClientError> {
+        let mut pause = PAUSE;
+        loop {
+            let followed = self.follow().and_then(|()| {
+                let call = format!("/backups/{}", self.job.id);
+                self.client.ask::<JobRecord>(Method::GET, &call, None)
+            });
+            match followed {
+                Ok(job) if is_over(&job) => {
+                    self.tell_state(&job.state, job.changed_ms, &job.reason);
+                    return Ok(job);
+                }
+                // Its stream was cut, as that of a hub that is being stopped.
+                Ok(_) => {}
+                Err(error) if !error.is_passing() => return Err(error),
+                Err(error) if self.heard.elapsed() > AWAY => {
+                    return Err(ClientError::Lost {
+                        address: self.client.address().clone(),
+                        job: self.job.id,
+                        waited: AWAY,
+                        what: error.to_string(),
+                    });
+                }
+                Err(error) => {
+                    self.watch.detail(&format!("{error}; asking again"));
+                    if let ClientError::Refused { .. } = error {
+                        self.heard = Instant::now();
+                    }
+                    pause = (pause_of(&error, pause) * 2).min(LONGEST_PAUSE);
+                }
+            }
+            // Called off or not: what becomes of the job is told by the hub alone.
+            thread::sleep(pause);
+        }
+    }
+
+    /// Tells what happens, to the end of the stream.
+    fn follow(&mut self) -> Result<(), ClientError> {
+        self.call_off()?;
+        let mut events = self.client.events(&format!("/backups/{}/events", self.job.id))?;
+        self.heard = Instant::now();
+        let mut words = 0;
+        loop {
+            self.call_off()?;
+            match events.next(TICK, self.client)? {
+                Heard::Event(event) => self.tell(event, &mut words),
+                Heard::Nothing => {}
+                Heard::End => return Ok(()),
+            }
+            self.heard = Instant::now();
+        }
+    }
+
+    fn call_off(&mut self) -> Result<(), ClientError> {
+        if self.cancellation.is_cancelled() && !self.told_to_cancel {
+            let call = format!("/backups/{}/cancel", self.job.id);
+            match self.client.ask::<JobRecord>(Method::POST, &call, None) {
+                // It has ended before, in one way or the other.
+                Ok(_) | Err(ClientError::Refused { status: 409, .. }) => {}
+                Err(error) => return Err(error),
+            }
+            self.told_to_cancel = true;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: EventRecord, words: &mut usize) {
+        match event {
+            EventRecord::State { state, at_ms, reason } => self.tell_state(&state, at_ms, &reason),
+            EventRecord::Plan { disk, mode, reason, .. } => {
+                if self.plans.insert(disk.clone()) {
+                    self.watch.detail(&plan_words(&disk, &mode, &reason));
+                }
+            }
+            EventRecord::Note { text } => {
+                if self.is_news(words) {
+                    self.watch.note(&text);
+                }
+            }
+            EventRecord::Detail { text } => {
+                if self.is_news(words) {
+                    self.watch.detail(&text);
+                }
+            }
+            EventRecord::Progress { disks } => {
+                let counts: Vec<Counts> = disks.iter().map(|disk| disk.bytes.into()).collect();
+                self.watch.progress(&counts);
+            }
+            EventRecord::Moved { seconds, disks } => self.moved = Some((seconds, disks)),
+            EventRecord::Unknown => {}
+        }
+    }
+
+    /// Whether the next words of this stream were not in the one before.
+    fn is_news(&mut self, words: &mut usize) -> bool {
+        *words += 1;
+        let is_news = *words > self.words;
+        self.words = self.words.max(*words);
+        is_news
+    }
+
+    fn tell_state(&mut self, state: &str, at_ms: u64, reason: &str) {
+        let Ok(known) = state.parse() else { return };
+        if self.states.insert(state.to_owned()) {
+            self.job.state = known;
+            self.job.changed = UnixMillis::new(at_ms).unwrap_or(UnixMillis::MAX);
+            reason.clone_into(&mut self.job.reason);
+            self.watch.job(&self.job);
+        }
+    }
+}
+
+fn is_over(job: &JobRecord) -> bool {
+    job.state.parse().is_ok_and(JobState::is_over)
+}
+
+/// What standalone makes of its lanes, made of the point and its layers.
+fn report(
+    submission: &Submission,
+    point: &PointRecord,
+    job: &JobRecord,
+    moved: Option<(f64, Vec<MovedRecord>)>,
+) -> Result<BackupReport, ValueError> {
+    let time = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
+    let (elapsed, moved) = match moved {
+        Some((seconds, disks)) => (Duration::try_from_secs_f64(seconds).ok(), disks),
+        None => (None, Vec::new()),
+    };
+    let elapsed = elapsed.unwrap_or_else(|| between(job, "planning", "done"));
+    let copying = between(job, "copying", "publishing");
+    let mut disks = Vec::with_capacity(point.disks.len());
+    for asked in &submission.disks {
+        let mut found = point.disks.iter();
+        let Some(disk) = found.find(|disk| disk.name == asked.name.as_str()) else { continue };
+        let moved = moved.iter().find(|moved| moved.disk == disk.name);
+        disks.push(disk_report(disk, moved, copying)?);
+    }
+    let point = Point {
+        id: point.id.parse()?,
+        vm: point.vm.parse()?,
+        created: time(point.created_ms),
+        published: time(point.published_ms),
+        mode: point.asked.parse()?,
+        job: point.job.parse::<JobId>()?,
+    };
+    Ok(BackupReport { point, disks, elapsed })
+}
+
+/// Time between two states of a job; no time where it is not known.
+fn between(job: &JobRecord, from: &str, to: &str) -> Duration {
+    let at = |state: &str| job.steps.iter().find(|step| step.state == state).map(|step| step.at_ms);
+    let millis = at(to).zip(at(from)).map_or(0, |(to, from)| to.saturating_sub(from));
+    Duration::from_millis(millis)
+}
+
+fn disk_report(
+    disk: &DiskRecord,
+    moved: Option<&MovedRecord>,
+    copying: Duration,
+) -> Result<DiskReport, ValueError> {
+    let parent = match (&disk.parent, disk.chain.get(1)) {
+        (Some(point), Some(below)) => {
+            Some(Parent { layer: below.layer.parse()?, point: point.parse()? })
+        }
+        _ => None,
+    };
+    let kind = if parent.is_some() { LayerKind::Delta } else { LayerKind::Full };
+    let counts = match moved {
+        Some(moved) => moved.bytes.into(),
+        // What is kept with the layer: nobody was there when the rest was told.
+        None => {
+            let mut counts = Counts::default();
+            counts.read = disk.bytes.read;
+            counts.zero = disk.bytes.zero;
+            counts.sent = disk.bytes.sent;
+            counts.skipped = disk.bytes.skipped;
+            counts
+        }
+    };
+    let elapsed = moved.and_then(|moved| Duration::try_from_secs_f64(moved.seconds).ok());
+    Ok(DiskReport {
+        plan: DiskPlan {
+            name: disk.name.parse()?,
+            layer: disk.layer.parse()?,
+            kind,
+            reason: disk.reason.clone(),
+            parent,
+            size_bytes: disk.size,
+        },
+        counts,
+        elapsed: elapsed.unwrap_or(copying),
+        stored_bytes: disk.stored,
+    })
+}

@@ -1,0 +1,25 @@
+//! The hub's API from the other side, for programs that block.
+//!
+//! ```text
+//!  HubClient   where the hub is, and the token         backup    asked for, followed to its end
+//!    │                                                 points    listed, deleted
+//!  http        one request a connection, each wait with a deadline
+//!    └─ events   a stream of server-sent events; silence is a fault
+//! ```
+//!
+//! Plain HTTP: the API is on loopback, or behind something that speaks TLS for it.
+
+mod address;
+mod backup;
+mod error;
+mod events;
+mod http;
+mod points;
+#[cfg(test)]
+mod tests;
+
+pub use address::HubAddress;
+pub use backup::{DiskSubmission, Submission};
+pub use error::ClientError;
+pub use http::{ANSWER_DEADLINE, CONNECT_DEADLINE, HubClient};
+pub use points::PointsWanted;
