@@ -17,13 +17,14 @@ Exit codes:
   0  done
   1  failed, for a reason that belongs to neither side
   2  wrong usage: the command has to be changed
-  3  partly done: some lanes or VMs of many failed
+  3  partly done: some disks or VMs of many failed
   4  the source failed
   5  the target failed
   6  the content differs
-  7  interrupted; with --resume the same command goes on from there";
+  7  interrupted; copy --resume goes on from there, all else begins anew";
 
-/// Moves virtual disks between NBD servers, files and block devices, many at once.
+/// Backs up virtual disks into restore points, and copies them between NBD servers, files and
+/// block devices, many at once.
 #[derive(Debug, Parser)]
 #[command(
     name = "blockferry",

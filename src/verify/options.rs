@@ -25,7 +25,7 @@ pub(crate) struct VerifyOptions {
     #[arg(required_unless_present = "all")]
     pub(crate) point: Option<PointId>,
 
-    /// All points of the repository; each layer is checked once
+    /// All points of the repository, each read as a whole; each image is checked once
     #[arg(long, conflicts_with_all = ["point", "disk", "against"])]
     pub(crate) all: bool,
 

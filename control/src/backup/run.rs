@@ -56,7 +56,7 @@ pub trait Watch: Send + Sync {
 /// What becomes of a disk, in words.
 #[must_use]
 pub fn plan_words(disk: &str, mode: &str, reason: &str) -> String {
-    format!("disk {disk}: {mode}, for {reason}")
+    format!("disk {disk}: {mode}, because {reason}")
 }
 
 /// What happened to the lane of a disk, in words; nothing for what is told otherwise.
