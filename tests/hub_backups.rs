@@ -102,7 +102,7 @@ fn a_point_that_others_stand_on_is_not_deleted_and_the_newest_is() {
     let disk = source(1 << 20);
     let points = [0, 1].map(|_| {
         let job = hub.wait_over(&token, &submit(&hub, &token, &backup("db1", &disk)));
-        job["point"].as_str().expect(&job.to_string()).to_owned()
+        job["point"].as_str().unwrap().to_owned()
     });
     let listed = hub.get(&token, "/points?vm=db1&repository=default");
     let listed = listed["points"].as_array().unwrap();
