@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::backup::BackupOptions;
+use crate::batch::BatchOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
 use crate::hub::HubOptions;
@@ -16,7 +17,7 @@ Exit codes:
   0  done
   1  failed, for a reason that belongs to neither side
   2  wrong usage: the command has to be changed
-  3  partly done: some lanes of many failed
+  3  partly done: some lanes or VMs of many failed
   4  the source failed
   5  the target failed
   6  the content differs
@@ -59,6 +60,13 @@ pub(crate) enum Command {
     #[command(after_help = crate::backup::EXAMPLES,
         after_long_help = const_str(crate::backup::EXAMPLES, EXIT_CODES))]
     Backup(Box<BackupOptions>),
+    /// Back up many VMs, as a file says: for cron
+    ///
+    /// Each VM becomes a restore point of its own, as by `backup`. One that fails does not stop the
+    /// others; at the end there is one summary, and an exit code for all.
+    #[command(after_help = crate::batch::EXAMPLES,
+        after_long_help = const_str(crate::batch::EXAMPLES, EXIT_CODES))]
+    Batch(BatchOptions),
     /// Restore disks of a point to files, an NBD export or a block device
     ///
     /// All disks at once. Each is compared with its digests while it is read, and a file has its

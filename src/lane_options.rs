@@ -12,7 +12,7 @@ use crate::exit::Refusal;
 const SPEED: &str = "Speed and faults";
 const OUTPUT: &str = "Output";
 /// Connections a side at most: each is a thread of the server, and takes descriptors here.
-const MAX_CONNECTIONS: i64 = 64;
+pub(crate) const MAX_CONNECTIONS: i64 = 64;
 
 /// How data is moved.
 #[derive(Args, Debug)]
@@ -108,11 +108,13 @@ impl OutputOptions {
     }
 }
 
-fn positive_size(text: &str) -> Result<u64, String> {
+/// A size that is not 0.
+pub(crate) fn positive_size(text: &str) -> Result<u64, String> {
     positive(parse_size(text), 0)
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// A time that is not 0.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     positive(parse_duration(text), Duration::ZERO)
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod batch;
 mod cli;
 mod copy;
 mod exit;
@@ -49,6 +50,7 @@ fn run() -> anyhow::Result<Exit> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
+        Command::Batch(options) => batch::command(&options),
         Command::Restore(options) => restore::command(&options),
         Command::Verify(options) => verify::command(&options),
         Command::Points(options) => points::command(&options),

@@ -15,9 +15,6 @@ use crate::interrupt;
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::output::{Console, Progress};
 
-/// Exports that are reckoned with for their share of memory: as many as a hub has.
-const EXPORTS: u16 = 101;
-
 /// Where points are kept.
 #[derive(Args, Debug)]
 pub(crate) struct RepositoryOption {
@@ -38,7 +35,7 @@ impl RepositoryOption {
 
 /// The settings that these options make.
 pub(crate) fn settings(lane: &LaneOptions) -> ReadSettings {
-    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::for_disks(EXPORTS) }
+    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::default() }
 }
 
 /// Runs work that can be called off, and shows how it gets on; `totals` says what it moved.

@@ -6,17 +6,14 @@
 mod blockferry;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use blockferry::{Kept, code, signal, stderr};
 use blockferry_doubles::{Nbdkit, QemuNbd, disk};
 use rustix::process::Signal;
-
-/// Damages something that a point needs.
-type Damage = fn(&Kept, &str);
 
 #[test]
 fn disks_of_all_sizes_come_back_byte_for_byte_from_each_point_of_a_chain() {
@@ -156,116 +153,6 @@ fn a_target_that_is_too_small_or_fails_is_code_5() {
 }
 
 #[test]
-fn damage_is_found_while_it_is_read_and_no_file_is_left() {
-    let damages: [(&str, Damage, &[i32]); 8] = [
-        ("a flipped bit", |kept, point| kept.flip_a_bit_of(&kept.image(point, "root")), &[6]),
-        (
-            "a cut image",
-            |kept, point| {
-                let image = kept.image(point, "root");
-                let at = kept.first_data_of(&image);
-                File::options().write(true).open(image).unwrap().set_len(at).unwrap();
-            },
-            &[4, 6],
-        ),
-        (
-            "a missing image",
-            |kept, point| fs::remove_file(kept.image(point, "root")).unwrap(),
-            &[4],
-        ),
-        (
-            "a missing manifest",
-            |kept, point| fs::remove_file(kept.manifest(point, "root")).unwrap(),
-            &[4],
-        ),
-        (
-            "a cut manifest",
-            |kept, point| {
-                let manifest = kept.manifest(point, "root");
-                File::options().write(true).open(manifest).unwrap().set_len(4000).unwrap();
-            },
-            &[4],
-        ),
-        (
-            "a manifest with another digest",
-            |kept, point| {
-                // Behind the header: the digests of the first blocks, whichever there are.
-                let path = kept.manifest(point, "root");
-                let manifest = File::options().read(true).write(true).open(path).unwrap();
-                let mut entries = vec![0; 80 * 33];
-                manifest.read_exact_at(&mut entries, 4096).unwrap();
-                let at = entries.iter().rposition(|byte| *byte != 0).unwrap();
-                manifest.write_all_at(&[entries[at] ^ 1], 4096 + at as u64).unwrap();
-            },
-            &[6],
-        ),
-        (
-            "a corrupt header",
-            |kept, point| {
-                let image = File::options().write(true).open(kept.image(point, "root")).unwrap();
-                image.write_all_at(b"QFX", 0).unwrap();
-            },
-            &[4],
-        ),
-        (
-            "a corrupt table",
-            |kept, point| {
-                // The mappings of the disk (docs/interop/qcow2.rst of QEMU).
-                let path = kept.image(point, "root");
-                let image = File::options().read(true).write(true).open(path).unwrap();
-                let mut table = [0; 8];
-                image.read_exact_at(&mut table, 40).unwrap();
-                image.write_all_at(&[0xFF; 16], u64::from_be_bytes(table)).unwrap();
-            },
-            &[4, 6],
-        ),
-    ];
-    for (what, damage, codes) in damages {
-        for which in [0, 2] {
-            let kept = Kept::new();
-            let points = kept.chain();
-            damage(&kept, &points[which]);
-            for format in ["raw", "qcow2"] {
-                let (code, report) = kept.json(&format!(
-                    "restore {} --repository repository --to out --format {format} --json",
-                    points[2]
-                ));
-                assert!(codes.contains(&code), "{what} of point {which}: {report}");
-                assert_eq!(kept.names("out"), [] as [&str; 0], "{what} of point {which}");
-                let error = report["error"].as_str().unwrap();
-                if code == 6 {
-                    assert!(error.contains("disk root"), "{error}");
-                    assert!(error.contains(&points[which]), "{what} of point {which}: {error}");
-                    assert!(error.contains("first at bytes"), "{error}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_damaged_disk_leaves_the_others_alone() {
-    let kept = Kept::new();
-    kept.disk("root", 300_000, 1);
-    kept.disk("data", 300_000, 2);
-    let point = kept.back_up(&["root", "data"]);
-    kept.flip_a_bit_of(&kept.image(&point, "root"));
-    let (code, report) =
-        kept.json(&format!("restore {point} --repository repository --to out --json"));
-    assert_eq!(code, 6, "{report}");
-    let outcomes: Vec<_> = report["disks"].as_array().unwrap().iter().collect();
-    assert_eq!((&outcomes[0]["name"], &outcomes[0]["outcome"]), (&"data".into(), &"done".into()));
-    assert_eq!(outcomes[1]["outcome"], "content_differs");
-    assert_eq!(kept.names("out"), ["data.raw"]);
-    kept.assert_same("data", "out/data.raw");
-    // Neither does one that is gone.
-    fs::remove_file(kept.image(&point, "root")).unwrap();
-    let line = format!("restore {point} --repository repository --disk data --to again");
-    assert_eq!(code_of(&kept, &line), 0);
-    kept.assert_same("data", "again/data.raw");
-}
-
-#[test]
 fn a_signal_in_the_middle_leaves_no_file_and_is_code_7() {
     let kept = Kept::new();
     kept.disk("root", 30 << 20, 1);
@@ -344,4 +231,90 @@ fn code_of(kept: &Kept, line: &str) -> i32 {
 fn has_grown(path: &Path) -> bool {
     // A new image has 196,616 bytes, which take 196 KiB, before it is written.
     fs::metadata(path).is_ok_and(|data| data.blocks() * 512 > 500 << 10)
+}
+
+#[test]
+fn a_block_device_is_written_and_a_mounted_or_small_one_is_not() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        eprintln!("skipped: loop devices need root and /dev/loop-control");
+        return;
+    }
+    let kept = Kept::new();
+    kept.disk("root", 3_000_001, 1);
+    let point = kept.back_up(&["root"]);
+    for (size, expected) in [(4_u64 << 20, 0), (3_000_000 / 512 * 512, 5)] {
+        fs::write(kept.path("device"), vec![0xEE; usize::try_from(size).unwrap()]).unwrap();
+        let device = Loop::over(&kept.path("device"));
+        let line = format!("restore {point} --repository repository --to {}", device.0);
+        assert_eq!(code_of(&kept, &line), expected, "{size}");
+        drop(device);
+        if expected == 0 {
+            let written = fs::read(kept.path("device")).unwrap();
+            let disk = fs::read(kept.path("root")).unwrap();
+            assert_eq!(disk::first_difference(&written[..disk.len()], &disk), None);
+            assert!(written[disk.len()..].iter().all(|byte| *byte == 0xEE));
+        }
+    }
+    // Somebody has it for himself alone, as a mount has.
+    fs::write(kept.path("device"), vec![0xEE; 4 << 20]).unwrap();
+    let device = Loop::over(&kept.path("device"));
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::EXCL.bits().cast_signed(),
+    );
+    let taken = options.read(true).open(&device.0).unwrap();
+    let line = format!("restore {point} --repository repository --to {}", device.0);
+    assert_eq!(code_of(&kept, &line), 5);
+    drop(taken);
+    drop(device);
+    assert!(fs::read(kept.path("device")).unwrap().iter().all(|byte| *byte == 0xEE));
+}
+
+/// A loop device over a file; it is let go with this value.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "losetup: {}", stderr(&output));
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn an_export_that_dies_meanwhile_is_started_anew() {
+    let kept = Kept::new();
+    kept.disk("root", 6 << 20, 1);
+    let point = kept.back_up(&["root"]);
+    for format in ["raw", "qcow2"] {
+        let child = kept
+            .command(&format!(
+                "restore {point} --repository repository --to out --format {format} \
+                 --rate-limit 2M"
+            ))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !has_grown(&kept.path(&format!("out/root.{format}.partial"))) {
+            thread::yield_now();
+        }
+        let killed = Command::new("pkill")
+            .args(["-KILL", "-P", &child.id().to_string(), "qemu-nbd"])
+            .status()
+            .unwrap();
+        assert!(killed.success(), "it has no qemu-nbd");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stderr(&output).contains("started anew"), "{}", stderr(&output));
+    }
+    kept.assert_same("root", "out/root.raw");
+    disk::compare(&kept.path("root"), &kept.path("out/root.qcow2"), "qcow2").unwrap();
 }

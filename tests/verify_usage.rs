@@ -259,3 +259,22 @@ fn a_point_or_repository_that_is_not_there_is_wrong_usage() {
     }
     assert_eq!(code(&kept.run("verify --repository repository")), 2);
 }
+
+#[test]
+fn a_block_that_was_stored_once_more_is_held_against_the_layer_that_has_it_last() {
+    let kept = Kept::new();
+    kept.disk("root", 1 << 20, 7);
+    let full = kept.back_up(&["root"]);
+    // Said to have changed, and the same as before: the digests are those of the full.
+    fs::write(kept.path("areas"), r#"[{"start": 131072, "length": 65536}]"#).unwrap();
+    let (code, report) = kept.json(
+        "backup --vm db1 --repository repository --json --disk root=root --changed root=areas",
+    );
+    assert_eq!(code, 0, "{report}");
+    let delta = report["point"].as_str().unwrap().to_owned();
+    kept.flip_a_bit_of(&kept.image(&delta, "root"));
+    let (code, report) = kept.json(&format!("verify {delta} --repository repository --json"));
+    assert_eq!(code, 6, "{report}");
+    assert_damage(&report, &delta, &["content"], std::slice::from_ref(&delta));
+    assert_eq!(kept.json(&format!("verify {full} --repository repository --json")).0, 0);
+}

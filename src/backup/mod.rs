@@ -1,11 +1,18 @@
-//! `blockferry backup`.
+//! `blockferry backup`, and what `blockferry batch` does to each VM.
+//!
+//! ```text
+//!  options ──► request ──► asked ──► control::backup ──► telling
+//!  clap        checked     one VM                        console, bar, JSON
+//! ```
 
+mod asked;
 mod options;
 mod request;
 mod run;
 mod telling;
 
+pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source_from};
 pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};
 pub(crate) use request::source;
 pub(crate) use run::command;
-pub(crate) use telling::Telling;
+pub(crate) use telling::{Display, Json, Telling, counts, totals};

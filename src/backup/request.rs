@@ -1,28 +1,26 @@
-//! What was asked for, checked.
+//! What the options ask for, checked.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use blockferry_control::backup::{BackupRequest, Changes, DiskRequest};
+use blockferry_control::backup::Changes;
+use blockferry_control::catalog::DiskName;
 use blockferry_control::client::{DiskSubmission, Submission};
 use blockferry_dataplane::Endpoint;
 
+use super::asked::{Asked, AskedChanges, AskedDisk, source_from};
 use super::options::{BackupOptions, Named};
-use crate::copy::{Place, areas, named_place};
 use crate::exit::Refusal;
 use crate::remote::repository_name;
-
-/// Changed areas of one disk at most; a longer list is merged over its smallest gaps.
-const MAX_AREAS: usize = 1 << 20;
 
 /// Changed areas of all disks that a hub is told of, which fit into a request; longer lists are
 /// merged over their smallest gaps.
 const MAX_SUBMITTED_AREAS: usize = 16_384;
 
-/// Checks the options, and reads the lists of changed areas.
+/// Checks the options.
 ///
 /// # Errors
 /// Wrong usage, in one line.
-pub(super) fn of(options: &BackupOptions) -> anyhow::Result<BackupRequest> {
+pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
     for (option, named) in [("--changed", &options.changed), ("--bitmap", &options.bitmap)] {
         let stranger = named.iter().find(|named| !is_named(&options.disk, named));
         if let Some(Named { disk, .. }) = stranger {
@@ -32,15 +30,22 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<BackupRequest> {
         }
     }
     let mut disks = Vec::with_capacity(options.disk.len());
-    for disk in &options.disk {
-        disks.push(DiskRequest {
-            name: disk.disk.clone(),
-            uuid: None,
-            source: source(disk)?,
-            changes: changes(disk, options)?,
+    for named in &options.disk {
+        disks.push(AskedDisk {
+            name: named.disk.clone(),
+            source: source(named)?,
+            changes: changes(&named.disk, options)?,
         });
     }
-    Ok(BackupRequest { vm: options.vm.clone(), disks, mode: options.mode })
+    Ok(Asked {
+        vm: options.vm.clone(),
+        disks,
+        mode: options.mode,
+        // It is named, but where a hub has it.
+        repository: options.repository.clone().unwrap_or_default(),
+        lane: options.lane.lane(),
+        mover: options.lane.mover(),
+    })
 }
 
 /// The same for a hub, which reads the sources itself.
@@ -48,7 +53,7 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<BackupRequest> {
 /// # Errors
 /// Wrong usage, in one line.
 pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
-    let request = of(options)?;
+    let request = of(options)?.request()?;
     let repository = repository_name(options.repository.as_ref())?;
     let most = MAX_SUBMITTED_AREAS / request.disks.len().max(1);
     let mut disks = Vec::with_capacity(request.disks.len());
@@ -76,32 +81,25 @@ fn is_named(disks: &[Named], named: &Named) -> bool {
     disks.iter().any(|disk| disk.disk == named.disk)
 }
 
+/// The source of a disk.
+///
+/// # Errors
+/// Wrong usage, in one line.
 pub(crate) fn source(disk: &Named) -> anyhow::Result<Endpoint> {
-    match named_place(disk.value.as_ref()).map_err(Refusal::usage)? {
-        Place::Uri(uri) => Ok(Endpoint::nbd(*uri)),
-        Place::Path(path) => Ok(Endpoint::File(path)),
-        Place::Command(_) | Place::Standard | Place::Null => Err(Refusal::usage(format!(
-            "disk {}: its source is an NBD URI, a file or a block device, and not {}",
-            disk.disk, disk.value
-        ))),
-    }
+    source_from(&disk.value).map_err(|error| Refusal::usage(format!("disk {}: {error}", disk.disk)))
 }
 
-fn changes(disk: &Named, options: &BackupOptions) -> anyhow::Result<Changes> {
+fn changes(disk: &DiskName, options: &BackupOptions) -> anyhow::Result<AskedChanges> {
     let of = |named: &[Named]| -> Vec<String> {
-        let about = named.iter().filter(|named| named.disk == disk.disk);
+        let about = named.iter().filter(|named| named.disk == *disk);
         about.map(|named| named.value.clone()).collect()
     };
     match (of(&options.changed).as_slice(), of(&options.bitmap).as_slice()) {
-        ([], []) => Ok(Changes::Compared),
-        ([file], []) => Ok(Changes::Areas(areas(Path::new(file), MAX_AREAS)?)),
-        // What nbdinfo shows is the name behind a prefix.
-        ([], [name]) => {
-            Ok(Changes::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned()))
-        }
+        ([], []) => Ok(AskedChanges::Compared),
+        ([file], []) => Ok(AskedChanges::Areas(PathBuf::from(file))),
+        ([], [name]) => Ok(AskedChanges::Bitmap(name.clone())),
         _ => Err(Refusal::usage(format!(
-            "what changed on disk {} is told more than once: give one --changed or one --bitmap",
-            disk.disk
+            "what changed on disk {disk} is told more than once: give one --changed or one --bitmap"
         ))),
     }
 }

@@ -4,16 +4,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use blockferry_control::backup::{
-    BackupError, BackupReport, BackupSettings, Cancellation, Watch, back_up,
-};
-use blockferry_control::repository::Repository;
-use blockferry_dataplane::Counts;
+use blockferry_control::backup::{BackupReport, Cancellation, Watch};
 
 use super::options::BackupOptions;
 use super::request;
-use super::telling::{Json, Telling, summary};
-use crate::exit::{Exit, Refusal};
+use super::telling::{Json, Telling, counts, summary, totals};
+use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
 use crate::remote::refusal;
@@ -52,39 +48,25 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
 
 /// Here, or by a hub: what differs is who does it.
 fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
-    match options.remote.client()? {
-        Some(hub) => {
-            options.lane.refuse_for_hub()?;
-            let submission = request::for_hub(options)?;
-            watched(options, |watch, cancellation| {
-                hub.back_up(&submission, watch, cancellation).map_err(|error| refusal(&error))
-            })
-        }
-        None => {
-            let request = request::of(options)?;
-            let root = options.repository.as_deref().context("--repository is required")?;
-            let disks = u16::try_from(request.disks.len()).unwrap_or(u16::MAX);
-            let settings = BackupSettings {
-                lane: options.lane.lane(),
-                mover: options.lane.mover(),
-                ..BackupSettings::for_disks(disks)
-            };
-            watched(options, |watch, cancellation| {
-                Repository::open_or_create(root)
-                    .map_err(BackupError::from)
-                    .and_then(|repository| {
-                        back_up(&repository, &request, &settings, watch, cancellation)
-                    })
-                    .map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
-            })
-        }
-    }
+    let Some(hub) = options.remote.client()? else {
+        let asked = request::of(options)?;
+        let disks = asked.disks.len();
+        return watched(options, |telling, cancellation| {
+            asked.back_up(telling, cancellation, disks)
+        });
+    };
+    options.lane.refuse_for_hub()?;
+    let submission = request::for_hub(options)?;
+    watched(options, |telling, cancellation| {
+        let watch: Arc<dyn Watch> = Arc::clone(telling) as _;
+        hub.back_up(&submission, &watch, cancellation).map_err(|error| refusal(&error))
+    })
 }
 
 /// Runs it, shows how it gets on, and calls it off at a signal.
 fn watched(
     options: &BackupOptions,
-    work: impl FnOnce(&Arc<dyn Watch>, &Cancellation) -> anyhow::Result<BackupReport>,
+    work: impl FnOnce(&Arc<Telling>, &Cancellation) -> anyhow::Result<BackupReport>,
 ) -> anyhow::Result<BackupReport> {
     let progress = Progress::of(options.output.progress());
     let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
@@ -95,17 +77,7 @@ fn watched(
         true
     })?;
     let telling = Arc::new(Telling::new(console, progress));
-    let watch: Arc<dyn Watch> = Arc::clone(&telling) as _;
-    let ended = work(&watch, &cancellation);
-    let totals = ended.iter().flat_map(|report| &report.disks).map(|disk| &disk.counts);
-    let totals = totals.fold(Counts::default(), |sum, counts| sum.plus(counts));
-    telling.finish(ended.is_ok(), &totals);
+    let ended = work(&telling, &cancellation);
+    telling.finish(ended.is_ok(), &totals(ended.iter().flat_map(counts)));
     ended
-}
-
-fn exit_of(error: &BackupError) -> Exit {
-    match error {
-        BackupError::Cancelled => Exit::Interrupted,
-        other => Exit::of_failure(other.failure()),
-    }
 }

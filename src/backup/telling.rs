@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blockferry_control::backup::{
     BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
 };
-use blockferry_control::catalog::{BackupMode, DiskName, Job};
+use blockferry_control::catalog::{BackupMode, DiskName, Job, VmName};
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
 use serde::Serialize;
@@ -13,58 +13,124 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::output::{Console, Estimate, Progress, cpu_seconds, json::Bytes, table};
 
-/// Tells of a backup on a console and a progress display.
+/// How far all disks are that this process backs up, of one VM or of many.
+#[derive(Debug)]
+pub(crate) struct Display {
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    progress: Progress,
+    estimate: Option<Estimate>,
+    disks: Vec<Counts>,
+}
+
+impl Display {
+    /// Of so many disks; 0 for those that are told of first.
+    pub(crate) fn new(progress: Progress, disks: usize) -> Self {
+        let disks = vec![Counts::default(); disks];
+        Self { shown: Mutex::new(Shown { progress, estimate: None, disks }) }
+    }
+
+    /// The disks from `first` on are that far.
+    fn update(&self, first: usize, counts: &[Counts]) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shown { progress, estimate, disks } = &mut *shown;
+        disks.resize(disks.len().max(first + counts.len()), Counts::default());
+        disks[first..][..counts.len()].copy_from_slice(counts);
+        if progress.is_shown() {
+            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
+            progress.update(estimate.share(|disk| disks[disk]), &totals(disks.iter()));
+        }
+    }
+
+    /// It is not needed any more.
+    pub(crate) fn finish(&self, done: bool, totals: &Counts) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.progress.finish(done, totals);
+    }
+}
+
+/// What was moved of each disk of a point.
+pub(crate) fn counts(report: &BackupReport) -> impl Iterator<Item = &Counts> {
+    report.disks.iter().map(|disk| &disk.counts)
+}
+
+/// The sum of counts.
+pub(crate) fn totals<'a>(counts: impl IntoIterator<Item = &'a Counts>) -> Counts {
+    counts.into_iter().fold(Counts::default(), |sum, counts| sum.plus(counts))
+}
+
+/// Tells of a backup on a console and a display.
 #[derive(Debug)]
 pub(crate) struct Telling {
     console: Arc<Console>,
-    shown: Mutex<(Progress, Option<Estimate>)>,
+    display: Arc<Display>,
+    /// Its first disk there.
+    first: usize,
+    /// Before each line.
+    about: String,
 }
 
 impl Telling {
     pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
-        Self { console, shown: Mutex::new((progress, None)) }
+        let display = Arc::new(Display::new(progress, 0));
+        Self { console, display, first: 0, about: String::new() }
+    }
+
+    /// Of one VM of many, on the display of all, where its first disk has this number.
+    pub(crate) fn of_one(
+        vm: &VmName,
+        console: Arc<Console>,
+        display: Arc<Display>,
+        first: usize,
+    ) -> Self {
+        Self { console, display, first, about: format!("VM {vm}: ") }
     }
 
     /// The display is not needed any more.
     pub(crate) fn finish(&self, done: bool, totals: &Counts) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.0.finish(done, totals);
+        self.display.finish(done, totals);
+    }
+
+    /// A line.
+    pub(crate) fn say(&self, text: &str) {
+        self.console.note(&format!("{}{text}", self.about));
+    }
+
+    /// A line that only `--verbose` shows.
+    pub(crate) fn detail(&self, text: &str) {
+        self.console.detail(&format!("{}{text}", self.about));
     }
 }
 
 impl Watch for Telling {
     fn job(&self, job: &Job) {
-        self.console.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
+        self.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
     }
 
     fn planned(&self, plan: &DiskPlan) {
         let mode = plan.kind.mode().as_str();
-        self.console.detail(&plan_words(plan.name.as_str(), mode, &plan.reason));
+        self.detail(&plan_words(plan.name.as_str(), mode, &plan.reason));
     }
 
     fn note(&self, text: &str) {
-        self.console.note(text);
+        self.say(text);
     }
 
     fn detail(&self, text: &str) {
-        self.console.detail(text);
+        Self::detail(self, text);
     }
 
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
         if let Some(words) = lane_words(disk, event) {
-            self.console.detail(&words);
+            self.detail(&words);
         }
     }
 
     fn progress(&self, disks: &[Counts]) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let (progress, estimate) = &mut *shown;
-        if progress.is_shown() {
-            let totals = disks.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
-            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
-            let share = estimate.share(|disk| disks[disk]);
-            progress.update(share, &totals);
-        }
+        self.display.update(self.first, disks);
     }
 }
 
@@ -91,7 +157,7 @@ pub(super) fn summary(report: &BackupReport) -> String {
 
 /// The end of a backup, for programs. Fields are added, never taken away.
 #[derive(Debug, Serialize)]
-pub(super) struct Json<'a> {
+pub(crate) struct Json<'a> {
     /// The exit code in a word.
     outcome: &'static str,
     exit_code: u8,
@@ -103,7 +169,9 @@ pub(super) struct Json<'a> {
     job: Option<&'a str>,
     created_ms: Option<u64>,
     seconds: f64,
-    cpu_seconds: f64,
+    /// Of the process; not where it backs up others too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_seconds: Option<f64>,
     bytes: Bytes,
     disks: Vec<Disk<'a>>,
 }
@@ -124,9 +192,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn of(report: &'a BackupReport) -> Self {
-        let counts = report.disks.iter().map(|disk| &disk.counts);
-        let totals = counts.fold(Counts::default(), |sum, counts| sum.plus(counts));
+    pub(crate) fn of(report: &'a BackupReport) -> Self {
         Self {
             outcome: Exit::Done.word(),
             exit_code: Exit::Done.code(),
@@ -137,13 +203,13 @@ impl<'a> Json<'a> {
             job: Some(report.point.job.as_str()),
             created_ms: Some(report.point.created.get()),
             seconds: report.elapsed.as_secs_f64(),
-            cpu_seconds: cpu_seconds(),
-            bytes: totals.into(),
+            cpu_seconds: Some(cpu_seconds()),
+            bytes: totals(counts(report)).into(),
             disks: report.disks.iter().map(Disk::of).collect(),
         }
     }
 
-    pub(super) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
+    pub(crate) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
         Self {
             outcome: exit.word(),
             exit_code: exit.code(),
@@ -154,10 +220,17 @@ impl<'a> Json<'a> {
             job: None,
             created_ms: None,
             seconds: 0.0,
-            cpu_seconds: cpu_seconds(),
+            cpu_seconds: Some(cpu_seconds()),
             bytes: Bytes::default(),
             disks: Vec::new(),
         }
+    }
+}
+
+impl Json<'_> {
+    /// The same as one of many.
+    pub(crate) fn of_many(self) -> Self {
+        Self { cpu_seconds: None, ..self }
     }
 }
 

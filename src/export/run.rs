@@ -76,8 +76,8 @@ fn offered(options: &ExportOptions) -> anyhow::Result<Offer> {
         },
     };
     let repository = options.repository.open()?;
-    let settings = ReadSettings::for_disks(u16::try_from(options.disk.len().max(1)).unwrap_or(1));
-    offer(&repository, &request, &settings).map_err(|error: ReadError| refusal(&error))
+    offer(&repository, &request, &ReadSettings::default())
+        .map_err(|error: ReadError| refusal(&error))
 }
 
 /// `TMPDIR` if it is set: whoever sets it wants it.

@@ -9,7 +9,7 @@ use blockferry_doubles::disk::Random;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{code, command, run, stderr};
+use super::{code, command, stderr};
 
 /// A folder with a repository `repository` and disks beside it.
 pub(crate) struct Kept {
@@ -18,7 +18,9 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("temporary")).unwrap();
+        Self { folder }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -72,12 +74,14 @@ impl Kept {
 
     /// Runs the program with the words of a line.
     pub(crate) fn run(&self, line: &str) -> Output {
-        run(self.folder(), &line.split_whitespace().collect::<Vec<_>>())
+        self.command(line).output().unwrap()
     }
 
-    /// The same, to be waited for.
+    /// The same, to be waited for. What a kill leaves behind goes with the folder.
     pub(crate) fn command(&self, line: &str) -> Command {
-        command(self.folder(), &line.split_whitespace().collect::<Vec<_>>())
+        let mut command = command(self.folder(), &line.split_whitespace().collect::<Vec<_>>());
+        command.env("TMPDIR", self.path("temporary"));
+        command
     }
 
     /// Its exit code, and what it prints as JSON.

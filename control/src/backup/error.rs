@@ -3,7 +3,8 @@
 use std::fmt;
 
 use blockferry_dataplane::manifest::ManifestError;
-use blockferry_dataplane::{Fault, Side};
+use blockferry_dataplane::nbd::NbdError;
+use blockferry_dataplane::{Cause, Fault, Side};
 
 use crate::catalog::{CatalogError, DiskName, FailureKind, JobId, VmName};
 use crate::export::ExportError;
@@ -153,8 +154,17 @@ fn told(fault: &Fault, export: &str) -> String {
         Fault::Side { side: Side::Target, cause, .. } => {
             let said =
                 if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") };
-            format!("the repository: {cause}{said}")
+            let advice = if is_full(cause) { "; make room in the repository" } else { "" };
+            format!("the repository: {cause}{said}{advice}")
         }
         other => other.to_string(),
+    }
+}
+
+fn is_full(cause: &Cause) -> bool {
+    match cause {
+        Cause::Refused { error, .. } => *error == NbdError::NoSpc,
+        Cause::GaveUp { last, .. } => is_full(last),
+        _ => false,
     }
 }

@@ -104,40 +104,43 @@ pub(crate) struct Run<'a> {
 
 impl Run<'_> {
     /// Goes on to the point, or to the reason why there is none; the job ends with it.
-    pub(crate) fn to_end(&self, work: Work) -> Result<BackupReport, BackupError> {
+    pub(crate) fn to_end(&self, mut work: Work) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
         let ended = self.claim_vm().and_then(|claim| {
-            let ended = self.to_point(work);
+            let ended = self.to_point(&mut work);
             // What cannot be given back now is by whoever cleans up next.
             let _ = self.ground.jobs.release(claim, self.job);
             ended
         });
         if let Err(error) = &ended {
+            work.discard();
             self.note_end(error);
         }
+        // Not before: who cleans up takes a job for dead that is not over and has no folder.
+        drop(work);
         let (point, disks) = ended?;
         Ok(BackupReport { point, disks, elapsed: started.elapsed() })
     }
 
-    fn to_point(&self, work: Work) -> Result<(Point, Vec<DiskReport>), BackupError> {
+    fn to_point(&self, work: &mut Work) -> Result<(Point, Vec<DiskReport>), BackupError> {
         let created = UnixMillis::now();
         self.advance(JobState::Planning, "looking at its disks")?;
         let looked = look(&self.request.disks, self.settings, self.cancellation)?;
         let mut plans = Vec::with_capacity(looked.len());
         for (disk, looked) in self.request.disks.iter().zip(looked) {
             let tool = &self.settings.image_tool;
-            let planned = plan(self.request, disk, looked, &self.ground.repository, &work, tool)?;
+            let planned = plan(self.request, disk, looked, &self.ground.repository, work, tool)?;
             self.watch.planned(&planned.plan);
             plans.push(planned);
         }
-        let mut staged = stage(&plans, &work, self.ground, self.settings)?;
+        let mut staged = stage(&plans, work, self.ground, self.settings)?;
 
         self.advance(JobState::Copying, "all exports are ready")?;
         let lanes = copy(
             self.request,
             &plans,
             &mut staged,
-            &work,
+            work,
             self.ground,
             self.settings,
             self.watch,

@@ -61,12 +61,26 @@ pub(crate) struct Launch {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
+    /// The signal that it gets when we die.
+    death_signal: &'static str,
 }
 
 impl Launch {
     /// A program by name or path.
     pub(crate) fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), environment: Vec::new() }
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            death_signal: "TERM",
+        }
+    }
+
+    /// Makes our death its death, without a chance to put its things in order. For programs that
+    /// may not heed SIGTERM: qemu-nbd forgets one that comes before it serves.
+    pub(crate) fn killed_with_us(&mut self) -> &mut Self {
+        self.death_signal = "KILL";
+        self
     }
 
     /// Adds an argument.
@@ -162,7 +176,8 @@ impl Launch {
         if let Some(setpriv) = program::find("setpriv".as_ref()) {
             // The child learns of our death whatever the cause. Without setpriv only the end of
             // its connection tells it.
-            words.extend([setpriv.into(), "--pdeathsig".into(), "TERM".into(), "--".into()]);
+            words.extend([setpriv.into(), "--pdeathsig".into()]);
+            words.extend([self.death_signal.into(), "--".into()]);
         }
         words.extend(["/bin/sh".into(), "-c".into(), script.into(), "sh".into(), parent.into()]);
         words.push(path.to_owned());

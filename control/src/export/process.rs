@@ -229,6 +229,7 @@ impl std::fmt::Display for Exited {
 fn command(spec: &ExportSpec, image: &Path, settings: &ExportSettings, cache: CacheMode) -> Launch {
     let shared = u32::from(spec.connections.max(1)) + u32::from(SPARE_CONNECTIONS);
     let mut launch = Launch::new(&settings.program);
+    launch.killed_with_us();
     // Its words are sorted by what they say.
     launch.env("LC_ALL", "C");
     Heap::shared(settings.heap_bytes, settings.exports_at_once, spec.connections)

@@ -3,6 +3,7 @@
 //! ```text
 //!  Image::create ──► qemu-img create      exact size in, the rounded one of the file told apart
 //!  Image::info   ──► qemu-img info        sizes, backing file, dirty flag; of a served image too
+//!  Image::map    ──► qemu-img map         which image of a chain has a range
 //!  Image::check  ──► qemu-img check       clean, leaks, corruptions, errors
 //!                        │
 //!                        └─ a deadline on each; its words sorted by what a person has to do
@@ -14,6 +15,7 @@ mod check;
 mod create;
 mod error;
 mod info;
+mod map;
 mod refusal;
 mod tool;
 

@@ -52,6 +52,7 @@ impl ToolRun<'_> {
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Finished, ImageError> {
         let mut launch = Launch::new(&self.tool.program);
+        launch.killed_with_us();
         // Its words are sorted by what they say.
         launch.env("LC_ALL", "C").arg(self.action).args(arguments);
         child::run(launch, self.deadline).map_err(|error| match error {

@@ -7,7 +7,7 @@ use blockferry_dataplane::digest::{DIGEST_BLOCK, DigestAlgorithm};
 use blockferry_dataplane::manifest::{Entry, Manifest, ManifestError};
 use blockferry_dataplane::plan::{Area, AreaSet};
 
-use crate::catalog::{Layer, LayerId};
+use crate::catalog::Layer;
 use crate::repository::HeldLayer;
 
 /// Ranges that are kept of one layer at most; of more, the smallest gaps between them are taken
@@ -19,7 +19,7 @@ const BLOCK_BYTES: u64 = DIGEST_BLOCK as u64;
 /// The manifests of a chain, open, the newest first.
 #[derive(Debug)]
 pub(super) struct ChainDigests {
-    layers: Vec<(LayerId, Manifest)>,
+    layers: Vec<Manifest>,
 }
 
 /// The digests of one layer, and why they cannot be had.
@@ -29,20 +29,10 @@ pub(super) struct NoDigests<'a> {
     pub(super) why: String,
 }
 
-/// Ranges of a disk whose content is not what a layer of its chain was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Difference {
-    /// The layer.
-    pub layer: LayerId,
-    /// The ranges, in bytes, of whole blocks of 64 KiB or to the end of the disk.
-    pub ranges: AreaSet,
-}
-
 impl ChainDigests {
     /// Opens the manifests of all layers of a chain, and sees that they go together.
     pub(super) fn open<'a>(held: &'a HeldLayer, root: &Path) -> Result<Self, NoDigests<'a>> {
-        let mut layers: Vec<(LayerId, Manifest)> = Vec::with_capacity(held.chain.len());
+        let mut layers: Vec<Manifest> = Vec::with_capacity(held.chain.len());
         let size = held.layer().facts.size_bytes;
         for layer in &held.chain {
             let none = |why: String| NoDigests { layer, why };
@@ -54,7 +44,7 @@ impl ChainDigests {
                 let other = manifest.disk_size();
                 return Err(none(format!("they are of a disk of {other} bytes, not {size}")));
             }
-            if let Some((_, newest)) = layers.first()
+            if let Some(newest) = layers.first()
                 && newest.algorithm() != manifest.algorithm()
             {
                 return Err(none(format!(
@@ -63,43 +53,61 @@ impl ChainDigests {
                     newest.algorithm()
                 )));
             }
-            layers.push((facts.id, manifest));
+            layers.push(manifest);
         }
         Ok(Self { layers })
     }
 
     /// How the digests are made.
     pub(super) fn algorithm(&self) -> Option<DigestAlgorithm> {
-        Some(self.layers.first()?.1.algorithm())
+        Some(self.layers.first()?.algorithm())
     }
 
-    /// Where `read`, the manifest of what was read through the chain, differs. Of each block the
-    /// first layer counts that has it; one that no layer has is held against the lowest.
-    pub(super) fn differences(&self, read: &Manifest) -> Result<Vec<Difference>, ManifestError> {
+    /// Where `read`, the manifest of what was read through the chain, differs: by the place in the
+    /// chain of the lowest layer that can have the block. Of each block the first layer counts that
+    /// has a digest, and a delta has digests also of blocks that it leaves to the layers below.
+    pub(super) fn differences(
+        &self,
+        read: &Manifest,
+    ) -> Result<BTreeMap<usize, AreaSet>, ManifestError> {
         let size = read.disk_size();
-        let mut found: BTreeMap<LayerId, AreaSet> = BTreeMap::new();
-        let mut layers: Vec<_> =
-            self.layers.iter().map(|(id, manifest)| (*id, manifest.entries())).collect();
+        let mut found: BTreeMap<usize, AreaSet> = BTreeMap::new();
+        let mut layers: Vec<_> = self.layers.iter().map(Manifest::entries).collect();
+        let mut entries = vec![Entry::Absent; layers.len()];
         for (index, read) in (0..).zip(read.entries()) {
             let read = read?;
-            let mut expected = (Entry::Absent, None);
-            for (id, entries) in &mut layers {
-                let entry = entries.next().transpose()?.unwrap_or(Entry::Absent);
-                if expected.0 == Entry::Absent {
-                    expected = (entry, Some(*id));
-                }
+            for (entry, layer) in entries.iter_mut().zip(&mut layers) {
+                *entry = layer.next().transpose()?.unwrap_or(Entry::Absent);
             }
             let area = block(index, size);
-            let (expected, Some(layer)) = expected else { continue };
-            if !self.same(expected, read, area.length) {
-                let ranges = found.entry(layer).or_default();
-                ranges.insert(area);
-                if ranges.len() > MAX_RANGES {
-                    *ranges = std::mem::take(ranges).coalesced_to(MAX_RANGES / 2);
-                }
+            let first = entries.iter().position(|entry| *entry != Entry::Absent);
+            let expected = first.map_or(Entry::Absent, |first| entries[first]);
+            if self.same(expected, read, area.length) {
+                continue;
+            }
+            let ranges = found.entry(self.lowest(&entries, expected, area.length)).or_default();
+            ranges.insert(area);
+            if ranges.len() > MAX_RANGES {
+                *ranges = std::mem::take(ranges).coalesced_to(MAX_RANGES / 2);
             }
         }
-        Ok(found.into_iter().map(|(layer, ranges)| Difference { layer, ranges }).collect())
+        Ok(found)
+    }
+
+    /// The lowest layer through which the block still is what the uppermost says. One that no
+    /// layer has a digest of is held against the lowest of all.
+    fn lowest(&self, entries: &[Entry], expected: Entry, length: u64) -> usize {
+        let mut lowest = entries.len().saturating_sub(1);
+        if expected == Entry::Absent {
+            return lowest;
+        }
+        for (layer, entry) in entries.iter().enumerate().filter(|(_, e)| **e != Entry::Absent) {
+            if !self.same(expected, *entry, length) {
+                break;
+            }
+            lowest = layer;
+        }
+        lowest
     }
 
     fn same(&self, expected: Entry, read: Entry, length: u64) -> bool {
@@ -139,4 +147,89 @@ pub(super) fn unequal(one: &Manifest, other: &Manifest) -> Result<AreaSet, Manif
 
 fn block(index: u64, size: u64) -> Area {
     Area::between(index * BLOCK_BYTES, ((index + 1) * BLOCK_BYTES).min(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use blockferry_dataplane::manifest::ManifestWriter;
+
+    use super::*;
+
+    const ALGORITHM: DigestAlgorithm = DigestAlgorithm::Blake3;
+    /// Four blocks, of which the last is short.
+    const SIZE: u64 = 3 * BLOCK_BYTES + 1000;
+
+    /// A manifest by a letter a block: `.` absent, `0` zeros, any other: data of that byte.
+    fn manifest(folder: &Path, blocks: &str) -> Manifest {
+        let path: PathBuf = folder.join(format!("{}-{blocks}", blocks.len()));
+        let mut writer = ManifestWriter::create(&path, ALGORITHM, SIZE).unwrap();
+        for (index, letter) in (0..).zip(blocks.bytes()) {
+            let length = usize::try_from(block(index, SIZE).length).unwrap();
+            match letter {
+                b'.' => {}
+                b'0' => writer.record_zero(index..index + 1).unwrap(),
+                b'z' => writer.record(index, &ALGORITHM.zero_digest(length)).unwrap(),
+                byte => {
+                    let digest = ALGORITHM.digest_block(&vec![byte; length]);
+                    writer.record(index, &digest).unwrap();
+                }
+            }
+        }
+        writer.finish().unwrap();
+        Manifest::open(&path).unwrap()
+    }
+
+    /// What differs, as the layer and the blocks.
+    fn differences(layers: &[&str], read: &str) -> Vec<(usize, Vec<Area>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let layers = layers.iter().map(|blocks| manifest(folder.path(), blocks));
+        let chain = ChainDigests { layers: layers.collect() };
+        let found = chain.differences(&manifest(folder.path(), read)).unwrap();
+        found.into_iter().map(|(layer, ranges)| (layer, ranges.iter().collect())).collect()
+    }
+
+    #[test]
+    fn the_uppermost_layer_counts_that_has_a_block() {
+        assert_eq!(differences(&["a.0.", "bcde"], "ac0e"), []);
+        assert_eq!(differences(&["....", "..x.", "bcde"], "bcxe"), []);
+        let whole_of = |index| block(index, SIZE);
+        assert_eq!(differences(&["a.0.", "bcde"], "bc0e"), [(0, vec![whole_of(0)])]);
+        let last_two = Area::between(2 * BLOCK_BYTES, SIZE);
+        assert_eq!(
+            differences(&["a...", "bcde"], "xcxx"),
+            [(0, vec![whole_of(0)]), (1, vec![last_two])]
+        );
+    }
+
+    #[test]
+    fn zeros_are_zeros_whether_they_were_noticed_or_not() {
+        assert_eq!(differences(&["0z0z"], "z0z0"), []);
+        assert_eq!(differences(&["000a"], "0000").len(), 1);
+    }
+
+    #[test]
+    fn a_block_that_a_delta_only_has_the_digest_of_is_held_against_the_layer_below() {
+        // The delta was compared with its base: it knows all digests, and has the first block.
+        assert_eq!(differences(&["xbcd", "abcd"], "xqcd"), [(1, vec![block(1, SIZE)])]);
+        assert_eq!(differences(&["xbcd", "abcd"], "qbcd"), [(0, vec![block(0, SIZE)])]);
+        assert_eq!(differences(&["xbcd", ".b..", "abcd"], "xqcd"), [(2, vec![block(1, SIZE)])]);
+        // In between it was another content once.
+        assert_eq!(differences(&["xbcd", ".y..", "abcd"], "xqcd"), [(0, vec![block(1, SIZE)])]);
+    }
+
+    #[test]
+    fn a_block_that_nobody_vouches_for_differs() {
+        assert_eq!(differences(&["a...", ".b.d"], "ab0d"), [(1, vec![block(2, SIZE)])]);
+    }
+
+    #[test]
+    fn two_disks_are_compared_to_the_last_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (manifest(folder.path(), "ab0d"), manifest(folder.path(), "abzx"));
+        let ranges = unequal(&one, &other).unwrap();
+        assert_eq!(ranges.as_slice(), [block(3, SIZE)]);
+        assert_eq!(ranges.total(), 1000);
+    }
 }

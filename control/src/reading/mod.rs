@@ -13,6 +13,7 @@
 //!
 //! Nothing in a repository is changed by it. A point that is read cannot be deleted meanwhile.
 
+mod damaged;
 mod digests;
 mod error;
 mod lanes;
@@ -25,7 +26,6 @@ mod settings;
 mod target;
 mod verify;
 
-pub use digests::Difference;
 pub use error::ReadError;
 pub use list::{ListedDisk, ListedPoint, find_point, find_points, list_points};
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};

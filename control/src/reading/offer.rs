@@ -69,6 +69,7 @@ pub fn offer(
     settings: &ReadSettings,
 ) -> Result<Offer, ReadError> {
     let held = repository.hold_disks(request.point, &request.disks)?;
+    let settings = settings.at_once(held.layers.len());
     let listeners = listeners(&request.at, held.layers.len())?;
     let wanted: Vec<_> = held.layers.iter().zip(listeners).collect();
     let exports = each(&wanted, |(layer, listener)| {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::manifest::Manifest;
+use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Counts, Lane, LaneReport, LaneSettings};
 use tempfile::TempDir;
 
+use super::damaged::by_layer;
 use super::digests::{ChainDigests, NoDigests};
 use super::error::ReadError;
 use super::lanes;
@@ -15,6 +17,7 @@ use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::{DiskName, Layer, Point, PointId};
+use crate::image::ImageTool;
 use crate::repository::{HeldLayer, HeldPoint, Repository};
 
 /// What is to be restored, and where to.
@@ -69,6 +72,8 @@ pub fn restore(
     let started = Instant::now();
     let held = repository.hold_disks(request.point, &request.disks)?;
     check_number(&held, request)?;
+    // Images are written through exports too.
+    let settings = &settings.at_once(2 * held.layers.len());
     let mut digests = Vec::with_capacity(held.layers.len());
     for layer in &held.layers {
         let opened = ChainDigests::open(layer, repository.root());
@@ -98,7 +103,7 @@ pub fn restore(
     let each = held.layers.iter().zip(&sources).zip(&digests).zip(reports);
     for (index, (((layer, source), digests), report)) in each.enumerate() {
         let (counts, elapsed) = (report.counts, report.elapsed);
-        let same = compare(layer, source, report, digests, &notes, index);
+        let same = compare(layer, source, report, digests, &notes, index, &settings.image_tool);
         compared.push((layer.layer().clone(), counts, elapsed, same));
     }
     if cancellation.is_cancelled() {
@@ -166,6 +171,7 @@ fn compare(
     digests: &ChainDigests,
     notes: &TempDir,
     index: usize,
+    tool: &ImageTool,
 ) -> Result<(), ReadError> {
     let disk = &layer.layer().disk_name;
     report.outcome.map_err(|fault| ReadError::Lane {
@@ -173,19 +179,20 @@ fn compare(
         fault: Box::new(fault),
         said: source.said(),
     })?;
-    let differences = digests.differences(&Manifest::open(&note(notes, index))?)?;
-    let first = differences.iter().filter_map(|difference| {
-        let first = difference.ranges.as_slice().first()?;
-        Some((*first, difference.layer))
+    let found = digests.differences(&Manifest::open(&note(notes, index))?)?;
+    let differences = by_layer(layer, found, tool);
+    let first = differences.iter().filter_map(|(damaged, ranges)| {
+        let first = ranges.as_slice().first()?;
+        Some((*first, *damaged))
     });
     let Some((first, damaged)) = first.min_by_key(|(area, _)| area.start) else { return Ok(()) };
-    let below = layer.chain.iter().find(|below| below.facts.id == damaged);
+    let damaged = layer.chain.get(damaged).unwrap_or(layer.layer());
     Err(ReadError::Differs {
         disk: disk.clone(),
-        layer: damaged,
-        point: below.unwrap_or(layer.layer()).point,
+        layer: damaged.facts.id,
+        point: damaged.point,
         first,
-        bytes: differences.iter().map(|difference| difference.ranges.total()).sum(),
+        bytes: differences.values().map(AreaSet::total).sum(),
     })
 }
 

@@ -24,17 +24,26 @@ pub struct ReadSettings {
     pub folder: PathBuf,
 }
 
-impl ReadSettings {
-    /// The settings for as many disks at once, with the temporary folder of the system.
-    #[must_use]
-    pub fn for_disks(disks: u16) -> Self {
+impl Default for ReadSettings {
+    /// With the temporary folder of the system. How many exports share the memory of all is set
+    /// when it is known how many disks there are.
+    fn default() -> Self {
         Self {
             lane: LaneSettings::default(),
             mover: MoverSettings::default(),
-            exports: ExportSettings::for_exports(disks),
+            exports: ExportSettings::for_exports(1),
             image_tool: ImageTool::default(),
             folder: env::temp_dir(),
         }
+    }
+}
+
+impl ReadSettings {
+    /// The same, with the memory of exports shared by as many as there will be.
+    pub(super) fn at_once(&self, exports: usize) -> Self {
+        let exports_at_once = u16::try_from(exports.max(1)).unwrap_or(u16::MAX);
+        let exports = ExportSettings { exports_at_once, ..self.exports.clone() };
+        Self { exports, ..self.clone() }
     }
 }
 

@@ -43,6 +43,12 @@ pub enum RepositoryError {
         /// The repository.
         root: PathBuf,
     },
+    /// A batch works in it.
+    #[error("another batch is at work in {}; wait until it has ended", root.display())]
+    OtherBatch {
+        /// The repository.
+        root: PathBuf,
+    },
     /// A point that is being read.
     #[error("point {point} is in use by a restore, a verification or an export; end that first")]
     InUse {

@@ -86,9 +86,21 @@ pub(super) fn names(path: &Path) -> Result<Vec<String>, RepositoryError> {
     Ok(names)
 }
 
+/// How long a program of a process that was killed may go on: the kernel ends it, in its own time.
+const DYING_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Removes a folder with all that is in it; one that is gone is no error.
 pub(super) fn remove(path: &Path) -> Result<(), RepositoryError> {
-    let removed = fs::remove_dir_all(path).and_then(|()| match path.parent() {
+    let end = Instant::now() + DYING_DEADLINE;
+    let removed = loop {
+        match fs::remove_dir_all(path) {
+            // Its owner is dead, and one of its programs has just made another file.
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < end => {}
+            other => break other,
+        }
+    };
+    let removed = removed.and_then(|()| match path.parent() {
         Some(parent) => sync(parent),
         None => Ok(()),
     });

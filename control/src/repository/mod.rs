@@ -23,6 +23,8 @@ mod error;
 mod folder;
 mod hold;
 mod reconcile;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::fs::{self, DirBuilder};
@@ -62,6 +64,12 @@ pub struct Repository {
 /// No other hub works in the repository while this is held.
 #[derive(Debug)]
 pub struct HubLock(
+    #[expect(dead_code, reason = "it is held, and that is all that it is for")] HeldFolder,
+);
+
+/// No other batch works in the repository while this is held.
+#[derive(Debug)]
+pub struct BatchLock(
     #[expect(dead_code, reason = "it is held, and that is all that it is for")] HeldFolder,
 );
 
@@ -138,6 +146,18 @@ impl Repository {
         // Nobody else locks that folder itself.
         let held = HeldFolder::alone(&self.points_folder())?;
         held.map(HubLock).ok_or_else(|| RepositoryError::OtherHub { root: self.root.to_path_buf() })
+    }
+
+    /// Keeps other batches out until this is dropped; the same by another path is another one.
+    /// Other commands are let in.
+    ///
+    /// # Errors
+    /// [`RepositoryError::OtherBatch`].
+    pub fn lock_for_batch(&self) -> Result<BatchLock, RepositoryError> {
+        // Nobody else locks that folder itself.
+        let held = HeldFolder::alone(self.root())?;
+        let other = || RepositoryError::OtherBatch { root: self.root.to_path_buf() };
+        held.map(BatchLock).ok_or_else(other)
     }
 
     /// What is done until this is dropped is one step for all others.

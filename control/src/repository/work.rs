@@ -16,7 +16,8 @@ use crate::catalog::{
 pub(super) const UNPUBLISHED: &str = "unpublished";
 
 /// What a job makes before it is published, with its folder, which goes with this value unless it
-/// was published.
+/// was published. A job has to be over before this is dropped: one that is not, and has no folder,
+/// is taken for one of the dead.
 #[derive(Debug)]
 pub struct Work {
     repository: Repository,
@@ -103,8 +104,8 @@ impl Work {
     /// folder.
     ///
     /// # Errors
-    /// When it cannot be done: nothing is published then, and the folder goes.
-    pub fn publish(mut self, point: NewPoint) -> Result<Point, RepositoryError> {
+    /// When it cannot be done: nothing is published then, and the folder goes with this value.
+    pub fn publish(&mut self, point: NewPoint) -> Result<Point, RepositoryError> {
         let id = point.id;
         let repository = self.repository.clone();
         let _exclusively = repository.exclusively()?;
@@ -112,9 +113,10 @@ impl Work {
         let published = match repository.catalog.publish(point) {
             Ok(published) => published,
             Err(error) => {
-                if !matches!(repository.catalog.point(id), Err(CatalogError::NoSuchPoint(_))) {
+                match repository.catalog.point(id) {
+                    Err(CatalogError::NoSuchPoint(_)) => self.become_work_again(),
                     // It may be published: whoever looks next will know.
-                    self.held = None;
+                    _ => self.held = None,
                 }
                 return Err(error.into());
             }
@@ -123,6 +125,27 @@ impl Work {
         // The point stands. If the mark cannot go now, the next one who cleans up takes it away.
         let _ = fs::remove_file(self.path.join(UNPUBLISHED));
         Ok(published)
+    }
+
+    /// Removes what was made, for there will be no point, and leaves the folder: the job lives until
+    /// it has noted why it ends, and that may need the room.
+    pub(crate) fn discard(&self) {
+        for name in folder::names(&self.path).unwrap_or_default() {
+            let path = self.path.join(&name);
+            if name != UNPUBLISHED {
+                // What cannot be removed now goes with the folder.
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+    }
+
+    /// Others tell by the folder that the job lives, until it has noted why it ends.
+    fn become_work_again(&mut self) {
+        let to = RelativePath::of_work(self.job).under(self.repository.root());
+        // Where it is now it is found by its mark.
+        if fs::rename(&self.path, &to).is_ok() {
+            self.path = to;
+        }
     }
 
     fn become_point(&mut self, point: PointId) -> Result<(), RepositoryError> {

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -155,4 +157,31 @@ fn a_folder_that_is_used_for_something_else_does_not_become_a_repository() {
     assert!(matches!(error, RepositoryError::NotEmpty { .. }));
     assert!(error.to_string().contains("letter.txt"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_job_that_fails_while_others_clean_up_keeps_its_own_reason() {
+    let place = Place::new();
+    let missing = place.folder.path().join("missing.raw");
+    let over = AtomicBool::new(false);
+    let reasons = thread::scope(|scope| {
+        let cleaning = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let cleaned = place.repository.clean_up().unwrap();
+                assert_eq!(cleaned.jobs, [], "taken for dead");
+            }
+        });
+        for _ in 0..20 {
+            place.back_up(&request(&[("root", &missing)])).unwrap_err();
+        }
+        over.store(true, Ordering::Relaxed);
+        cleaning.join().unwrap();
+        jobs(&place)
+    });
+    assert_eq!(reasons.len(), 20);
+    for (state, reason) in reasons {
+        assert_eq!(state, JobState::Failed);
+        assert!(reason.starts_with("disk root: source "), "{reason}");
+    }
+    place.assert_tidy();
 }

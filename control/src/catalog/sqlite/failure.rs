@@ -65,6 +65,10 @@ pub(super) fn storage(path: &Path, error: &rusqlite::Error) -> StorageError {
         }
         Some(ErrorCode::DiskFull) => StorageError::Full { path },
         Some(ErrorCode::ReadOnly) => StorageError::ReadOnly { path, detail },
+        // The log beside the file is what cannot be opened then.
+        Some(ErrorCode::CannotOpen) if on_read_only_media(&path) => {
+            StorageError::ReadOnly { path, detail: "its file system is read-only".into() }
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             StorageError::Denied { path, detail }
         }
@@ -85,4 +89,10 @@ pub(super) fn storage(path: &Path, error: &rusqlite::Error) -> StorageError {
         }
         _ => StorageError::Other { path, detail },
     }
+}
+
+fn on_read_only_media(path: &Path) -> bool {
+    use rustix::fs::{StatVfsMountFlags, statvfs};
+    let folder = path.parent().unwrap_or(path);
+    statvfs(folder).is_ok_and(|there| there.f_flag.contains(StatVfsMountFlags::RDONLY))
 }

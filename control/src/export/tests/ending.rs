@@ -1,6 +1,6 @@
 //! How an export ends, and that it leaves nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -139,9 +139,11 @@ fn an_export_does_not_end_with_the_thread_that_started_it() {
 
 /// The image for the process of the next test, which is killed.
 const HELD_IMAGE: &str = "BLOCKFERRY_TEST_HELD_IMAGE";
+/// What it takes for qemu-nbd, if that is not the real one.
+const HELD_PROGRAM: &str = "BLOCKFERRY_TEST_HELD_PROGRAM";
 
 #[test]
-#[ignore = "run by no_process_is_left_when_we_are_killed"]
+#[ignore = "run by the tests of what is left when we are killed"]
 fn an_export_is_held_until_this_process_is_killed() {
     let image = PathBuf::from(std::env::var_os(HELD_IMAGE).expect("its test names an image"));
     let spec = ExportSpec {
@@ -151,26 +153,50 @@ fn an_export_is_held_until_this_process_is_killed() {
         access: ExportAccess::Writable,
         connections: 1,
     };
-    let export = Export::start(spec, &ExportSettings::for_exports(1)).unwrap();
+    let mut settings = ExportSettings::for_exports(1);
+    if let Some(program) = std::env::var_os(HELD_PROGRAM) {
+        settings.program = program;
+    }
+    let export = Export::start(spec, &settings).unwrap();
     println!("pid {}", export.pid());
     thread::park();
+}
+
+/// A process that runs [`an_export_is_held_until_this_process_is_killed`].
+fn holder(image: &Path) -> Command {
+    let mut holder = Command::new(std::env::current_exe().unwrap());
+    holder
+        .args(["--ignored", "--exact", "--nocapture"])
+        .arg("export::tests::ending::an_export_is_held_until_this_process_is_killed")
+        .env(HELD_IMAGE, image)
+        .stdout(Stdio::piped());
+    holder
 }
 
 #[test]
 fn no_process_is_left_when_we_are_killed() {
     let bench = Bench::new();
     let image = bench.image("a");
-    let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture"])
-        .arg("export::tests::ending::an_export_is_held_until_this_process_is_killed")
-        .env(HELD_IMAGE, &image)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut holder = holder(&image).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.stdout.take().unwrap()));
     let line = lines.find_map(|line| line.unwrap().split_once("pid ").map(|at| at.1.to_owned()));
     let pid: u32 = line.expect("it tells of its export").parse().unwrap();
     assert!(!is_gone(pid));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    wait_until("the end of its export", || is_gone(pid));
+}
+
+#[test]
+fn an_export_that_is_just_starting_when_we_are_killed_does_not_stay() {
+    let mut bench = Bench::new();
+    // As deaf as qemu-nbd is to a signal that comes before it serves.
+    bench.script("trap '' TERM\necho $$ > $0.new && mv $0.new $0.pid\nexec sleep 60");
+    let image = bench.image("a");
+    let mut holder = holder(&image).env(HELD_PROGRAM, &bench.settings.program).spawn().unwrap();
+    let file = bench.path("fake-qemu-nbd.pid");
+    wait_until("its start", || file.exists());
+    let pid: u32 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
     holder.kill().unwrap();
     holder.wait().unwrap();
     wait_until("the end of its export", || is_gone(pid));

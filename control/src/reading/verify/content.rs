@@ -15,6 +15,7 @@ use super::report::{Against, AgainstOutcome, Content, DamageKind, VerifiedDisk, 
 use crate::backup::Watch;
 use crate::catalog::{DiskName, Layer};
 use crate::export::ExportError;
+use crate::reading::damaged::by_layer;
 use crate::reading::digests::{ChainDigests, unequal};
 use crate::reading::error::ReadError;
 use crate::reading::lanes;
@@ -116,7 +117,9 @@ impl Run<'_> {
         match serve_to_read(held, self.settings) {
             Ok(served) => Ok(Ok(Readable { disk, served, digests })),
             Err(error @ ExportError::DiedAtStart { .. }) => {
-                self.damage(held.layer(), DamageKind::Unreadable(error.to_string()))?;
+                if !self.ledger.has_damaged_image(&held.chain) {
+                    self.damage(held.layer(), DamageKind::Unreadable(error.to_string()))?;
+                }
                 Ok(Err("it cannot be served".into()))
             }
             Err(error) => Err(ReadError::Export {
@@ -182,8 +185,11 @@ impl Run<'_> {
                     fault: Box::new(fault),
                     said: found.served.said(),
                 };
-                let (layer, why) = self.unreadable(held, &lane);
-                self.damage(&layer, DamageKind::Unreadable(why))?;
+                // Damage that is known is cause enough.
+                if !self.ledger.has_damaged_image(&held.chain) {
+                    let (layer, why) = self.unreadable(held, &lane);
+                    self.damage(&layer, DamageKind::Unreadable(why))?;
+                }
                 return Ok((Content::Unknown(lane.to_string()), None));
             }
             Err(fault) => {
@@ -196,10 +202,9 @@ impl Run<'_> {
             let why = "there are no digests that it could be compared with";
             return Ok((Content::Unknown(why.into()), Some(read)));
         };
-        let differences = digests.differences(&read)?;
-        for difference in &differences {
-            let layer = held.chain.iter().find(|layer| layer.facts.id == difference.layer);
-            self.ledger.note_content(layer.unwrap_or(held.layer()), &difference.ranges);
+        let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool);
+        for (damaged, ranges) in &differences {
+            self.ledger.note_content(held.chain.get(*damaged).unwrap_or(held.layer()), ranges);
         }
         let same = differences.is_empty();
         Ok((if same { Content::Same } else { Content::Differs }, Some(read)))

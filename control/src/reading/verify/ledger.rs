@@ -49,6 +49,21 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
+    /// Whether an image of a chain is known to be damaged, so that it need not be read.
+    pub(super) fn has_damaged_image(&self, chain: &[Layer]) -> bool {
+        let image = |kind: &DamageKind| {
+            matches!(
+                kind,
+                DamageKind::ImageUnfit(_)
+                    | DamageKind::ImageCorrupt { .. }
+                    | DamageKind::Unreadable(_)
+            )
+        };
+        let of_chain =
+            |damage: &Damage| chain.iter().any(|layer| layer.facts.id == damage.layer.facts.id);
+        self.damage.iter().any(|damage| image(&damage.kind) && of_chain(damage))
+    }
+
     /// Blocks of a layer are not what they should be.
     pub(super) fn note_content(&mut self, layer: &Layer, ranges: &AreaSet) {
         let id = layer.facts.id;

@@ -59,7 +59,8 @@ pub fn verify(
     } else {
         request.points.clone()
     };
-    let planned = planned(repository, &points, request)?;
+    let (planned, disks) = planned(repository, &points, request)?;
+    let settings = &settings.at_once(disks);
     let mut run = Run {
         repository,
         request,
@@ -87,18 +88,19 @@ pub fn verify(
     Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
 }
 
-/// Bytes that are to be read, for the display.
+/// Bytes that are to be read, for the display, and the disks of the point that has most of them.
 fn planned(
     repository: &Repository,
     points: &[PointId],
     request: &VerifyRequest,
-) -> Result<u64, ReadError> {
-    let mut bytes = 0_u64;
+) -> Result<(u64, usize), ReadError> {
+    let (mut bytes, mut disks) = (0_u64, 0);
     for point in points {
         let layers = match repository.catalog().layers(*point) {
             Err(CatalogError::NoSuchPoint(_)) => continue,
             layers => layers?,
         };
+        disks = disks.max(layers.len());
         for layer in layers {
             let wanted = request.disks.is_empty() || request.disks.contains(&layer.disk_name);
             let live = request.against.iter().filter(|(disk, _)| *disk == layer.disk_name).count();
@@ -106,7 +108,7 @@ fn planned(
             bytes = bytes.saturating_add(layer.facts.size_bytes.saturating_mul(times));
         }
     }
-    Ok(bytes)
+    Ok((bytes, disks))
 }
 
 /// One verification.

@@ -1,0 +1,129 @@
+//! `restore` of what is damaged: it is found, told, and nothing that looks good is left.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+mod blockferry;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use blockferry::{Kept, code};
+
+/// Damages something that a point needs.
+type Damage = fn(&Kept, &str);
+
+#[test]
+fn damage_is_found_while_it_is_read_and_no_file_is_left() {
+    let damages: [(&str, Damage, &[i32]); 7] = [
+        ("a flipped bit", |kept, point| kept.flip_a_bit_of(&kept.image(point, "root")), &[6]),
+        (
+            "a cut image",
+            |kept, point| {
+                let image = kept.image(point, "root");
+                let at = kept.first_data_of(&image);
+                File::options().write(true).open(image).unwrap().set_len(at).unwrap();
+            },
+            &[4, 6],
+        ),
+        (
+            "a missing image",
+            |kept, point| fs::remove_file(kept.image(point, "root")).unwrap(),
+            &[4],
+        ),
+        (
+            "a missing manifest",
+            |kept, point| fs::remove_file(kept.manifest(point, "root")).unwrap(),
+            &[4],
+        ),
+        (
+            "a cut manifest",
+            |kept, point| {
+                let manifest = kept.manifest(point, "root");
+                File::options().write(true).open(manifest).unwrap().set_len(4000).unwrap();
+            },
+            &[4],
+        ),
+        (
+            "a corrupt header",
+            |kept, point| {
+                let image = File::options().write(true).open(kept.image(point, "root")).unwrap();
+                image.write_all_at(b"QFX", 0).unwrap();
+            },
+            &[4],
+        ),
+        (
+            "a corrupt table",
+            |kept, point| {
+                // The mappings of the disk (docs/interop/qcow2.rst of QEMU).
+                let path = kept.image(point, "root");
+                let image = File::options().read(true).write(true).open(path).unwrap();
+                let mut table = [0; 8];
+                image.read_exact_at(&mut table, 40).unwrap();
+                image.write_all_at(&[0xFF; 16], u64::from_be_bytes(table)).unwrap();
+            },
+            &[4, 6],
+        ),
+    ];
+    for (what, damage, codes) in damages {
+        for which in [0, 2] {
+            let kept = Kept::new();
+            let points = kept.chain();
+            damage(&kept, &points[which]);
+            for format in ["raw", "qcow2"] {
+                let (exit, report) = kept.json(&format!(
+                    "restore {} --repository repository --to out --format {format} --json",
+                    points[2]
+                ));
+                assert!(codes.contains(&exit), "{what} of point {which}: {report}");
+                assert_eq!(kept.names("out"), [] as [&str; 0], "{what} of point {which}");
+                let error = report["error"].as_str().unwrap();
+                if exit == 6 {
+                    assert!(error.contains("disk root"), "{error}");
+                    assert!(error.contains(&points[which]), "{what} of point {which}: {error}");
+                    assert!(error.contains("first at bytes"), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn content_that_is_not_what_its_digest_says_is_not_restored() {
+    let kept = Kept::new();
+    let [.., newest] = kept.chain();
+    // Behind the header, one entry of 33 bytes for each of 80 blocks.
+    let path = kept.manifest(&newest, "root");
+    let manifest = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    manifest.read_exact_at(&mut byte, 4096 + 79 * 33 + 20).unwrap();
+    manifest.write_all_at(&[byte[0] ^ 1], 4096 + 79 * 33 + 20).unwrap();
+    let (exit, report) =
+        kept.json(&format!("restore {newest} --repository repository --to out --json"));
+    assert_eq!(exit, 6, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("first at bytes 5177344 to 5242880"), "{error}");
+    assert_eq!(kept.names("out"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_damaged_disk_leaves_the_others_alone() {
+    let kept = Kept::new();
+    kept.disk("root", 300_000, 1);
+    kept.disk("data", 300_000, 2);
+    let point = kept.back_up(&["root", "data"]);
+    kept.flip_a_bit_of(&kept.image(&point, "root"));
+    let (exit, report) =
+        kept.json(&format!("restore {point} --repository repository --to out --json"));
+    assert_eq!(exit, 6, "{report}");
+    let outcomes: Vec<_> = report["disks"].as_array().unwrap().iter().collect();
+    assert_eq!((&outcomes[0]["name"], &outcomes[0]["outcome"]), (&"data".into(), &"done".into()));
+    assert_eq!(outcomes[1]["outcome"], "content_differs");
+    assert_eq!(kept.names("out"), ["data.raw"]);
+    kept.assert_same("data", "out/data.raw");
+    // Neither does one that is gone.
+    fs::remove_file(kept.image(&point, "root")).unwrap();
+    let line = format!("restore {point} --repository repository --disk data --to again");
+    assert_eq!(code(&kept.run(&line)), 0);
+    kept.assert_same("data", "again/data.raw");
+}
