@@ -9,7 +9,7 @@ use blockferry_control::backup::{
 };
 use blockferry_control::catalog::{BackupMode, DiskName, VmName};
 use blockferry_control::repository::Repository;
-use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
+use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings, Side};
 
 use super::telling::Telling;
 use crate::copy::{Place, areas, named_place};
@@ -70,12 +70,15 @@ impl Asked {
             .map_err(BackupError::from)
             .and_then(|repository| back_up(&repository, &request, &settings, &watch, cancellation))
             .map_err(|error| {
-                if let BackupError::Disk { fault, .. } = &error
-                    && let Some(hint) = hint(fault)
-                {
-                    telling.say(&format!("hint: {hint}"));
-                }
-                Refusal::of(exit_of(&error), error.to_string())
+                // What to do about a repository is in the error itself.
+                let source = match &error {
+                    BackupError::Disk { fault, .. } if fault.side() == Some(Side::Source) => {
+                        hint(fault)
+                    }
+                    _ => None,
+                };
+                let advice = source.map(|hint| format!("; {hint}")).unwrap_or_default();
+                Refusal::of(exit_of(&error), format!("{error}{advice}"))
             })
     }
 

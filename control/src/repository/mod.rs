@@ -85,10 +85,7 @@ impl Repository {
             Ok(data) if data.len() == 0 && has_points(&root)? => {
                 Err(RepositoryError::CatalogLost { root })
             }
-            Ok(_) => {
-                writable(&root)?;
-                Self::with(root, SqliteCatalog::open(&catalog)?)
-            }
+            Ok(_) => Self::with(root, SqliteCatalog::open(&catalog)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(RepositoryError::Missing { root })
             }
@@ -103,7 +100,6 @@ impl Repository {
     pub fn open_or_create(root: &Path) -> Result<Self, RepositoryError> {
         let root = absolute(root)?;
         make_folder(&root)?;
-        writable(&root)?;
         let catalog = root.join(CATALOG_FILE);
         let known = catalog.try_exists();
         let known =
@@ -197,12 +193,6 @@ fn make_folder(path: &Path) -> Result<(), RepositoryError> {
         .create(path)
         .and_then(|()| path.parent().map_or(Ok(()), folder::sync))
         .map_err(|error| RepositoryError::system(path, "making the folder", error))
-}
-
-/// A catalog needs a log beside it, and the system says of a file only that it cannot be opened.
-fn writable(root: &Path) -> Result<(), RepositoryError> {
-    rustix::fs::access(root, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| RepositoryError::system(root, "writing into it", error.into()))
 }
 
 /// Whether nothing is in the file, or there is none.
