@@ -386,7 +386,7 @@ impl Shared {
         ports: Vec<PortLease>,
     ) -> io::Result<()> {
         // Noted here and not by its thread, so that jobs begin in the order of the queue.
-        let reason = "it has a port for each of its disks";
+        let reason = "looking at its disks";
         let job = self.catalog.advance(ticket.job.id, JobState::Planning, reason);
         ticket.feed.job(&job.map_err(io::Error::other)?);
         let (shared, ours) = (Arc::clone(self), Arc::clone(ticket));
