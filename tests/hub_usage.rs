@@ -145,7 +145,7 @@ fn a_backup_by_a_hub_says_with_v_what_it_does_and_prints_a_table() {
     let output = place.run(&format!("backup -v --vm db1 --disk root={}", disk.uri()));
     let said = stderr(&output);
     assert_eq!(code(&output), 0, "{said}");
-    for words in ["is planning: ", "disk root: full, for ", "is done: published point "] {
+    for words in ["is planning: ", "disk root: full, because ", "is done: published point "] {
         assert!(said.contains(words), "{words} in {said}");
     }
     let table = String::from_utf8(output.stdout).unwrap();
