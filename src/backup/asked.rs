@@ -9,11 +9,12 @@ use blockferry_control::backup::{
 };
 use blockferry_control::catalog::{BackupMode, DiskName, VmName};
 use blockferry_control::repository::Repository;
-use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
+use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings, Side};
 
 use super::telling::Telling;
 use crate::copy::{Place, areas, named_place};
 use crate::exit::{Exit, Refusal};
+use crate::output::hint;
 
 /// Changed areas of one disk at most; a longer list is merged over its smallest gaps.
 const MAX_AREAS: usize = 1 << 20;
@@ -68,7 +69,17 @@ impl Asked {
         Repository::open_or_create(&self.repository)
             .map_err(BackupError::from)
             .and_then(|repository| back_up(&repository, &request, &settings, &watch, cancellation))
-            .map_err(|error| Refusal::of(exit_of(&error), error.to_string()))
+            .map_err(|error| {
+                // What to do about a repository is in the error itself.
+                let source = match &error {
+                    BackupError::Disk { fault, .. } if fault.side() == Some(Side::Source) => {
+                        hint(fault)
+                    }
+                    _ => None,
+                };
+                let advice = source.map(|hint| format!("; {hint}")).unwrap_or_default();
+                Refusal::of(exit_of(&error), format!("{error}{advice}"))
+            })
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {

@@ -18,6 +18,7 @@ mod time;
 
 pub(crate) use console::{Console, line};
 pub(crate) use estimate::Estimate;
+pub(crate) use hint::hint;
 pub(crate) use json::cpu_seconds;
 pub(crate) use json::print as print_json;
 pub(crate) use progress::Progress;

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -36,6 +37,20 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new().routes(routes!(follow))
 }
 
+/// An event of a stream.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is how the description shows what the stream has")]
+struct StreamedEvent {
+    /// state, plan, note, detail, progress or moved.
+    #[schema(example = "state")]
+    event: String,
+    /// JSON: an object whose `type` is the name of the event. A state has `state`, `at_ms` and
+    /// `reason`; a plan `disk`, `mode`, `reason` and `size`; note and detail `text`; progress
+    /// `disks`, each with `disk` and `bytes`; moved, at the end, those with `seconds`.
+    #[schema(example = r#"{"type":"state","state":"copying","at_ms":1,"reason":"ready"}"#)]
+    data: String,
+}
+
 /// What has happened to a job, and then what happens, as server-sent events. The stream ends when
 /// the job is over, or the hub stops. Each event is named by its `type`.
 #[utoipa::path(
@@ -44,8 +59,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     tag = "backups",
     params(("id" = String, Path, description = "The job", pattern = "^[0-9a-hjkmnp-tv-z]{18}$")),
     responses(
-        (status = 200, description = "The events, each with data of this kind",
-         body = EventRecord, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = StreamedEvent,
+         content_type = "text/event-stream"),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such job", body = ErrorBody),
         (status = 422, description = "This is no id", body = ErrorBody),

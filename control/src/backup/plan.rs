@@ -10,8 +10,9 @@ use blockferry_dataplane::manifest::{Manifest, ManifestError};
 use super::error::{BackupError, WhichDisk};
 use super::look::Looked;
 use super::request::{BackupRequest, Changes, DIGEST, DiskRequest};
-use crate::catalog::{BackupMode, Disk, DiskName, LayerId, LayerKind, PointId, Points};
-use crate::image::{Image, ImageTool};
+use crate::catalog::{BackupMode, Disk, DiskName, Layer, LayerId, LayerKind, PointId, Points};
+use crate::child::each;
+use crate::image::{CheckVerdict, Image, ImageError, ImageTool};
 use crate::repository::{HeldLayer, HeldPoint, Repository, Work};
 
 /// What is to become of a disk.
@@ -146,8 +147,10 @@ fn delta(
     let Some(below) = below.cloned() else {
         return Ok(Err(format!("point {point} does not have its layer any more")));
     };
-    if let Err(why) = usable(&below, tool) {
-        return Ok(Err(format!("the newest layer, of point {point}, cannot be stood on: {why}")));
+    if let Err(why) = usable(&below, repository.root(), tool) {
+        return Ok(Err(format!(
+            "point {point} cannot be stood on: {why}; verify --all tells what that touches"
+        )));
     }
     let (extent, base, reason) = match &disk.changes {
         Changes::Areas(areas) => {
@@ -176,16 +179,32 @@ fn delta(
     Ok(Ok(Delta { below, held, extent, base, reason }))
 }
 
-/// Whether the image of a layer can be opened, with all below it.
-fn usable(below: &HeldLayer, tool: &ImageTool) -> Result<(), String> {
-    let info = Image::at(&below.image, tool.clone()).and_then(|image| image.info());
-    match info {
-        Ok(info) if info.corrupt => Err("qemu has marked it as corrupt".into()),
-        Ok(info) if info.virtual_bytes < below.layer().facts.size_bytes => {
-            Err("it is smaller than its disk".into())
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.to_string()),
+/// Whether a chain can be stood on: all its images are whole, as far as their tables tell. A delta
+/// on a damaged one would be a new point that is wrong from the start.
+fn usable(below: &HeldLayer, root: &Path, tool: &ImageTool) -> Result<(), String> {
+    // The lowest one is to blame: those above it cannot be opened either.
+    let bottom_up: Vec<&Layer> = below.chain.iter().rev().collect();
+    let found = each(&bottom_up, |layer| {
+        whole(&layer.facts.path.under(root), layer.facts.size_bytes, tool)
+            .map_err(|why| format!("{} of point {} {why}", layer.facts.path, layer.point))
+    });
+    found.map(|_| ())
+}
+
+fn whole(path: &Path, size_bytes: u64, tool: &ImageTool) -> Result<(), String> {
+    let told = |error: ImageError| format!("cannot be read: {error}");
+    let image = Image::at(path, tool.clone()).map_err(told)?;
+    let info = image.info().map_err(told)?;
+    if info.corrupt {
+        return Err("is marked as corrupt".into());
+    }
+    if info.virtual_bytes < size_bytes {
+        return Err("is smaller than its disk".into());
+    }
+    match image.check().map_err(told)?.verdict {
+        CheckVerdict::Clean | CheckVerdict::Leaks { .. } => Ok(()),
+        CheckVerdict::Corrupt { corruptions, .. } => Err(format!("has {corruptions} faults")),
+        CheckVerdict::Incomplete { errors } => Err(format!("cannot be read in {errors} places")),
     }
 }
 

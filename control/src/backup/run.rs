@@ -124,7 +124,10 @@ impl Run<'_> {
 
     fn to_point(&self, work: &mut Work) -> Result<(Point, Vec<DiskReport>), BackupError> {
         let created = UnixMillis::now();
-        self.advance(JobState::Planning, "looking at its disks")?;
+        // A hub's queue has noted it.
+        if self.ground.has_job_in_repository() {
+            self.advance(JobState::Planning, "looking at its disks")?;
+        }
         let looked = look(&self.request.disks, self.settings, self.cancellation)?;
         let mut plans = Vec::with_capacity(looked.len());
         for (disk, looked) in self.request.disks.iter().zip(looked) {

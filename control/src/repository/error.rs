@@ -26,6 +26,22 @@ pub enum RepositoryError {
         /// Something in it.
         what: String,
     },
+    /// Points without the catalog that knows them.
+    #[error(
+        "{} has points, and no catalog.db that knows them; put a copy of catalog.db back, or move the folder points away to begin anew", root.display()
+    )]
+    CatalogLost {
+        /// The repository.
+        root: PathBuf,
+    },
+    /// Its folders are on two file systems.
+    #[error(
+        "the folders work and points of {} are on different file systems, and a point is published by a rename; put both on one", root.display()
+    )]
+    Apart {
+        /// The repository.
+        root: PathBuf,
+    },
     /// Its catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),

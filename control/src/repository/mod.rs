@@ -29,7 +29,7 @@ mod work;
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub use reconcile::CleanedUp;
 pub use work::Work;
 
 use self::folder::HeldFolder;
-use crate::catalog::{CATALOG_FILE, SqliteCatalog};
+use crate::catalog::{CATALOG_FILE, PointId, SqliteCatalog};
 
 /// How long one process waits for the short steps of others.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
@@ -82,6 +82,9 @@ impl Repository {
         let root = absolute(root)?;
         let catalog = root.join(CATALOG_FILE);
         match fs::metadata(&catalog) {
+            Ok(data) if data.len() == 0 && has_points(&root)? => {
+                Err(RepositoryError::CatalogLost { root })
+            }
             Ok(_) => Self::with(root, SqliteCatalog::open(&catalog)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(RepositoryError::Missing { root })
@@ -104,12 +107,20 @@ impl Repository {
         if !known && let Some(what) = first_stranger(&root)? {
             return Err(RepositoryError::NotEmpty { root, what });
         }
+        if is_empty(&catalog) && has_points(&root)? {
+            return Err(RepositoryError::CatalogLost { root });
+        }
         Self::with(root, SqliteCatalog::open_or_create(&catalog)?)
     }
 
     fn with(root: PathBuf, catalog: SqliteCatalog) -> Result<Self, RepositoryError> {
         for folder in [WORK, POINTS] {
             make_folder(&root.join(folder))?;
+        }
+        let file_system = |folder: &str| fs::metadata(root.join(folder)).map(|data| data.dev());
+        let apart = file_system(WORK).and_then(|work| Ok(work != file_system(POINTS)?));
+        if apart.map_err(|error| RepositoryError::system(&root, "looking at its folders", error))? {
+            return Err(RepositoryError::Apart { root });
         }
         Ok(Self { root: root.into(), catalog: Arc::new(catalog) })
     }
@@ -182,6 +193,20 @@ fn make_folder(path: &Path) -> Result<(), RepositoryError> {
         .create(path)
         .and_then(|()| path.parent().map_or(Ok(()), folder::sync))
         .map_err(|error| RepositoryError::system(path, "making the folder", error))
+}
+
+/// Whether nothing is in the file, or there is none.
+fn is_empty(file: &Path) -> bool {
+    fs::metadata(file).map_or(true, |data| data.len() == 0)
+}
+
+/// Whether there are folders of points, which a catalog has to know.
+fn has_points(root: &Path) -> Result<bool, RepositoryError> {
+    let points = root.join(POINTS);
+    if !points.is_dir() {
+        return Ok(false);
+    }
+    Ok(folder::names(&points)?.iter().any(|name| name.parse::<PointId>().is_ok()))
 }
 
 /// Something in the folder that no new repository has.

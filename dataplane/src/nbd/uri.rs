@@ -285,7 +285,10 @@ impl fmt::Display for NbdUri {
             Address::Unix { .. } => "+unix://",
         })?;
         if let Some(user) = &self.user {
-            write!(f, "{}@", Escaped(user.as_bytes(), REGISTERED))?;
+            // NBD has no passwords; one that was written nevertheless is nobody's to read in a log.
+            let (name, password) = user.split_once(':').unwrap_or((user, ""));
+            let masked = if password.is_empty() { "" } else { ":***" };
+            write!(f, "{}{masked}@", Escaped(name.as_bytes(), REGISTERED))?;
         }
         let mut query: Vec<(&str, &[u8])> = Vec::new();
         match &self.address {

@@ -202,3 +202,33 @@ fn digests_that_cannot_be_read_make_a_full_and_no_guess() {
     let reason = &report.disks[0].plan.reason;
     assert!(reason.starts_with(&format!("point {first} cannot be compared with: ")), "{reason}");
 }
+
+#[test]
+fn a_damaged_layer_below_is_not_stood_on_and_named() {
+    for damaged in [0, 1] {
+        let place = Place::new();
+        let disk = place.disk("root", 4 * MIB);
+        write(&disk, 0, &[1; 4 << 20]);
+        let mut request = request(&[("root", &disk)]);
+        let mut points = Vec::new();
+        for round in 0..3_u8 {
+            write(&disk, u64::from(round) * 65_536, &[round; 65_536]);
+            points.push(place.back_up(&request).unwrap().point.id);
+        }
+        let image = place.repository.hold(points[damaged]).unwrap().layers[0].image.clone();
+        let file = File::options().write(true).open(&image).unwrap();
+        if damaged == 0 {
+            file.set_len(300_000).unwrap()
+        } else {
+            write(&image, 0, &[0; 104])
+        }
+        request.mode = BackupMode::Incremental;
+        let error = place.back_up(&request).unwrap_err().to_string();
+        assert!(error.contains("is possible: point") && error.contains("qcow2"), "{error}");
+        assert!(error.contains(points[damaged].as_str()), "{error}");
+        request.mode = BackupMode::Auto;
+        let full = place.back_up(&request).unwrap();
+        assert_eq!(full.disks[0].plan.kind, LayerKind::Full);
+        assert!(place.content(full.point.id, "root", 4 * MIB) == fs::read(&disk).unwrap());
+    }
+}

@@ -316,7 +316,7 @@ impl Shared {
                     let begun = self.begin(&mut state, &first, ports);
                     if let Err(error) = begun {
                         drop(state);
-                        self.fail(&first, &format!("no thread could be started for it: {error}"));
+                        self.fail(&first, &format!("it could not be started: {error}"));
                         // Telling the queue of free ports takes its lock.
                         self.release(&first);
                         state = self.state();
@@ -385,6 +385,10 @@ impl Shared {
         ticket: &Arc<Ticket>,
         ports: Vec<PortLease>,
     ) -> io::Result<()> {
+        // Noted here and not by its thread, so that jobs begin in the order of the queue.
+        let reason = "looking at its disks";
+        let job = self.catalog.advance(ticket.job.id, JobState::Planning, reason);
+        ticket.feed.job(&job.map_err(io::Error::other)?);
         let (shared, ours) = (Arc::clone(self), Arc::clone(ticket));
         let thread = thread::Builder::new().name(format!("backup-{}", ticket.job.id));
         let thread = thread.spawn(move || {

@@ -1,10 +1,13 @@
 //! What an earlier run of the hub has left.
 
 use super::repositories::Repositories;
-use crate::catalog::{CatalogError, FailureKind, JobFilter, JobState, Jobs, Points, SqliteCatalog};
+use crate::catalog::{
+    CatalogError, ClaimKind, FailureKind, JobFilter, JobState, Jobs, Leases, Points, SqliteCatalog,
+};
 
 /// Ends the jobs of a hub that is gone: those whose point is published are done, the others have
-/// failed. What they held is given back by [`Ports`](crate::hub::Ports) and by the repositories.
+/// failed. Their ports are given back by [`Ports`](crate::hub::Ports), their folders by the
+/// repositories, and the VMs that they had here.
 pub(super) fn settle(
     catalog: &SqliteCatalog,
     repositories: &Repositories,
@@ -25,6 +28,12 @@ pub(super) fn settle(
                 let reason = format!("the hub ended while it was {}", job.state);
                 catalog.fail(job.id, FailureKind::Other, &reason)?;
             }
+        }
+    }
+    // Nobody is at work yet, so whoever holds a VM is dead.
+    for lease in catalog.leases()? {
+        if matches!(lease.claim.kind(), ClaimKind::Image | ClaimKind::Snapshot) {
+            catalog.release(lease.id, lease.owner)?;
         }
     }
     Ok(())

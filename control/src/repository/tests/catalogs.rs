@@ -48,3 +48,37 @@ fn a_clock_that_was_set_back_changes_no_order_and_no_chain() {
     published.reverse();
     assert_eq!(chain, published);
 }
+
+#[test]
+fn points_whose_catalog_is_gone_are_not_taken_for_an_empty_repository() {
+    for empty in [false, true] {
+        let place = Place::new();
+        let point = place.point();
+        let root = place.root();
+        let Place { repository, folder } = place;
+        drop(repository);
+        for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+            let _may_be_gone = fs::remove_file(root.join(name));
+        }
+        if empty {
+            fs::write(root.join("catalog.db"), "").unwrap();
+        }
+        let error = Repository::open_or_create(&root).unwrap_err();
+        assert!(error.to_string().contains("no catalog.db that knows them"), "{error}");
+        assert!(Repository::open(&root).is_err());
+        assert!(RelativePath::of_point(point.id).under(&root).is_dir());
+        drop(folder);
+    }
+}
+
+#[test]
+fn a_repository_whose_points_are_elsewhere_is_refused_before_anything_is_copied() {
+    let place = Place::new();
+    let root = place.root();
+    drop(place.repository);
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    fs::remove_dir(root.join("points")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), root.join("points")).unwrap();
+    let error = Repository::open_or_create(&root).unwrap_err();
+    assert!(error.to_string().contains("different file systems"), "{error}");
+}

@@ -1,7 +1,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use super::*;
+use crate::catalog::{Claim, ClaimKind, Leases};
 
 /// Processes at one repository, and jobs of each.
 const PROCESSES: usize = 4;
@@ -68,6 +71,33 @@ fn begins_a_job_and_waits() {
     say(job.id.as_str());
     // Its parent never writes: this ends with it.
     std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+#[test]
+fn what_a_job_gives_back_at_the_same_time_is_no_failure_of_cleaning_up() {
+    let place = Place::new();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = Repository::open(&place.root()).unwrap();
+            while !over.load(Ordering::Relaxed) {
+                other.clean_up().unwrap();
+            }
+        });
+        for _ in 0..60 {
+            let (job, work) = begin(&place.repository);
+            let catalog = place.repository.catalog();
+            let claim = Claim::new(ClaimKind::Image, "all of VM db1").unwrap();
+            let lease = catalog.lease(job.id, claim).unwrap().id;
+            publish(&place.repository, &job, work, UnixMillis::now());
+            match catalog.release(lease, job.id) {
+                Ok(()) | Err(CatalogError::NoSuchLease(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(place.repository.catalog().leases().unwrap(), []);
 }
 
 #[test]

@@ -124,6 +124,14 @@ fn a_newline_in_a_truth_value_does_not_break_the_line_of_its_error() {
     error("nbds://h/?tls-verify-peer=1\n2");
 }
 
+#[test]
+fn a_password_is_not_shown() {
+    let uri: NbdUri = "nbd://bob:hunter2@host/x".parse().unwrap();
+    assert_eq!(uri.to_string(), "nbd://bob:***@host/x");
+    let uri: NbdUri = "nbd://bob%3Ahunter2@host/x".parse().unwrap();
+    assert_eq!(uri.to_string(), "nbd://bob:***@host/x");
+}
+
 fn uris() -> impl Strategy<Value = NbdUri> {
     let text = "\\PC{1,40}";
     let address = prop_oneof![
@@ -135,7 +143,9 @@ fn uris() -> impl Strategy<Value = NbdUri> {
     ];
     let tls = (prop::option::of(text), prop::option::of(text), any::<Option<bool>>());
     let export = "[^\\x00]{0,60}";
-    (any::<bool>(), address, export, prop::option::of(text), tls).prop_map(
+    // What stands behind a colon is masked.
+    let user = text.prop_map(|user| user.replace(':', ""));
+    (any::<bool>(), address, export, prop::option::of(user), tls).prop_map(
         |(tls, mut address, export, user, (certificates, hostname, verify_peer))| {
             if let Address::Tcp { host, .. } = &mut address
                 && host.is_empty()

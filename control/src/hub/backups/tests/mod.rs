@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::backup::{BackupRequest, BackupSettings, Changes, DiskRequest};
 use crate::catalog::{
-    Admission, BackupMode, Job, JobId, JobState, Jobs, Leases, PointFilter, Points, SqliteCatalog,
+    Admission, BackupMode, Claim, ClaimKind, Job, JobId, JobState, Jobs, Leases, PointFilter,
+    Points, SqliteCatalog,
 };
 use crate::hub::{Hub, HubSettings};
 
@@ -247,6 +248,8 @@ fn jobs_of_a_hub_that_was_killed_have_failed_or_are_done_by_their_point() {
         for state in [JobState::Planning, JobState::Copying] {
             catalog.advance(copying, state, "as it was").unwrap();
         }
+        let vm = Claim::new(ClaimKind::Image, "all of VM db2").unwrap();
+        catalog.lease(copying, vm).unwrap();
         (waiting, copying)
     };
     let place = Place::again(folder, 1);
@@ -257,6 +260,8 @@ fn jobs_of_a_hub_that_was_killed_have_failed_or_are_done_by_their_point() {
         let job = place.job(id);
         assert_eq!((job.state, job.reason.as_str()), (JobState::Failed, reason));
     }
+    // The VM of the dead one can be backed up.
+    assert_eq!(place.hub.catalog().leases().unwrap(), []);
 }
 
 #[test]
