@@ -1,9 +1,7 @@
 //! Makes the backup, and tells how it went.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use blockferry_control::backup::{BackupReport, Cancellation, Watch};
 
 use super::options::BackupOptions;
@@ -11,7 +9,7 @@ use super::request;
 use super::telling::{Json, Telling, counts, summary, totals};
 use crate::exit::Exit;
 use crate::interrupt;
-use crate::output::{Console, Progress, json, line};
+use crate::output::{Console, Progress, json, tell};
 use crate::remote::refusal;
 
 /// `blockferry backup`.
@@ -19,31 +17,18 @@ use crate::remote::refusal;
 /// # Errors
 /// Why there is no new point.
 pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
-    let ended = back_up_as_asked(options);
-    let told = match &ended {
-        Ok(report) if options.output.json => json::print(&Json::of(report)),
-        Ok(report) => {
-            let mut output = io::stdout().lock();
-            writeln!(output, "{}", summary(report)).context("writing to standard output")
-        }
-        Err(error) if options.output.json => {
-            let (exit, words) = (Exit::of_error(error), format!("{error:#}"));
+    let as_json = |ended: Result<&BackupReport, (Exit, String)>| match ended {
+        Ok(report) => json::print(&Json::of(report)),
+        Err((exit, words)) => {
             json::print(&Json::of_failure(exit, words, options.vm.as_str(), options.mode))
         }
-        Err(_) => Ok(()),
     };
-    match (ended, told) {
-        // The point stands, and its id is what nobody got to see.
-        (Ok(report), Err(untold)) => Err(untold
-            .context(format!("point {} is published, and could not be told", report.point.id))),
-        (Ok(_), Ok(())) => Ok(Exit::Done),
-        (Err(error), told) => {
-            if let Err(untold) = told {
-                line(&format!("{untold:#}"));
-            }
-            Err(error)
-        }
-    }
+    // The point stands, and its id is what nobody got to see.
+    let untold = |report: &BackupReport| {
+        format!("point {} is published, and could not be told", report.point.id)
+    };
+    tell(back_up_as_asked(options), options.output.json, as_json, summary, untold)?;
+    Ok(Exit::Done)
 }
 
 /// Here, or by a hub: what differs is who does it.

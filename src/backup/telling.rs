@@ -6,12 +6,13 @@ use blockferry_control::backup::{
     BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
 };
 use blockferry_control::catalog::{BackupMode, DiskName, Job, VmName};
+use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::output::{Console, Estimate, Progress, cpu_seconds, json::Bytes, table};
+use crate::output::{Console, Estimate, Progress, cpu_seconds, table};
 
 /// How far all disks are that this process backs up, of one VM or of many.
 #[derive(Debug)]
@@ -173,7 +174,7 @@ pub(crate) struct Json<'a> {
     /// Of the process; not where it backs up others too.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_seconds: Option<f64>,
-    bytes: Bytes,
+    bytes: BytesRecord,
     disks: Vec<Disk<'a>>,
 }
 
@@ -189,7 +190,7 @@ struct Disk<'a> {
     size: u64,
     stored: u64,
     seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
 }
 
 impl<'a> Json<'a> {
@@ -222,7 +223,7 @@ impl<'a> Json<'a> {
             created_ms: None,
             seconds: 0.0,
             cpu_seconds: Some(cpu_seconds()),
-            bytes: Bytes::default(),
+            bytes: BytesRecord::default(),
             disks: Vec::new(),
         }
     }

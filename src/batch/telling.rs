@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use blockferry_control::backup::BackupReport;
+use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::Counts;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::backup::{Asked, Json, counts, totals};
 use crate::exit::Exit;
-use crate::output::json::Bytes;
 use crate::output::{cpu_seconds, table};
 
 /// How one VM ended.
@@ -80,7 +80,7 @@ pub(super) struct BatchJson<'a> {
     error: Option<String>,
     seconds: f64,
     cpu_seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
     /// Each as `backup --json` tells of it, in the order of the file.
     vms: Vec<Json<'a>>,
 }
@@ -112,7 +112,7 @@ impl<'a> BatchJson<'a> {
             error: Some(error),
             seconds: 0.0,
             cpu_seconds: cpu_seconds(),
-            bytes: Bytes::default(),
+            bytes: BytesRecord::default(),
             vms: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::{Counts, LaneReport};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -22,7 +23,7 @@ pub(crate) struct Report<'a> {
     error: Option<String>,
     engine: Option<Engine<'a>>,
     seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
     /// Read from the source.
     mib_per_second: f64,
     cpu_seconds: f64,
@@ -51,19 +52,7 @@ struct Lane<'a> {
     flushes: u32,
     request_bytes: u32,
     seconds: f64,
-    bytes: Bytes,
-}
-
-/// The counts of the data plane, by their names there.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Bytes {
-    planned: u64,
-    read: u64,
-    zero: u64,
-    sent: u64,
-    acknowledged: u64,
-    skipped: u64,
-    redone: u64,
+    bytes: BytesRecord,
 }
 
 impl<'a> Report<'a> {
@@ -101,7 +90,7 @@ impl<'a> Report<'a> {
             error: Some(format!("{error:#}")),
             engine: None,
             seconds: 0.0,
-            bytes: Bytes::default(),
+            bytes: BytesRecord::default(),
             mib_per_second: 0.0,
             cpu_seconds: cpu_seconds(),
             lanes: Vec::new(),
@@ -126,20 +115,6 @@ impl<'a> Lane<'a> {
             request_bytes: lane.request_bytes,
             seconds: lane.elapsed.as_secs_f64(),
             bytes: lane.counts.into(),
-        }
-    }
-}
-
-impl From<Counts> for Bytes {
-    fn from(counts: Counts) -> Self {
-        Self {
-            planned: counts.planned,
-            read: counts.read,
-            zero: counts.zero,
-            sent: counts.sent,
-            acknowledged: counts.acknowledged,
-            skipped: counts.skipped,
-            redone: counts.redone,
         }
     }
 }

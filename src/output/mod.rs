@@ -3,11 +3,12 @@
 //! ```text
 //!  console   lines on standard error, around the bar     telling   events and outcomes in words
 //!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
-//!  table     rows under heads                        time      RFC 3339
+//!  table     rows under heads                            ending   the report on standard output                        time      RFC 3339
 //!  estimate  how far all lanes are                       hint      what may help
 //! ```
 
 mod console;
+mod ending;
 mod estimate;
 mod hint;
 pub(crate) mod json;
@@ -17,6 +18,7 @@ mod telling;
 mod time;
 
 pub(crate) use console::{Console, line};
+pub(crate) use ending::tell;
 pub(crate) use estimate::Estimate;
 pub(crate) use hint::hint;
 pub(crate) use json::cpu_seconds;

@@ -1,7 +1,6 @@
 //! Restores, and tells how it went.
 
 use std::fs;
-use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
@@ -15,7 +14,7 @@ use super::options::RestoreOptions;
 use super::telling::{Json, summary};
 use crate::copy::{Place, named_place};
 use crate::exit::{Exit, Refusal};
-use crate::output::{json, line};
+use crate::output::{json, line, tell};
 use crate::reading::{settings, watched};
 
 /// `blockferry restore`.
@@ -23,32 +22,13 @@ use crate::reading::{settings, watched};
 /// # Errors
 /// Why a disk is not restored.
 pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
-    let ended = restore_as_asked(options);
-    let exit = match &ended {
-        Ok(report) => exit_of(report),
-        Err(error) => Exit::of_error(error),
+    let as_json = |ended: Result<&RestoreReport, (Exit, String)>| match ended {
+        Ok(report) => json::print(&Json::of(exit_of(report), report)),
+        Err((exit, words)) => json::print(&Json::of_failure(exit, words, options.point.as_str())),
     };
-    let told = match &ended {
-        Ok(report) if options.output.json => json::print(&Json::of(exit, report)),
-        Ok(report) => {
-            let mut output = io::stdout().lock();
-            writeln!(output, "{}", summary(report)).context("writing to standard output")
-        }
-        Err(error) if options.output.json => {
-            json::print(&Json::of_failure(exit, format!("{error:#}"), options.point.as_str()))
-        }
-        Err(_) => Ok(()),
-    };
-    let report = match (ended, told) {
-        (Ok(report), Ok(())) => report,
-        (Ok(_), Err(untold)) => return Err(untold.context("the disks could not be told of")),
-        (Err(error), told) => {
-            if let Err(untold) = told {
-                line(&format!("{untold:#}"));
-            }
-            return Err(error);
-        }
-    };
+    let untold = |_: &RestoreReport| "the disks could not be told of".to_owned();
+    let report = tell(restore_as_asked(options), options.output.json, as_json, summary, untold)?;
+    let exit = exit_of(&report);
     let mut failed = report.disks.iter().filter_map(|disk| disk.outcome.as_ref().err()).peekable();
     if failed.peek().is_none() {
         return Ok(Exit::Done);

@@ -1,12 +1,13 @@
 //! What a restore says of its end.
 
 use blockferry_control::reading::{RestoreReport, RestoredDisk};
+use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::Counts;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::output::{cpu_seconds, json::Bytes, table};
+use crate::output::{cpu_seconds, table};
 
 /// The restored disks, for people.
 pub(super) fn summary(report: &RestoreReport) -> String {
@@ -43,7 +44,7 @@ pub(super) struct Json<'a> {
     vm: Option<&'a str>,
     seconds: f64,
     cpu_seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
     disks: Vec<Disk<'a>>,
 }
 
@@ -58,7 +59,7 @@ struct Disk<'a> {
     /// Where it is.
     to: Option<&'a str>,
     seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
 }
 
 impl<'a> Json<'a> {
@@ -88,7 +89,7 @@ impl<'a> Json<'a> {
             vm: None,
             seconds: 0.0,
             cpu_seconds: cpu_seconds(),
-            bytes: Bytes::default(),
+            bytes: BytesRecord::default(),
             disks: Vec::new(),
         }
     }

@@ -1,8 +1,5 @@
 //! Verifies, and tells what was found.
 
-use std::io::{self, Write};
-
-use anyhow::Context as _;
 use blockferry_control::catalog::{DiskName, Points};
 use blockferry_control::reading::{AgainstOutcome, Content, VerifyReport, VerifyRequest, verify};
 use blockferry_control::repository::RepositoryError;
@@ -12,7 +9,7 @@ use super::options::VerifyOptions;
 use super::telling::{Json, finding, summary};
 use crate::backup::source;
 use crate::exit::{Exit, Refusal};
-use crate::output::{json, line};
+use crate::output::{json, tell};
 use crate::reading::{refusal, settings, watched};
 
 /// `blockferry verify`.
@@ -20,32 +17,15 @@ use crate::reading::{refusal, settings, watched};
 /// # Errors
 /// What differs, or why that could not be found out.
 pub(crate) fn command(options: &VerifyOptions) -> anyhow::Result<Exit> {
-    let ended = verify_as_asked(options);
-    let exit = match &ended {
-        Ok(report) => exit_of(report),
-        Err(error) => Exit::of_error(error),
+    let as_json = |ended: Result<&VerifyReport, (Exit, String)>| match ended {
+        Ok(report) => json::print(&Json::of(exit_of(report), report)),
+        Err((exit, words)) => json::print(&Json::of_failure(exit, words)),
     };
-    let told = match &ended {
-        Ok(report) if options.output.json => json::print(&Json::of(exit, report)),
-        Ok(report) => {
-            let mut output = io::stdout().lock();
-            writeln!(output, "{}", summary(report)).context("writing to standard output")
-        }
-        Err(error) if options.output.json => {
-            json::print(&Json::of_failure(exit, format!("{error:#}")))
-        }
-        Err(_) => Ok(()),
-    };
-    match (ended, told) {
-        (Ok(_), Ok(())) if exit == Exit::Done => Ok(exit),
-        (Ok(report), Ok(())) => Err(Refusal::of(exit, finding(&report))),
-        (Ok(_), Err(untold)) => Err(untold.context("what was found could not be told")),
-        (Err(error), told) => {
-            if let Err(untold) = told {
-                line(&format!("{untold:#}"));
-            }
-            Err(error)
-        }
+    let untold = |_: &VerifyReport| "what was found could not be told".to_owned();
+    let report = tell(verify_as_asked(options), options.output.json, as_json, summary, untold)?;
+    match exit_of(&report) {
+        Exit::Done => Ok(Exit::Done),
+        exit => Err(Refusal::of(exit, finding(&report))),
     }
 }
 

@@ -4,13 +4,14 @@ use blockferry_control::catalog::PointId;
 use blockferry_control::reading::{
     Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
 };
+use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::Counts;
 use blockferry_dataplane::plan::AreaSet;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::output::{cpu_seconds, json::Bytes, rfc3339, table};
+use crate::output::{cpu_seconds, rfc3339, table};
 
 /// Ranges that are told of each damage.
 const MAX_RANGES: usize = 100;
@@ -119,7 +120,7 @@ pub(super) struct Json<'a> {
     error: Option<String>,
     seconds: f64,
     cpu_seconds: f64,
-    bytes: Bytes,
+    bytes: BytesRecord,
     points: Vec<Point<'a>>,
     damage: Vec<Damaged<'a>>,
     against: Vec<Live<'a>>,
@@ -223,7 +224,7 @@ impl<'a> Json<'a> {
             error: Some(error),
             seconds: 0.0,
             cpu_seconds: cpu_seconds(),
-            bytes: Bytes::default(),
+            bytes: BytesRecord::default(),
             points: Vec::new(),
             damage: Vec::new(),
             against: Vec::new(),
