@@ -45,6 +45,11 @@ fn run() -> anyhow::Result<Exit> {
     let matches = match Cli::command().try_get_matches_from(words.plain()) {
         // A subcommand's version is that of the program; clap would print it under another name.
         Err(asked) if asked.kind() == ErrorKind::DisplayVersion => return reference::version(),
+        Err(refused)
+            if refused.use_stderr() && words.plain().iter().any(|word| word == "--json") =>
+        {
+            return Err(refused_for_programs(&refused));
+        }
         other => other.unwrap_or_else(|error| error.exit()),
     };
     match Cli::from_arg_matches(&matches)?.command {
@@ -59,4 +64,16 @@ fn run() -> anyhow::Result<Exit> {
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }
+}
+
+/// A refusal of the command line, told as a program wants it: a JSON object and one line.
+fn refused_for_programs(refused: &clap::Error) -> anyhow::Error {
+    let text = refused.to_string();
+    let said = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let said = said.collect::<Vec<_>>().join(" ");
+    let said = said.trim_start_matches("error: ").to_owned();
+    if let Err(unprinted) = output::print_json(&output::json::Refused::of(&said)) {
+        output::line(&format!("{unprinted:#}"));
+    }
+    exit::Refusal::usage(said)
 }

@@ -108,3 +108,20 @@ fn a_folder_that_is_no_repository_is_wrong_usage_and_stays_as_it_is() {
     assert!(!kept.path("nosuch").exists());
     assert_eq!(code(&kept.run("points")), 2);
 }
+
+#[test]
+fn wrong_options_are_told_as_json_too() {
+    let kept = Kept::new();
+    for words in [
+        "points --json --nonsense",
+        "backup --json --vm ../x --disk d=x --repository r",
+        "restore nonsense --repository r --to out --json",
+    ] {
+        let output = kept.run(words);
+        assert_eq!(code(&output), 2, "{words}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["outcome"], &report["exit_code"]), (&"wrong_usage".into(), &2.into()));
+        let said = stderr(&output);
+        assert_eq!(said, format!("blockferry: {}\n", report["error"].as_str().unwrap()));
+    }
+}

@@ -119,6 +119,21 @@ impl<'a> Lane<'a> {
     }
 }
 
+/// What is told of a command that was written wrongly: all that reports of commands share.
+#[derive(Debug, Serialize)]
+pub(crate) struct Refused<'a> {
+    outcome: &'static str,
+    exit_code: u8,
+    error: &'a str,
+}
+
+impl<'a> Refused<'a> {
+    /// Of words that are no command.
+    pub(crate) fn of(error: &'a str) -> Self {
+        Self { outcome: Exit::Usage.word(), exit_code: Exit::Usage.code(), error }
+    }
+}
+
 /// Prints it on one line.
 ///
 /// # Errors

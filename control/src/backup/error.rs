@@ -125,6 +125,10 @@ impl BackupError {
             Self::NoDisk(_) | Self::NameTwice { .. } | Self::NotIncremental { .. } => {
                 FailureKind::Request
             }
+            // Areas that lie outside of the disk.
+            Self::Disk { fault, .. } if matches!(**fault, Fault::Request(_)) => {
+                FailureKind::Request
+            }
             Self::Repository(error) => error.failure(),
             other => match other.side() {
                 Some(Side::Source) => FailureKind::Source,

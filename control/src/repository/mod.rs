@@ -82,14 +82,13 @@ impl Repository {
         let root = absolute(root)?;
         let catalog = root.join(CATALOG_FILE);
         match fs::metadata(&catalog) {
-            Ok(data) if data.len() == 0 && has_points(&root)? => {
-                Err(RepositoryError::CatalogLost { root })
+            Ok(data) if data.len() > 0 => Self::with(root, SqliteCatalog::open(&catalog)?),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RepositoryError::system(&catalog, "opening it", error))
             }
+            _ if has_points(&root)? => Err(RepositoryError::CatalogLost { root }),
             Ok(_) => Self::with(root, SqliteCatalog::open(&catalog)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(RepositoryError::Missing { root })
-            }
-            Err(error) => Err(RepositoryError::system(&catalog, "opening it", error)),
+            Err(_) => Err(RepositoryError::Missing { root }),
         }
     }
 

@@ -26,7 +26,7 @@ pub struct NbdUri {
     pub user: Option<String>,
     /// What the URI says about TLS.
     pub tls_params: TlsParams,
-    /// Names of query parameters that mean nothing here, to be warned of. They are not part of the
+    /// What means nothing here, to be warned of: names of query parameters, a password. Not part of the
     /// canonical form.
     pub ignored: Vec<String>,
 }
@@ -165,6 +165,15 @@ impl FromStr for NbdUri {
             Some((user, host)) => (Some(text(user, "user name")?), host),
             None => (None, authority),
         };
+        // NBD has no passwords. One that was written nevertheless is kept nowhere, so that no log and
+        // no catalog can show it.
+        let (user, has_password) = match user {
+            Some(user) => match user.split_once(':') {
+                Some((name, _password)) => (Some(name.to_owned()), true),
+                None => (Some(user), false),
+            },
+            None => (None, false),
+        };
         let export = text(path, "export name")?;
         if export.len() > MAX_STRING_LEN {
             return Err(NbdUriError::ExportTooLong { length: export.len() });
@@ -177,7 +186,9 @@ impl FromStr for NbdUri {
             (false, Some(_)) => return Err(NbdUriError::SocketForTcp { scheme }),
             (false, None) => tcp(host)?,
         };
-        Ok(Self { tls, address, export, user, tls_params: query.tls, ignored: query.ignored })
+        let mut ignored = query.ignored;
+        ignored.extend(has_password.then(|| "the password".to_owned()));
+        Ok(Self { tls, address, export, user, tls_params: query.tls, ignored })
     }
 }
 
@@ -285,10 +296,7 @@ impl fmt::Display for NbdUri {
             Address::Unix { .. } => "+unix://",
         })?;
         if let Some(user) = &self.user {
-            // NBD has no passwords; one that was written nevertheless is nobody's to read in a log.
-            let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            let masked = if password.is_empty() { "" } else { ":***" };
-            write!(f, "{}{masked}@", Escaped(name.as_bytes(), REGISTERED))?;
+            write!(f, "{}@", Escaped(user.as_bytes(), REGISTERED))?;
         }
         let mut query: Vec<(&str, &[u8])> = Vec::new();
         match &self.address {

@@ -3,6 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::catalog::FailureKind;
 use crate::repository::RepositoryError;
 
 const MIB: u64 = 1 << 20;
@@ -183,5 +184,18 @@ fn a_job_that_fails_while_others_clean_up_keeps_its_own_reason() {
         assert_eq!(state, JobState::Failed);
         assert!(reason.starts_with("disk root: source "), "{reason}");
     }
+    place.assert_tidy();
+}
+
+#[test]
+fn areas_outside_of_the_disk_are_a_fault_of_the_request() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    place.back_up(&request).unwrap();
+    request.disks[0].changes = areas(&[(2 * MIB, 512)]);
+    let error = place.back_up(&request).unwrap_err();
+    assert_eq!(error.failure(), FailureKind::Request, "{error}");
+    assert!(error.to_string().contains("lies outside of the source"), "{error}");
     place.assert_tidy();
 }
