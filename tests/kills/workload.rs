@@ -68,7 +68,9 @@ impl Workload {
         fs::create_dir(folder.path().join("temporary")).unwrap();
         let root = TestDisk::random(folder.path(), ROOT_BYTES, 0.7, seed).unwrap();
         let data = TestDisk::random(folder.path(), DATA_BYTES, 0.5, seed ^ 1).unwrap();
-        let root_server = Nbdkit::file(&root.path).read_only().start().unwrap();
+        // nbdkit before 1.33.10 aborts, some time later, when one of its threads sends to a client
+        // that another one has found to be gone. With a single one there is no other.
+        let root_server = Nbdkit::file(&root.path).read_only().threads(1).start().unwrap();
         let data_server = QemuNbd::new(&data.path).format("raw").read_only().shared(0).start();
         let disk = |name, file, server| Disk { name, file, server, changed: Vec::new() };
         Self {
@@ -87,13 +89,10 @@ impl Workload {
         &self.repository
     }
 
-    /// The guest writes; its server is there.
+    /// The guest writes; its server has outlived all that was killed.
     pub(crate) fn change(&mut self) {
         for disk in &mut self.disks {
-            // nbdkit before 1.33.10 aborts when a client is gone to which it sends.
-            if !disk.server.child.is_running() {
-                disk.server.restart().unwrap();
-            }
+            assert!(disk.server.child.is_running(), "the source of {} is gone", disk.name);
             for _ in 0..self.random.below(6) {
                 let start = self.random.below(disk.file.size);
                 let length = (1 + self.random.below(300_000)).min(disk.file.size - start);
