@@ -217,7 +217,12 @@ fn tcp(authority: &str) -> Result<Address, NbdUriError> {
         if port.contains(':') {
             return Err(no_host());
         }
-        (text(host, "host")?, port)
+        let host = text(host, "host")?;
+        // An escaped colon: no name has one, and an address of IPv6 stands in brackets.
+        if host.contains(':') {
+            return Err(no_host());
+        }
+        (host, port)
     };
     let bad_port = || NbdUriError::Port { port: port.to_owned() };
     let port = match port {

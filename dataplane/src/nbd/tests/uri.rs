@@ -99,7 +99,8 @@ fn each_mistake_has_its_own_error() {
     for uri in ["nbd://h/%ff", "nbd://h/a%00b"] {
         assert_eq!(error(uri), NbdUriError::NotText { what: "export name" });
     }
-    for uri in ["nbd://::1/a", "nbd://[::1/a", "nbd://[host]/a", "nbd://[::1]1/a"] {
+    let hosts = ["nbd://::1/a", "nbd://[::1/a", "nbd://[host]/a", "nbd://[::1]1/a", "nbd://a%3ab"];
+    for uri in hosts {
         assert!(matches!(error(uri), NbdUriError::Host { .. }), "{uri}");
     }
     for uri in ["nbd://h:0/", "nbd://h:65536/", "nbd://h:+1/", "nbd://h:nbd/", "nbd://[::1]:x/"] {
