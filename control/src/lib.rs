@@ -7,6 +7,7 @@
 //!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
 //!  api         the hub over HTTP
 //!  client      the same from the other side
+//!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
 //!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
@@ -30,5 +31,6 @@ pub mod reading;
 pub mod record;
 pub mod repository;
 mod server;
+pub mod tunnel;
 
 pub use server::{END_DEADLINE, Server, ServerCommand, ServerError, ServerTransport};

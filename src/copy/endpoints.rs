@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use blockferry_control::tunnel::{FarEnd, Tunnel};
 use blockferry_control::{Server, ServerCommand, ServerTransport};
 use blockferry_dataplane::nbd::{Address, NbdUri, TlsParams};
 use blockferry_dataplane::{Endpoint, Side};
@@ -64,6 +65,15 @@ pub(crate) fn open(
             })
         }
     }
+}
+
+/// An export at the far end of a tunnel.
+///
+/// # Errors
+/// An address that SSH cannot carry.
+pub(crate) fn through(tunnel: &Tunnel, uri: &NbdUri) -> anyhow::Result<Opened> {
+    let far = FarEnd::of(&uri.address).map_err(Refusal::usage)?;
+    Ok(Endpoint::nbd_over(uri.clone(), Arc::new(tunnel.dialer(far))).into())
 }
 
 /// The default export of a server that is reached through a dialer; the address is never used.

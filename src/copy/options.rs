@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blockferry_control::tunnel::TunnelAddress;
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::units::{parse_duration, parse_size};
 use blockferry_dataplane::{EngineChoice, PayloadChoice};
@@ -30,6 +31,10 @@ Examples:
     blockferry copy --digest blake3 --base-manifest monday.digests --manifest tuesday.digests \
         SOURCE TARGET
 
+  Copy into an export at the far end of an SSH connection, which only that end can see:
+    blockferry copy --tunnel ssh://backup@hub --identity node.key --known-hosts hub.keys \
+        nbd://esx/disk nbd://127.0.0.1:10100/disk
+
   Copy many disks at once, for a program:
     blockferry copy --lanes lanes.jsonl --json
   with a line for each disk in lanes.jsonl:
@@ -40,6 +45,7 @@ const MAX_CONNECTIONS: u16 = 64;
 
 const WHAT: &str = "What to copy";
 const ZEROS: &str = "Zeros";
+const TUNNEL: &str = "Through SSH";
 const SPEED: &str = "Speed and memory";
 const SAFETY: &str = "Safety";
 const FAULTS: &str = "Faults";
@@ -91,6 +97,30 @@ pub(crate) struct CopyOptions {
     /// Give [ COMMAND ... ] its connection as standard input and output, as nbdkit -s wants it
     #[arg(long, help_heading = WHAT)]
     pub(crate) server_stdio: bool,
+
+    /// Reach TARGET through SSH connections to this server: TARGET is a URI as seen from there
+    ///
+    /// Nothing listens on this machine for it. A connection that is lost is made again, and the copy
+    /// goes on with what was not safe.
+    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", help_heading = TUNNEL)]
+    pub(crate) tunnel: Option<TunnelAddress>,
+
+    /// The private key for --tunnel, without a passphrase; ~/.ssh/id_ed25519 if not given
+    #[arg(long, value_name = "KEY", requires = "tunnel", help_heading = TUNNEL)]
+    pub(crate) identity: Option<PathBuf>,
+
+    /// Where the server's key stands already; ~/.ssh/known_hosts if not given
+    ///
+    /// The format is OpenSSH's. A server that is not in it is refused; nobody is asked.
+    #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = TUNNEL)]
+    pub(crate) known_hosts: Option<PathBuf>,
+
+    /// SSH connections at most; lanes, and the connections of a lane, are spread over them
+    #[arg(
+        long, value_name = "N", default_value = "4", value_parser = connections, requires = "tunnel",
+        help_heading = TUNNEL
+    )]
+    pub(crate) tunnel_connections: u16,
 
     /// Keep zeros allocated on the target: no holes
     #[arg(long, help_heading = ZEROS)]

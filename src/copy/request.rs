@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use blockferry_control::tunnel::TunnelSettings;
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::nbd::{Address, NbdUri};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
@@ -13,7 +14,7 @@ use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 use super::beside::{areas, base, single_file};
 use super::lanes_file;
 use super::options::CopyOptions;
-use super::settings::{lane_settings, mover_settings};
+use super::settings::{lane_settings, mover_settings, tunnel_settings};
 use super::words::{self, Words};
 use crate::exit::Refusal;
 
@@ -64,6 +65,8 @@ pub(crate) struct LaneRequest {
 pub(crate) struct CopyRequest {
     pub(crate) lanes: Vec<LaneRequest>,
     pub(crate) mover: MoverSettings,
+    /// The way to the targets, where it is not a direct one.
+    pub(crate) tunnel: Option<TunnelSettings>,
     /// Folders to make before the lanes start.
     pub(crate) folders: Vec<PathBuf>,
     /// What the user should know and that stops nothing.
@@ -115,6 +118,7 @@ impl CopyRequest {
             warnings: warnings(&lanes),
             lanes,
             mover: mover_settings(options),
+            tunnel: tunnel_settings(options)?,
             folders: folders.filter(|_| many).cloned().collect(),
         })
     }
@@ -184,6 +188,17 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
                  take auto or pooled",
                 place.name()
             )));
+        }
+    }
+    if options.tunnel.is_some() {
+        for lane in lanes {
+            if !matches!(lane.target, Place::Uri(_)) {
+                return Err(Refusal::usage(format!(
+                    "--tunnel leads to NBD exports of the far end, and {} is none: write TARGET as \
+                     an NBD URI",
+                    lane.target.name()
+                )));
+            }
         }
     }
     let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use blockferry_control::tunnel::{Tunnel, TunnelEvent, TunnelSettings};
 use blockferry_control::{Server, ServerTransport};
 use blockferry_dataplane::{Canceller, Lane, Mover, Running, Side};
 
 use super::descriptors;
 use super::endpoints;
 use super::options::CopyOptions;
-use super::request::{CopyRequest, LaneRequest};
+use super::request::{CopyRequest, LaneRequest, Place};
 use super::words::Words;
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
@@ -61,7 +62,8 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     let transport =
         if options.server_stdio { ServerTransport::Stdio } else { ServerTransport::Activation };
     let telling = Arc::new(Telling::of(&request.lanes, Arc::clone(&console)));
-    let (lanes, servers) = open_all(request.lanes, transport, &console)?;
+    let tunnel = request.tunnel.map(|settings| tunnel(settings, &console)).transpose()?;
+    let (lanes, servers) = open_all(request.lanes, transport, tunnel.as_ref(), &console)?;
 
     let events = Arc::clone(&telling);
     let mover = Mover::new(request.mover).on_event(move |event| events.event(event));
@@ -98,6 +100,7 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
 fn open_all(
     requests: Vec<LaneRequest>,
     transport: ServerTransport,
+    tunnel: Option<&Tunnel>,
     console: &Arc<Console>,
 ) -> anyhow::Result<(Vec<Lane>, Vec<Servers>)> {
     let mut lanes = Vec::with_capacity(requests.len());
@@ -105,11 +108,27 @@ fn open_all(
     for request in requests {
         let deadline = request.settings.deadline;
         let source = endpoints::open(&request.source, Side::Source, deadline, transport, console)?;
-        let target = endpoints::open(&request.target, Side::Target, deadline, transport, console)?;
+        let target = match (tunnel, &request.target) {
+            (Some(tunnel), Place::Uri(uri)) => endpoints::through(tunnel, uri)?,
+            (_, place) => endpoints::open(place, Side::Target, deadline, transport, console)?,
+        };
         lanes.push(Lane::new(source.endpoint, target.endpoint).with_settings(request.settings));
         servers.push([source.server, target.server]);
     }
     Ok((lanes, servers))
+}
+
+/// Connects to the far end.
+fn tunnel(settings: TunnelSettings, console: &Arc<Console>) -> anyhow::Result<Tunnel> {
+    let events = Arc::clone(console);
+    Tunnel::open(settings, move |event| match event {
+        TunnelEvent::Up { .. } => events.detail(&event.to_string()),
+        other => events.note(&other.to_string()),
+    })
+    .map_err(|error| {
+        let exit = if error.is_usage() { Exit::Usage } else { Exit::Target };
+        Refusal::of(exit, error.to_string())
+    })
 }
 
 /// Shows progress until all lanes are over.

@@ -1,8 +1,12 @@
 //! What the options come to for the lanes and the mover.
 
+use std::path::{Path, PathBuf};
+
+use blockferry_control::tunnel::TunnelSettings;
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
 
 use super::options::CopyOptions;
+use crate::exit::Refusal;
 
 /// The settings that all lanes share.
 pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
@@ -49,6 +53,29 @@ pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
         pool_bytes: options.memory,
         rate_limit: options.rate_limit,
     }
+}
+
+/// The settings of the tunnel, if one was asked for.
+pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+    let Some(address) = &options.tunnel else { return Ok(None) };
+    let in_home = |given: &Option<PathBuf>, name: &str, option: &str| match given {
+        Some(path) => Ok(path.clone()),
+        None => std::env::var_os("HOME")
+            .map(|home| Path::new(&home).join(".ssh").join(name))
+            .ok_or_else(|| Refusal::usage(format!("HOME is not set: name a file by {option}"))),
+    };
+    let named = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let user = address.user.clone().or(named).filter(|user| !user.is_empty());
+    let user = user.ok_or_else(|| {
+        Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST")
+    })?;
+    let identity = in_home(&options.identity, "id_ed25519", "--identity")?;
+    let known_hosts = in_home(&options.known_hosts, "known_hosts", "--known-hosts")?;
+    Ok(Some(TunnelSettings {
+        connections: options.tunnel_connections.into(),
+        deadline: options.deadline,
+        ..TunnelSettings::new(address.clone(), user, identity, known_hosts)
+    }))
 }
 
 #[cfg(test)]

@@ -1,0 +1,152 @@
+//! The tunnel as the rest of the program has it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use blockferry_dataplane::Dial;
+use tokio::runtime;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::connection::{Ask, Connection, Load, Shared, connect};
+use super::error::{TunnelError, TunnelEvent};
+use super::far::FarEnd;
+use super::identity;
+use super::settings::TunnelSettings;
+use super::trust::Trust;
+
+/// SSH connections to one server. They are closed when this and all its dialers are dropped.
+pub struct Tunnel {
+    lines: Arc<Lines>,
+}
+
+/// The connections, in the order in which they were made.
+struct Lines {
+    shared: Arc<Shared>,
+    lines: Mutex<Vec<Line>>,
+}
+
+/// A connection, as whoever dials sees it.
+struct Line {
+    asks: UnboundedSender<Ask>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Tunnel {
+    /// Connects once, so that what is wrong shows at once; `on_event` is told what happens later,
+    /// from the tunnel's own threads.
+    ///
+    /// # Errors
+    /// The key or the file of known hosts cannot be used, the server is not there, not who it should
+    /// be, or does not take the key. At the latest after three times `deadline`.
+    pub fn open(
+        settings: TunnelSettings,
+        on_event: impl Fn(TunnelEvent) + Send + Sync + 'static,
+    ) -> Result<Self, TunnelError> {
+        let key = Arc::new(identity::load(&settings.identity)?);
+        let trust = Trust::load(&settings.known_hosts, &settings.address)?;
+        let shared = Arc::new(Shared { settings, key, trust, on_event: Box::new(on_event) });
+        let (told, connected) = mpsc::sync_channel(1);
+        let first = start(&shared, 1, Some(told))
+            .map_err(|error| TunnelError::System { what: "starting a thread", error })?;
+        match connected.recv() {
+            Ok(result) => result?,
+            Err(_) => {
+                let error = io::Error::other("it ended before it was connected");
+                return Err(TunnelError::System { what: "connecting a tunnel", error });
+            }
+        }
+        Ok(Self { lines: Arc::new(Lines { shared, lines: Mutex::new(vec![first]) }) })
+    }
+
+    /// Connects lanes to one socket of the far end.
+    #[must_use]
+    pub fn dialer(&self, far: FarEnd) -> TunnelDialer {
+        TunnelDialer { lines: Arc::clone(&self.lines), far }
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("address", &self.lines.shared.settings.address).finish()
+    }
+}
+
+/// The way to one socket of the far end.
+pub struct TunnelDialer {
+    lines: Arc<Lines>,
+    far: FarEnd,
+}
+
+impl fmt::Debug for TunnelDialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelDialer").field("far", &self.far).finish_non_exhaustive()
+    }
+}
+
+impl Dial for TunnelDialer {
+    fn dial(&self) -> io::Result<OwnedFd> {
+        let (near, socket) = UnixStream::pair()?;
+        self.lines.ask(&self.far, socket)?;
+        Ok(near.into())
+    }
+}
+
+impl Lines {
+    /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while
+    /// there may be more and all have some.
+    fn ask(&self, far: &FarEnd, socket: UnixStream) -> io::Result<()> {
+        let settings = &self.shared.settings;
+        // A line is added whole or not at all.
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let idlest = lines.iter().min_by_key(|line| line.load.load(Ordering::Relaxed));
+        let busy = idlest.is_none_or(|line| line.load.load(Ordering::Relaxed) > 0);
+        if busy && lines.len() < settings.connections.max(1) {
+            let number = lines.len() + 1;
+            lines.push(start(&self.shared, number, None)?);
+        }
+        let line = lines
+            .iter()
+            .min_by_key(|line| line.load.load(Ordering::Relaxed))
+            .ok_or_else(|| io::Error::other("the tunnel has no connection"))?;
+        let load = Load::new(&line.load);
+        let due = Instant::now() + settings.deadline;
+        line.asks
+            .send(Ask { far: far.clone(), socket, due, load })
+            .map_err(|_| io::Error::other("a thread of the tunnel has ended"))
+    }
+}
+
+/// Starts the thread of a connection. With `told`, it connects at once and tells how that went.
+fn start(
+    shared: &Arc<Shared>,
+    number: usize,
+    told: Option<mpsc::SyncSender<Result<(), TunnelError>>>,
+) -> io::Result<Line> {
+    // A thread and a runtime for each: a connection is one cipher, which wants one processor, and
+    // what it does is not handed from one thread to another.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (asks, receiver) = unbounded_channel();
+    let load = Arc::new(AtomicUsize::new(0));
+    let connection =
+        Connection { shared: Arc::clone(shared), number, asks: receiver, load: Arc::clone(&load) };
+    thread::Builder::new().name(format!("tunnel-{number}")).spawn(move || {
+        runtime.block_on(async move {
+            let Some(told) = told else { return connection.serve(None).await };
+            let (result, session) = match connect(&connection.shared, number).await {
+                Ok(session) => (Ok(()), Some(session)),
+                Err(error) => (Err(error), None),
+            };
+            let up = session.is_some();
+            if told.send(result).is_ok() && up {
+                connection.serve(session).await;
+            }
+        });
+    })?;
+    Ok(Line { asks, load })
+}
