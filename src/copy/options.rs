@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blockferry_control::tunnel::TunnelAddress;
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::units::{parse_duration, parse_size};
 use blockferry_dataplane::{EngineChoice, PayloadChoice};
@@ -103,7 +102,8 @@ pub(crate) struct CopyOptions {
     /// Nothing listens on this machine for it. A connection that is lost is made again, and the copy
     /// goes on with what was not safe.
     #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", help_heading = TUNNEL)]
-    pub(crate) tunnel: Option<TunnelAddress>,
+    // Parsed later: clap would repeat a password that was written into it.
+    pub(crate) tunnel: Option<String>,
 
     /// The private key for --tunnel, without a passphrase; ~/.ssh/id_ed25519 if not given
     #[arg(long, value_name = "KEY", requires = "tunnel", help_heading = TUNNEL)]

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use blockferry_control::tunnel::{Tunnel, TunnelEvent, TunnelSettings};
 use blockferry_control::{Server, ServerTransport};
 use blockferry_dataplane::{Canceller, Lane, Mover, Running, Side};
+use indicatif::BinaryBytes;
 
 use super::descriptors;
 use super::endpoints;
@@ -76,6 +77,15 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     };
     watch(&running, servers.len(), &slot, &mut progress, &console);
     let report = running.wait();
+    for (index, figures) in tunnel.iter().flat_map(Tunnel::figures).enumerate() {
+        console.detail(&format!(
+            "tunnel connection {}: {} sent, {} received, lost {} times",
+            index + 1,
+            BinaryBytes(figures.sent),
+            BinaryBytes(figures.received),
+            figures.lost
+        ));
+    }
 
     let outcomes = telling.outcomes(&report, &servers);
     // They are ended here, and their last words come before ours.

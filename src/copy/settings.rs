@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use blockferry_control::tunnel::TunnelSettings;
+use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
 
 use super::options::CopyOptions;
@@ -58,6 +58,8 @@ pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
 /// The settings of the tunnel, if one was asked for.
 pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
     let Some(address) = &options.tunnel else { return Ok(None) };
+    let address: TunnelAddress =
+        address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
     let in_home = |given: &Option<PathBuf>, name: &str, option: &str| match given {
         Some(path) => Ok(path.clone()),
         None => std::env::var_os("HOME")
@@ -74,7 +76,7 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
     Ok(Some(TunnelSettings {
         connections: options.tunnel_connections.into(),
         deadline: options.deadline,
-        ..TunnelSettings::new(address.clone(), user, identity, known_hosts)
+        ..TunnelSettings::new(address, user, identity, known_hosts)
     }))
 }
 

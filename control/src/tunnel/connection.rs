@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelOpenFailure, Disconnect, Limits, Preferred, cipher, compression};
+use rustix::net::sockopt;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -20,6 +21,7 @@ use super::address::TunnelAddress;
 use super::channel;
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
+use super::figures::Figures;
 use super::settings::TunnelSettings;
 use super::trust::{Trust, fingerprint};
 
@@ -48,23 +50,23 @@ pub(super) struct Ask {
     pub(super) socket: StdUnixStream,
     /// Nobody waits for it after this.
     pub(super) due: Instant,
-    /// Counts as one channel of the connection for as long as it exists.
+    /// Counts it among the channels of the connection.
     pub(super) load: Load,
 }
 
 /// One of a connection's channels, open or asked for.
-pub(super) struct Load(Arc<AtomicUsize>);
+pub(super) struct Load(Arc<Figures>);
 
 impl Load {
-    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+    pub(super) fn new(figures: &Arc<Figures>) -> Self {
+        figures.channels.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(figures))
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.channels.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,7 +83,7 @@ pub(super) struct Connection {
     /// From 1.
     pub(super) number: usize,
     pub(super) asks: UnboundedReceiver<Ask>,
-    pub(super) load: Arc<AtomicUsize>,
+    pub(super) figures: Arc<Figures>,
 }
 
 impl Connection {
@@ -91,8 +93,8 @@ impl Connection {
         loop {
             if let Some(session) = session.take() {
                 let Some(why) = self.use_session(session, waiting.take()).await else { return };
-                let channels = self.load.load(Ordering::Relaxed);
-                self.shared.tell(TunnelEvent::Lost { connection: self.number, channels, why });
+                self.figures.lost.fetch_add(1, Ordering::Relaxed);
+                self.shared.tell(TunnelEvent::Lost { connection: self.number, why });
             }
             // Nothing is connected again that nobody asks for.
             let Some(ask) = self.asks.recv().await else { return };
@@ -110,7 +112,7 @@ impl Connection {
         loop {
             if let Some(ask) = next.take() {
                 let (handle, shared) = (Arc::clone(&session.handle), Arc::clone(&self.shared));
-                channels.spawn(serve_ask(handle, shared, ask));
+                channels.spawn(serve_ask(handle, shared, Arc::clone(&self.figures), ask));
             }
             tokio::select! {
                 ask = self.asks.recv() => match ask {
@@ -163,16 +165,19 @@ impl Shared {
 }
 
 /// Opens the channel that a lane waits for, and carries it to its end.
-async fn serve_ask(handle: Arc<Handle<Client>>, shared: Arc<Shared>, ask: Ask) {
-    let Ask { far, socket, due, load } = ask;
+async fn serve_ask(
+    handle: Arc<Handle<Client>>,
+    shared: Arc<Shared>,
+    figures: Arc<Figures>,
+    ask: Ask,
+) {
+    let Ask { far, socket, due, load: _counted } = ask;
     let opened = timeout(due.saturating_duration_since(Instant::now()), open(&handle, &far)).await;
     let why = match opened {
         Ok(Ok(channel)) => {
             match socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket)) {
                 Ok(socket) => {
-                    channel::carry(channel, socket).await;
-                    drop(load);
-                    return;
+                    return channel::carry(channel, socket, &figures).await;
                 }
                 Err(error) => error.to_string(),
             }
@@ -276,11 +281,16 @@ async fn reach(address: &TunnelAddress, deadline: Duration) -> Result<TcpStream,
 /// here counts keepalives.
 fn tune(socket: &TcpStream, settings: &TunnelSettings) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
+    if socket.peer_addr()?.ip().to_canonical().is_loopback() {
+        // As the data plane's own connections within a machine: there is no congestion to avoid, and
+        // a system that paces by timers pays for them. It may be forbidden.
+        let _as_allowed = sockopt::set_tcp_congestion(socket, "reno");
+    }
     let silence = settings.keepalive.saturating_mul(
         u32::try_from(settings.keepalive_limit).unwrap_or(u32::MAX).saturating_add(1),
     );
     let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-    Ok(rustix::net::sockopt::set_tcp_user_timeout(socket, silence_ms)?)
+    Ok(sockopt::set_tcp_user_timeout(socket, silence_ms)?)
 }
 
 fn config(shared: &Shared) -> client::Config {

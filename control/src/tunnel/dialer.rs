@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::connection::{Ask, Connection, Load, Shared, connect};
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
+use super::figures::{ConnectionFigures, Figures};
 use super::identity;
 use super::settings::TunnelSettings;
 use super::trust::Trust;
@@ -34,7 +35,13 @@ struct Lines {
 /// A connection, as whoever dials sees it.
 struct Line {
     asks: UnboundedSender<Ask>,
-    load: Arc<AtomicUsize>,
+    figures: Arc<Figures>,
+}
+
+impl Line {
+    fn channels(&self) -> usize {
+        self.figures.channels.load(Ordering::Relaxed)
+    }
 }
 
 impl Tunnel {
@@ -62,6 +69,12 @@ impl Tunnel {
             }
         }
         Ok(Self { lines: Arc::new(Lines { shared, lines: Mutex::new(vec![first]) }) })
+    }
+
+    /// What each connection has carried, in their order.
+    #[must_use]
+    pub fn figures(&self) -> Vec<ConnectionFigures> {
+        self.lines.lock().iter().map(|line| line.figures.read()).collect()
     }
 
     /// Connects lanes to one socket of the far end.
@@ -98,23 +111,26 @@ impl Dial for TunnelDialer {
 }
 
 impl Lines {
+    fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
+        // A line is added whole or not at all.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while
     /// there may be more and all have some.
     fn ask(&self, far: &FarEnd, socket: UnixStream) -> io::Result<()> {
         let settings = &self.shared.settings;
-        // A line is added whole or not at all.
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let idlest = lines.iter().min_by_key(|line| line.load.load(Ordering::Relaxed));
-        let busy = idlest.is_none_or(|line| line.load.load(Ordering::Relaxed) > 0);
+        let mut lines = self.lock();
+        let busy = lines.iter().all(|line| line.channels() > 0);
         if busy && lines.len() < settings.connections.max(1) {
             let number = lines.len() + 1;
             lines.push(start(&self.shared, number, None)?);
         }
         let line = lines
             .iter()
-            .min_by_key(|line| line.load.load(Ordering::Relaxed))
+            .min_by_key(|line| line.channels())
             .ok_or_else(|| io::Error::other("the tunnel has no connection"))?;
-        let load = Load::new(&line.load);
+        let load = Load::new(&line.figures);
         let due = Instant::now() + settings.deadline;
         line.asks
             .send(Ask { far: far.clone(), socket, due, load })
@@ -132,9 +148,13 @@ fn start(
     // what it does is not handed from one thread to another.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (asks, receiver) = unbounded_channel();
-    let load = Arc::new(AtomicUsize::new(0));
-    let connection =
-        Connection { shared: Arc::clone(shared), number, asks: receiver, load: Arc::clone(&load) };
+    let figures = Arc::new(Figures::default());
+    let connection = Connection {
+        shared: Arc::clone(shared),
+        number,
+        asks: receiver,
+        figures: Arc::clone(&figures),
+    };
     thread::Builder::new().name(format!("tunnel-{number}")).spawn(move || {
         runtime.block_on(async move {
             let Some(told) = told else { return connection.serve(None).await };
@@ -148,5 +168,5 @@ fn start(
             }
         });
     })?;
-    Ok(Line { asks, load })
+    Ok(Line { asks, figures })
 }

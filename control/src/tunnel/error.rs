@@ -69,7 +69,7 @@ pub enum TunnelError {
         deadline: Duration,
     },
     /// SSH itself went wrong.
-    #[error("{address} and this program do not come to an agreement: {what}")]
+    #[error("{address} does not speak SSH as this program does: {what}; is it an SSH server?")]
     Protocol {
         /// Where.
         address: TunnelAddress,
@@ -117,8 +117,6 @@ pub enum TunnelEvent {
     Lost {
         /// Which one, from 1.
         connection: usize,
-        /// Channels that went with it.
-        channels: usize,
         /// Why.
         why: String,
     },
@@ -142,8 +140,8 @@ impl std::fmt::Display for TunnelEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Up { connection, what } => write!(f, "tunnel connection {connection}: {what}"),
-            Self::Lost { connection, channels, why } => {
-                write!(f, "tunnel connection {connection} is lost with {channels} channels: {why}")
+            Self::Lost { connection, why } => {
+                write!(f, "tunnel connection {connection} is lost: {why}")
             }
             Self::NotUp { connection, error } => {
                 write!(f, "tunnel connection {connection}: {error}")

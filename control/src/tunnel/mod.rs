@@ -21,19 +21,17 @@
 mod address;
 mod channel;
 mod connection;
+mod dialer;
 mod error;
 mod far;
+mod figures;
 mod identity;
 mod settings;
 mod trust;
-
-#[cfg(test)]
-mod tests {}
-
-mod dialer;
 
 pub use address::TunnelAddress;
 pub use dialer::{Tunnel, TunnelDialer};
 pub use error::{TunnelError, TunnelEvent};
 pub use far::FarEnd;
+pub use figures::ConnectionFigures;
 pub use settings::TunnelSettings;
