@@ -1,14 +1,14 @@
-//! One channel: a lane's socket on this side, a socket of the far end on the other.
+//! One channel: a socket on this side, and whatever the peer has on the other.
 
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use russh::client::Msg;
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
+use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::timeout;
 
 use super::figures::Figures;
@@ -17,14 +17,20 @@ use super::figures::Figures;
 /// flight.
 const READ_BYTES: usize = 256 << 10;
 
+/// Packets that are written with one call at most: 256 KiB.
+const BATCH_PACKETS: usize = 8;
 /// How long the far end may take to close once the lane has.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
 /// closed then.
-pub(super) async fn carry(channel: Channel<Msg>, socket: UnixStream, figures: &Figures) {
+pub(super) async fn carry<M, S>(channel: Channel<M>, socket: S, figures: &Figures)
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+    S: AsyncRead + AsyncWrite,
+{
     let (from_far, to_far) = channel.split();
-    let (from_lane, to_lane) = socket.into_split();
+    let (from_lane, to_lane) = split(socket);
     let up = async {
         send(from_lane, &to_far, figures).await?;
         to_far.eof().await
@@ -48,16 +54,19 @@ fn add(figure: &AtomicU64, bytes: usize) {
     figure.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-async fn send(
-    mut lane: OwnedReadHalf,
-    far: &ChannelWriteHalf<Msg>,
+async fn send<M>(
+    mut near: impl AsyncRead + Unpin,
+    far: &ChannelWriteHalf<M>,
     figures: &Figures,
-) -> Result<(), russh::Error> {
+) -> Result<(), russh::Error>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ_BYTES);
-        match lane.read_buf(&mut buffer).await {
-            // A lane that has reset its end is one that has closed it.
+        match near.read_buf(&mut buffer).await {
+            // An end that was reset is one that has closed.
             Ok(0) | Err(_) => return Ok(()),
             Ok(bytes) => {
                 far.data_bytes(buffer.split().freeze()).await?;
@@ -67,17 +76,72 @@ async fn send(
     }
 }
 
-async fn receive(mut far: ChannelReadHalf, mut lane: OwnedWriteHalf, figures: &Figures) {
-    while let Some(message) = far.wait().await {
-        match message {
-            ChannelMsg::Data { data } => {
-                if lane.write_all(&data).await.is_err() {
-                    return;
-                }
-                add(&figures.received, data.len());
-            }
-            ChannelMsg::Eof | ChannelMsg::Close => return,
-            _ => {}
+async fn receive(mut far: ChannelReadHalf, mut near: impl AsyncWrite + Unpin, figures: &Figures) {
+    let mut batch = Batch::default();
+    let mut open = true;
+    while open {
+        open = batch.take(far.wait().await);
+        // What has come meanwhile goes with it, in one call.
+        while open && batch.has_room() {
+            let Some(message) = far.wait().now_or_never() else { break };
+            open = batch.take(message);
         }
+        let bytes = batch.bytes();
+        if batch.write_to(&mut near).await.is_err() {
+            return;
+        }
+        add(&figures.received, bytes);
+    }
+}
+
+/// Payloads of packets that are written together.
+#[derive(Default)]
+struct Batch {
+    payloads: VecDeque<Bytes>,
+}
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        self.payloads.len() < BATCH_PACKETS
+    }
+
+    fn bytes(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
+
+    /// Takes the payload of a message, if it has one, and tells whether more can come.
+    fn take(&mut self, message: Option<ChannelMsg>) -> bool {
+        match message {
+            Some(ChannelMsg::Data { data }) => {
+                self.payloads.push_back(data);
+                true
+            }
+            None | Some(ChannelMsg::Eof | ChannelMsg::Close) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// Writes all of it.
+    async fn write_to(&mut self, near: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while !self.payloads.is_empty() {
+            let mut slices = [IoSlice::new(&[]); BATCH_PACKETS];
+            for (slice, payload) in slices.iter_mut().zip(&self.payloads) {
+                *slice = IoSlice::new(payload);
+            }
+            let count = self.payloads.len().min(BATCH_PACKETS);
+            let mut written = near.write_vectored(&slices[..count]).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let Some(first) = self.payloads.front_mut() {
+                if written < first.len() {
+                    first.advance(written);
+                    break;
+                }
+                written -= first.len();
+                self.payloads.pop_front();
+            }
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelOpenFailure, Disconnect, Limits, Preferred, cipher, compression};
-use rustix::net::sockopt;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -22,6 +21,7 @@ use super::channel;
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::Figures;
+use super::link;
 use super::settings::TunnelSettings;
 use super::trust::{Trust, fingerprint};
 
@@ -30,8 +30,6 @@ use super::trust::{Trust, fingerprint};
 const CONNECT_ATTEMPT: Duration = Duration::from_secs(2);
 /// Bytes of an SSH packet: OpenSSH sends and takes no more than this on a channel.
 const PACKET_BYTES: u32 = 32 << 10;
-/// A key is used for an hour at most.
-const REKEY_TIME: Duration = Duration::from_secs(3600);
 /// Packets that wait for the connection at most, of all channels together: 3 MiB.
 const WAITING_PACKETS: usize = 100;
 
@@ -216,10 +214,9 @@ async fn open(handle: &Handle<Client>, far: &FarEnd) -> Result<Channel<Msg>, rus
 pub(super) async fn connect(shared: &Arc<Shared>, number: usize) -> Result<Session, TunnelError> {
     let TunnelSettings { address, deadline, identity, .. } = &shared.settings;
     let socket = reach(address, *deadline).await?;
-    tune(&socket, &shared.settings).map_err(|error| TunnelError::System {
-        what: "setting up the socket of a tunnel",
-        error,
-    })?;
+    link::tune(&socket, shared.settings.keepalive, shared.settings.keepalive_limit).map_err(
+        |error| TunnelError::System { what: "setting up the socket of a tunnel", error },
+    )?;
     let (ended, over) = oneshot::channel();
     let seen = Arc::default();
     let client = Client { shared: Arc::clone(shared), seen: Arc::clone(&seen), ended: Some(ended) };
@@ -277,27 +274,11 @@ async fn reach(address: &TunnelAddress, deadline: Duration) -> Result<TcpStream,
     }
 }
 
-/// A link that takes nothing any more is seen by the kernel: while a packet cannot be sent, nobody
-/// here counts keepalives.
-fn tune(socket: &TcpStream, settings: &TunnelSettings) -> std::io::Result<()> {
-    socket.set_nodelay(true)?;
-    if socket.peer_addr()?.ip().to_canonical().is_loopback() {
-        // As the data plane's own connections within a machine: there is no congestion to avoid, and
-        // a system that paces by timers pays for them. It may be forbidden.
-        let _as_allowed = sockopt::set_tcp_congestion(socket, "reno");
-    }
-    let silence = settings.keepalive.saturating_mul(
-        u32::try_from(settings.keepalive_limit).unwrap_or(u32::MAX).saturating_add(1),
-    );
-    let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-    Ok(sockopt::set_tcp_user_timeout(socket, silence_ms)?)
-}
-
 fn config(shared: &Shared) -> client::Config {
     let TunnelSettings { keepalive, keepalive_limit, window_bytes, rekey_bytes, .. } =
         shared.settings;
     client::Config {
-        limits: Limits::new(rekey_bytes, rekey_bytes, REKEY_TIME),
+        limits: Limits::new(rekey_bytes, rekey_bytes, link::REKEY_TIME),
         window_size: window_bytes,
         maximum_packet_size: PACKET_BYTES,
         channel_buffer_size: WAITING_PACKETS,

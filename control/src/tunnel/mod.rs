@@ -22,10 +22,12 @@ mod address;
 mod channel;
 mod connection;
 mod dialer;
+pub mod endpoint;
 mod error;
 mod far;
 mod figures;
 mod identity;
+mod link;
 mod settings;
 mod trust;
 

@@ -1,0 +1,255 @@
+//! One connection: who it is, and what of its channels is opened.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
+use russh::{
+    Channel, ChannelOpenFailure, Disconnect, Limits, MethodKind, MethodSet, Preferred, cipher,
+    compression,
+};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{interval, timeout};
+
+use super::super::channel;
+use super::super::figures::Figures;
+use super::super::link;
+use super::gatekeeper::{Gatekeeper, NodeKey};
+use super::host_key::HostKey;
+use super::stream::Buffered;
+use super::{EndpointEvent, EndpointSettings};
+
+/// Bytes of a channel's packet at most.
+const PACKET_BYTES: u32 = 32 << 10;
+/// Packets of a channel that wait for its socket at most: 3 MiB.
+const WAITING_PACKETS: usize = 100;
+/// Attempts to log in before a peer is hung up on.
+const LOGIN_ATTEMPTS: usize = 6;
+/// Wrong keys are answered after this time, whatever was wrong.
+const REJECTION_TIME: Duration = Duration::from_millis(500);
+/// How often it is looked whether a node is still one.
+const REVIEW_PERIOD: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) gatekeeper: Arc<dyn Gatekeeper>,
+    pub(super) settings: EndpointSettings,
+    pub(super) config: Arc<server::Config>,
+    pub(super) on_event: Box<dyn Fn(EndpointEvent) + Send + Sync>,
+}
+
+impl Shared {
+    pub(super) fn tell(&self, event: EndpointEvent) {
+        (self.on_event)(event);
+    }
+}
+
+/// The settings of the library; none is left to its own defaults that matters.
+pub(super) fn config(key: &HostKey, settings: &EndpointSettings) -> server::Config {
+    server::Config {
+        methods: MethodSet::from([MethodKind::PublicKey].as_slice()),
+        auth_rejection_time: REJECTION_TIME,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![key.0.clone()],
+        limits: Limits::new(settings.rekey_bytes, settings.rekey_bytes, link::REKEY_TIME),
+        window_size: settings.window_bytes,
+        maximum_packet_size: PACKET_BYTES,
+        channel_buffer_size: WAITING_PACKETS,
+        preferred: Preferred {
+            cipher: Cow::Borrowed(&[
+                cipher::AES_128_GCM,
+                cipher::AES_256_GCM,
+                cipher::CHACHA20_POLY1305,
+            ]),
+            compression: Cow::Borrowed(&[compression::NONE]),
+            ..Preferred::DEFAULT
+        },
+        max_auth_attempts: LOGIN_ATTEMPTS,
+        inactivity_timeout: None,
+        keepalive_interval: Some(settings.keepalive),
+        keepalive_max: settings.keepalive_limit,
+        ..server::Config::default()
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let settings = &shared.settings;
+    let closed = |node, why: String| shared.tell(EndpointEvent::Closed { node, peer, why });
+    let tuned = TcpStream::from_std(socket).and_then(|socket| {
+        link::tune(&socket, settings.keepalive, settings.keepalive_limit)?;
+        Ok(socket)
+    });
+    let socket = match tuned {
+        Ok(socket) => socket,
+        Err(error) => return closed(None, error.to_string()),
+    };
+    let (admitted, mut login) = oneshot::channel();
+    let door = Door {
+        shared: Arc::clone(&shared),
+        peer,
+        admitted: Some(admitted),
+        node: None,
+        open: Arc::default(),
+        told: HashSet::new(),
+    };
+    let config = Arc::clone(&shared.config);
+    let running = server::run_stream(config, Buffered::from(socket), door);
+    let mut session = match timeout(settings.login_deadline, running).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return closed(None, error.to_string()),
+        Err(_late) => return closed(None, "it said nothing that SSH begins with".into()),
+    };
+    let handle = session.handle();
+    let late = tokio::time::sleep(settings.login_deadline);
+    tokio::pin!(late);
+    let mut node: Option<(String, NodeKey)> = None;
+    let mut review = interval(REVIEW_PERIOD);
+    let why = loop {
+        tokio::select! {
+            ended = &mut session => break match ended {
+                Ok(()) => "it has closed".to_owned(),
+                Err(russh::Error::IO(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    "it has closed".to_owned()
+                }
+                Err(error) => error.to_string(),
+            },
+            who = &mut login, if node.is_none() => match who {
+                Ok(who) => {
+                    shared.tell(EndpointEvent::Connected { node: who.0.clone(), peer });
+                    node = Some(who);
+                }
+                Err(_) => break "it has not logged in".to_owned(),
+            },
+            () = &mut late, if node.is_none() => break "it did not log in in time".to_owned(),
+            _ = review.tick(), if node.is_some() => {
+                let stays = node.as_ref().is_some_and(|(name, key)| {
+                    shared.gatekeeper.may_stay(name, key)
+                });
+                if !stays {
+                    break "it is no node any more".to_owned();
+                }
+            }
+            _ = stopped.changed() => break "the hub stops".to_owned(),
+        }
+    };
+    // Who has gone already hears no goodbye; who takes nothing is not waited for.
+    let goodbye = handle.disconnect(Disconnect::ByApplication, why.clone(), "en".into());
+    let _unheard = timeout(REVIEW_PERIOD, goodbye).await;
+    closed(node.map(|(name, _)| name), why);
+}
+
+/// What the library calls back for one connection.
+struct Door {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    /// Told once, when the connection is known to be a node's.
+    admitted: Option<oneshot::Sender<(String, NodeKey)>>,
+    node: Option<String>,
+    /// Channels that are open.
+    open: Arc<AtomicUsize>,
+    /// What was refused already, so that a flood does not fill the log.
+    told: HashSet<String>,
+}
+
+impl Door {
+    fn refuse(&mut self, what: String) {
+        // Bounded by the ports, and by words of our own.
+        if self.told.insert(what.clone()) {
+            let (node, peer) = (self.node.clone(), self.peer);
+            self.shared.tell(EndpointEvent::Refused { node, peer, what });
+        }
+    }
+}
+
+impl server::Handler for Door {
+    type Error = russh::Error;
+
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, russh::Error> {
+        let key = NodeKey::new(key.public_key.clone());
+        match self.shared.gatekeeper.admit(user, &key) {
+            Ok(node) => {
+                self.node = Some(node.clone());
+                if let Some(admitted) = self.admitted.take() {
+                    // The connection is over already.
+                    let _late = admitted.send((node, key));
+                }
+                Ok(Auth::Accept)
+            }
+            Err(why) => {
+                self.refuse(format!("the key {}: {why}", key.fingerprint()));
+                Ok(Auth::reject())
+            }
+        }
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        _channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.refuse("a session: there is no shell and no command here".into());
+        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let Some(node) = self.node.clone() else { return Ok(()) };
+        if self.open.load(Ordering::Relaxed) >= self.shared.settings.channels {
+            self.refuse(format!("more than {} channels", self.shared.settings.channels));
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        let reached = u16::try_from(port)
+            .map_err(|_| "no such port".to_owned())
+            .and_then(|port| self.shared.gatekeeper.reach(&node, host, port));
+        let address = match reached {
+            Ok(address) => address,
+            Err(why) => {
+                let host: String = host.chars().take(64).collect();
+                self.refuse(format!("{host:?} port {port}: {why}"));
+                reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+                return Ok(());
+            }
+        };
+        let open = super::Counted::new(&self.open);
+        let deadline = self.shared.settings.connect_deadline;
+        tokio::spawn(async move {
+            let _open = open;
+            let connecting = timeout(deadline, TcpStream::connect(address));
+            let Ok(Ok(socket)) = connecting.await else {
+                return reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            };
+            // Only speed is lost where the system refuses.
+            let _as_allowed = link::tune_local(&socket);
+            reply.accept().await;
+            channel::carry(channel, socket, &Figures::default()).await;
+        });
+        Ok(())
+    }
+}

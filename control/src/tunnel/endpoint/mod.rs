@@ -1,0 +1,209 @@
+//! The hub's own end of tunnels: an SSH server that forwards to leased exports, and does nothing
+//! else.
+//!
+//! ```text
+//!  Endpoint ── a thread that accepts ── a thread each connection: Door ── channel ── 127.0.0.1:port
+//!                                                                 │
+//!                                              Gatekeeper: whose key is it, what may that node reach
+//! ```
+//!
+//! No shell, no command, no subsystem, no agent, no X11, no listening on behalf of a node: what is
+//! not `direct-tcpip` is refused by the library's defaults, which reject everything, and by tests.
+//! A node that is taken away is refused from its next channel on, and its connections are closed.
+
+mod door;
+mod gatekeeper;
+mod host_key;
+mod stream;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::watch;
+
+pub use gatekeeper::{Gatekeeper, NodeKey};
+pub use host_key::{HostKey, HostKeyError};
+
+/// How the endpoint treats its connections.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// SSH connections at most; more are hung up on.
+    pub connections: usize,
+    /// Channels of a connection at most; more are refused.
+    pub channels: usize,
+    /// How long a connection may take until its key is accepted.
+    pub login_deadline: Duration,
+    /// How long a leased port may take to accept a connection.
+    pub connect_deadline: Duration,
+    /// How often a node is asked for a sign of life.
+    pub keepalive: Duration,
+    /// That many unanswered questions end the connection.
+    pub keepalive_limit: usize,
+    /// Bytes that a node may send on a channel before it has to wait for us: what is under way on a
+    /// link of 1 Gbit/s with a round trip of 130 ms.
+    pub window_bytes: u32,
+    /// Bytes that are sent, or received, under one key at most; 1 GiB at most.
+    pub rekey_bytes: usize,
+}
+
+impl Default for EndpointSettings {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            channels: 256,
+            login_deadline: Duration::from_secs(20),
+            connect_deadline: Duration::from_secs(5),
+            keepalive: Duration::from_secs(5),
+            keepalive_limit: 3,
+            window_bytes: 16 << 20,
+            rekey_bytes: 1 << 30,
+        }
+    }
+}
+
+/// What happens at the endpoint, to be logged. None of it has a secret in it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EndpointEvent {
+    /// A node is connected.
+    Connected {
+        /// Which.
+        node: String,
+        /// From where.
+        peer: SocketAddr,
+    },
+    /// A connection is over.
+    Closed {
+        /// Whose, if that was known.
+        node: Option<String>,
+        /// From where.
+        peer: SocketAddr,
+        /// Why.
+        why: String,
+    },
+    /// Something that a peer asked for was refused. Told once for each connection and reason.
+    Refused {
+        /// Whose connection, if that is known.
+        node: Option<String>,
+        /// From where.
+        peer: SocketAddr,
+        /// What, and why.
+        what: String,
+    },
+}
+
+/// A running endpoint. It closes its connections when it is dropped.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+}
+
+impl Endpoint {
+    /// Serves connections that `listener` accepts.
+    ///
+    /// # Errors
+    /// No thread or reactor can be had.
+    pub fn start(
+        listener: TcpListener,
+        key: HostKey,
+        gatekeeper: Arc<dyn Gatekeeper>,
+        settings: EndpointSettings,
+        on_event: impl Fn(EndpointEvent) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let config = Arc::new(door::config(&key, &settings));
+        let shared =
+            Arc::new(door::Shared { gatekeeper, settings, config, on_event: Box::new(on_event) });
+        thread::Builder::new().name("endpoint".into()).spawn(move || {
+            runtime.block_on(accept(listener, shared, stopped));
+        })?;
+        Ok(Self { address, stop })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Nobody listens where all threads have ended.
+        let _over = self.stop.send(true);
+    }
+}
+
+/// How long accepting pauses when the system has no descriptors left for it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<door::Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        // The socket was made by this process and listens: there is no other reactor.
+        Err(_) => return,
+    };
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let (socket, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            _ = stopped.changed() => return,
+        };
+        let refuse = |what: String| {
+            shared.tell(EndpointEvent::Refused { node: None, peer, what });
+        };
+        if open.load(Ordering::Relaxed) >= shared.settings.connections {
+            refuse(format!("there are {} connections already", shared.settings.connections));
+            continue;
+        }
+        // A connection is one cipher, which wants one processor: a thread for each.
+        let Ok(socket) = socket.into_std() else { continue };
+        let counted = Counted::new(&open);
+        let (shared_too, stopped) = (Arc::clone(&shared), stopped.clone());
+        let started =
+            runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                thread::Builder::new().name("endpoint-node".into()).spawn(move || {
+                    let _counted = counted;
+                    runtime.block_on(door::serve(socket, peer, shared_too, stopped));
+                })
+            });
+        if let Err(error) = started {
+            refuse(format!("no thread for it: {error}"));
+        }
+    }
+}
+
+/// One connection of those that are allowed.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
