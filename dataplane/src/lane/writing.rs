@@ -285,7 +285,7 @@ impl Task {
         self.part_acknowledged(slot, context);
     }
 
-    fn stop_zeroing(&mut self) {
+    pub(super) fn stop_zeroing(&mut self) {
         if self.can_zero {
             self.note("the target cannot write zeroes: zeros are sent as data");
         }
