@@ -5,7 +5,7 @@ use blockferry_dataplane::digest::DigestAlgorithm;
 use super::error::CatalogError;
 use super::id::{DiskId, JobId, LayerId, PointId};
 use super::job::BackupMode;
-use super::name::{ChangeId, DiskName, DiskUuid, VmName};
+use super::name::{ChangeId, DiskName, DiskUuid, ManifestId, VmName};
 use super::path::RelativePath;
 use super::time::UnixMillis;
 use super::word::words;
@@ -66,6 +66,9 @@ pub struct ManifestFacts {
     pub algorithm: DigestAlgorithm,
     /// The file that has them.
     pub path: RelativePath,
+    /// What was in it when the layer was published: no other file is taken for it. Unknown of
+    /// layers that an older program published.
+    pub id: Option<ManifestId>,
 }
 
 /// A layer, as it is handed in and kept.

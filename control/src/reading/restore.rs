@@ -9,7 +9,7 @@ use blockferry_dataplane::{Counts, Lane, LaneReport, LaneSettings};
 use tempfile::TempDir;
 
 use super::damaged::by_layer;
-use super::digests::{ChainDigests, NoDigests};
+use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes;
 use super::serve::{Served, serve};
@@ -18,7 +18,7 @@ use super::target::{RestoreTarget, Target, make_folder};
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::{DiskName, Layer, Point, PointId};
 use crate::image::ImageTool;
-use crate::repository::{HeldLayer, HeldPoint, Repository};
+use crate::repository::{HeldLayer, HeldPoint, Repository, RepositoryError};
 
 /// What is to be restored, and where to.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ pub fn restore(
     let settings = &settings.at_once(2 * held.layers.len());
     let mut digests = Vec::with_capacity(held.layers.len());
     for layer in &held.layers {
-        let opened = ChainDigests::open(layer, repository.root());
-        digests.push(opened.map_err(|none| no_digests(layer, &none))?);
+        let opened = ChainDigests::open(layer, repository);
+        digests.push(opened.map_err(|error| no_digests(layer, error))?);
     }
     if let RestoreTarget::Folder { path, .. } = &request.target {
         make_folder(path)?;
@@ -196,12 +196,17 @@ fn compare(
     })
 }
 
-pub(super) fn no_digests(held: &HeldLayer, none: &NoDigests<'_>) -> ReadError {
-    ReadError::Digests {
-        disk: held.layer().disk_name.clone(),
-        layer: none.layer.facts.id,
-        point: none.layer.point,
-        why: none.why.clone(),
+/// The error, with the disk that cannot be vouched for.
+fn no_digests(held: &HeldLayer, error: RepositoryError) -> ReadError {
+    match error {
+        RepositoryError::NoDigests { layer, why, touched } => ReadError::Digests {
+            disk: held.layer().disk_name.clone(),
+            layer: layer.facts.id,
+            point: layer.point,
+            why,
+            touched,
+        },
+        other => other.into(),
     }
 }
 

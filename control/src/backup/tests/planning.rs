@@ -195,12 +195,46 @@ fn digests_that_cannot_be_read_make_a_full_and_no_guess() {
     let disk = place.disk("root", MIB);
     let request = request(&[("root", &disk)]);
     let first = place.back_up(&request).unwrap().point.id;
-    let manifest = place.repository.hold(first).unwrap().layers[0].manifests[0].clone();
+    let manifest = place.manifest(first);
     write(&manifest, 0, b"spoilt");
     let report = place.back_up(&request).unwrap();
     assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
     let reason = &report.disks[0].plan.reason;
     assert!(reason.starts_with(&format!("point {first} cannot be compared with: ")), "{reason}");
+}
+
+#[test]
+fn a_manifest_that_another_one_was_copied_over_is_not_compared_with() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    write(&disk, 0, &[1; 65_536]);
+    let second = place.back_up(&request).unwrap().point.id;
+    // It is whole, of the same disk, and says that nothing has changed since the second point.
+    fs::copy(place.manifest(second), place.manifest(first)).unwrap();
+    request.mode = BackupMode::Incremental;
+    let error = place.back_up(&request).unwrap_err().to_string();
+    let file = place.manifest(first);
+    let file = file.strip_prefix(place.repository.root()).unwrap().display().to_string();
+    assert!(error.contains(&format!("{file} is not what was published")), "{error}");
+    assert!(error.contains(&format!("that stand on it: {first}, {second} ")), "{error}");
+    request.mode = BackupMode::Auto;
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
+    assert!(place.content(report.point.id, "root", MIB) == fs::read(&disk).unwrap());
+}
+
+#[test]
+fn layers_of_which_nobody_noted_the_manifest_are_compared_with_all_the_same() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let request = request(&[("root", &disk)]);
+    place.back_up(&request).unwrap();
+    let catalog = rusqlite::Connection::open(place.repository.catalog().path()).unwrap();
+    assert_eq!(catalog.execute("UPDATE layers SET manifest_id = NULL", []).unwrap(), 1);
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Delta);
 }
 
 #[test]
