@@ -163,18 +163,28 @@ fn delta(
             let reason = format!("dirty bitmap {name} of the source says what changed");
             (Extent::Bitmap(name.clone()), None, reason)
         }
-        Changes::Bitmap(name) => {
-            return Ok(Err(format!("the source has no dirty bitmap {name}")));
+        // Else all of it is read and compared, which needs nobody to say what changed.
+        Changes::Bitmap(_) | Changes::Compared => {
+            let lacks = match &disk.changes {
+                Changes::Bitmap(name) => format!("the source has no dirty bitmap {name}, "),
+                _ => String::new(),
+            };
+            match digests(&below, repository, &work.base(layer)) {
+                Ok(base) => {
+                    let so = if lacks.is_empty() { "" } else { "so " };
+                    let reason = format!(
+                        "{lacks}{so}all of it is compared with the digests of point {point}"
+                    );
+                    (Extent::Whole, Some(Arc::new(base)), reason)
+                }
+                Err(why) => {
+                    let and = if lacks.is_empty() { "" } else { "and " };
+                    return Ok(Err(format!(
+                        "{lacks}{and}point {point} cannot be compared with: {why}"
+                    )));
+                }
+            }
         }
-        Changes::Compared => match digests(&below, repository, &work.base(layer)) {
-            Ok(base) => {
-                let reason = format!("all of it is compared with the digests of point {point}");
-                (Extent::Whole, Some(Arc::new(base)), reason)
-            }
-            Err(why) => {
-                return Ok(Err(format!("point {point} cannot be compared with: {why}")));
-            }
-        },
     };
     Ok(Ok(Delta { below, held, extent, base, reason }))
 }
