@@ -21,6 +21,7 @@ mod list;
 mod offer;
 mod partial;
 mod restore;
+mod scratch;
 mod serve;
 mod settings;
 mod target;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::ReadError;
+use super::scratch::{Scratch, clean_up};
 use super::serve::Served;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, Layer, Point, PointId};
@@ -45,6 +46,8 @@ pub struct OfferRequest {
 pub struct Offer {
     held: HeldPoint,
     exports: Vec<Served>,
+    /// Behind the exports, whose sockets are in it.
+    _scratch: Option<Scratch>,
 }
 
 /// One disk of it.
@@ -70,7 +73,9 @@ pub fn offer(
 ) -> Result<Offer, ReadError> {
     let held = repository.hold_disks(request.point, &request.disks)?;
     let settings = settings.at_once(held.layers.len());
-    let listeners = listeners(&request.at, held.layers.len())?;
+    // Others may have left something there, though nothing is needed of it now.
+    clean_up(&settings.folder);
+    let (listeners, scratch) = listeners(&request.at, held.layers.len())?;
     let wanted: Vec<_> = held.layers.iter().zip(listeners).collect();
     let exports = each(&wanted, |(layer, listener)| {
         let disk = &layer.layer().disk_name;
@@ -85,14 +90,18 @@ pub fn offer(
         .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
     })?;
     drop(wanted);
-    Ok(Offer { held, exports })
+    Ok(Offer { held, exports, _scratch: scratch })
 }
 
-fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
+/// Listeners, and what has to stay as long as they do.
+fn listeners(at: &OfferAt, wanted: usize) -> Result<(Vec<Listener>, Option<Scratch>), ReadError> {
     let failed = |error| ReadError::Listen { error: Box::new(error) };
     let first = match at {
         OfferAt::Folder(folder) => {
-            return (0..wanted).map(|_| Listener::unix(folder).map_err(failed)).collect();
+            let scratch = Scratch::make(folder)?;
+            let unix = |_| Listener::unix(scratch.path()).map_err(failed);
+            let listeners = (0..wanted).map(unix).collect::<Result<_, _>>()?;
+            return Ok((listeners, Some(scratch)));
         }
         OfferAt::Ports { first } => *first,
     };
@@ -111,7 +120,7 @@ fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
     if listeners.len() < wanted {
         return Err(ReadError::NoPorts { wanted, first, last });
     }
-    Ok(listeners)
+    Ok((listeners, None))
 }
 
 impl Offer {

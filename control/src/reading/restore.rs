@@ -12,6 +12,7 @@ use super::damaged::by_layer;
 use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes;
+use super::scratch::Scratch;
 use super::serve::{Served, serve};
 use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
@@ -72,8 +73,10 @@ pub fn restore(
     let started = Instant::now();
     let held = repository.hold_disks(request.point, &request.disks)?;
     check_number(&held, request)?;
+    // Before all that is in it, so that it goes last.
+    let scratch = Scratch::make(&settings.folder)?;
     // Images are written through exports too.
-    let settings = &settings.at_once(2 * held.layers.len());
+    let settings = &settings.at_once(2 * held.layers.len()).within(&scratch);
     let mut digests = Vec::with_capacity(held.layers.len());
     for layer in &held.layers {
         let opened = ChainDigests::open(layer, repository);
@@ -213,7 +216,7 @@ fn no_digests(held: &HeldLayer, error: RepositoryError) -> ReadError {
 /// A folder for the digests of what is read.
 pub(super) fn notes_folder(settings: &ReadSettings) -> Result<TempDir, ReadError> {
     let failed = |error| ReadError::system(&settings.folder, "making a folder in it", error);
-    tempfile::Builder::new().prefix("blockferry-").tempdir_in(&settings.folder).map_err(failed)
+    tempfile::Builder::new().prefix("digests-").tempdir_in(&settings.folder).map_err(failed)
 }
 
 pub(super) fn note(notes: &TempDir, index: usize) -> std::path::PathBuf {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 
+use super::scratch::Scratch;
 use crate::export::ExportSettings;
 use crate::image::ImageTool;
 
@@ -19,8 +20,8 @@ pub struct ReadSettings {
     pub exports: ExportSettings,
     /// How images are made and checked.
     pub image_tool: ImageTool,
-    /// A folder for the sockets of exports, and for the digests of what was read: 33 bytes for
-    /// each 64 KiB of data.
+    /// Where the folder is made for the sockets of exports, and for the digests of what was read:
+    /// 33 bytes for each 64 KiB of data. What a killed process left there is removed.
     pub folder: PathBuf,
 }
 
@@ -44,6 +45,11 @@ impl ReadSettings {
         let exports_at_once = u16::try_from(exports.max(1)).unwrap_or(u16::MAX);
         let exports = ExportSettings { exports_at_once, ..self.exports.clone() };
         Self { exports, ..self.clone() }
+    }
+
+    /// The same, with the folder that was made.
+    pub(super) fn within(self, scratch: &Scratch) -> Self {
+        Self { folder: scratch.path().to_owned(), ..self }
     }
 }
 
