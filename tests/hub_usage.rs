@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockferry::{Hub, code, command, place, run, signal, stderr};
+use blockferry_control::catalog::{JobId, PointId};
 use blockferry_doubles::{Nbdkit, PortBlock, Server};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -245,4 +246,42 @@ fn a_hub_that_cannot_be_had_is_told_in_one_line() {
     let said = stderr(&output);
     assert_eq!((code(&output), said.contains("hub token")), (2, true), "{said}");
     assert!(!said.contains("blockferry_wrong"), "{said}");
+}
+
+#[test]
+fn all_points_of_all_repositories_are_listed_however_many_there_are() {
+    let (folder, token) = place();
+    fs::write(folder.path().join("token"), format!("{token}\n")).unwrap();
+    let ports = PortBlock::take();
+    let options = "--repository one=one --repository two=two --repository three=three";
+    drop(Hub::start_with(folder.path(), &ports, options));
+    // More than an answer has, as many, and none.
+    let counts = [("one", 2_300), ("three", 0), ("two", 1_000)];
+    let mut expected = Vec::new();
+    for (repository, count) in counts {
+        let path = folder.path().join(repository).join("catalog.db");
+        let mut catalog = rusqlite::Connection::open(path).unwrap();
+        let points = catalog.transaction().unwrap();
+        for _ in 0..count {
+            let (point, job) = (PointId::new(), JobId::new());
+            let sql = "INSERT INTO points VALUES (NULL, ?1, 'db1', 1, 2, 'auto', ?2)";
+            points.execute(sql, [point.as_str(), job.as_str()]).unwrap();
+            expected.push(point.to_string());
+        }
+        points.commit().unwrap();
+    }
+    let hub = Hub::start_with(folder.path(), &ports, options);
+    let line = format!("points --hub {} --token-file token --json", hub.url());
+    let output = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let listed: Vec<&str> = listed["points"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["id"].as_str().unwrap())
+        .collect();
+    // The repositories come by their names.
+    assert_eq!(listed.len(), expected.len());
+    assert_eq!(listed, expected);
 }

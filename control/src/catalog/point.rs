@@ -150,6 +150,8 @@ pub struct PointFilter {
     pub vm: Option<VmName>,
     /// No more than so many, the newest ones.
     pub newest: Option<u32>,
+    /// Published before this one.
+    pub before: Option<PointId>,
 }
 
 /// The points of a catalog, and what they are made of.
@@ -192,7 +194,7 @@ pub trait Points {
     /// Points in the order in which they were published.
     ///
     /// # Errors
-    /// [`CatalogError::Storage`].
+    /// [`CatalogError::NoSuchPoint`] when the one that they were to come before is not there.
     fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, CatalogError>;
 
     /// The point that a job published, if it did.
