@@ -6,6 +6,8 @@
 mod blockferry;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::thread;
@@ -185,6 +187,81 @@ fn ctrl_c_calls_the_job_off_waits_for_its_end_and_exits_7() {
     assert_eq!(report["outcome"], "interrupted");
     let shown = place.hub().get(&place.token, &format!("/backups/{job}"));
     assert_eq!(shown["state"], "cancelled");
+}
+
+/// An interrupt is for somebody who waits: much less than the minutes that a hub may be away.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+/// Interrupts a backup that a hub does not answer any more; gives back what it says.
+fn interrupted(child: Child, name: Signal) -> String {
+    let began = Instant::now();
+    signal(&child, name);
+    let ended = child.wait_with_output().unwrap();
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(report["outcome"], "interrupted");
+    let error = report["error"].as_str().unwrap();
+    let told = stderr(&ended).lines().filter(|line| line.ends_with(error)).count();
+    assert_eq!(told, 1, "{}", stderr(&ended));
+    error.to_owned()
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_a_hub_that_is_gone_or_stuck_and_says_that_the_job_may_go_on() {
+    for (how, name) in [(Signal::KILL, Signal::TERM), (Signal::STOP, Signal::INT)] {
+        let place = Place::new();
+        let disk = slow_source();
+        let mut child = place.start(&format!("{} -v", line(&disk)));
+        let job = place.job_that_is("copying");
+        // It has heard of the job: byte by byte, for the rest of what it says is read later.
+        let mut said = Vec::new();
+        while !said.ends_with(b"is copying") {
+            let mut byte = [0];
+            child.stderr.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            said.extend(byte);
+        }
+        place.hub().signal(how);
+        let error = interrupted(child, name);
+        assert!(error.contains(&format!("job {job} may still run there")), "{error}");
+    }
+}
+
+#[test]
+fn an_interrupt_before_the_hub_has_answered_tells_whether_there_may_be_a_job() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), "blockferry_token").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let line = format!(
+        "backup --json --vm db1 --disk root=nbd://127.0.0.1:1/x --hub {url} --token-file token"
+    );
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let start = || {
+        let mut command = command(folder.path(), &words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // The connection, once the head of a request has come.
+    let asked = |call: &str| {
+        let (connection, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.starts_with(call), "{first}");
+        assert!(lines.any(|line| line.unwrap().is_empty()));
+        connection
+    };
+    let child = start();
+    let silent = asked("GET /api/v1/health");
+    assert_eq!(interrupted(child, Signal::TERM), "interrupted");
+    drop(silent);
+
+    let child = start();
+    let mut health = asked("GET /api/v1/health");
+    health.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    let silent = asked("POST /api/v1/backups");
+    let error = interrupted(child, Signal::TERM);
+    assert!(error.contains("the job may still run there"), "{error}");
+    drop(silent);
 }
 
 #[test]

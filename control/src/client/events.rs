@@ -41,8 +41,12 @@ pub(super) enum Heard<T> {
 }
 
 impl HubClient {
-    pub(super) fn events(&self, call: &str) -> Result<Events, ClientError> {
-        let (runtime, body) = self.open(call)?;
+    pub(super) fn events(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        call: &str,
+    ) -> Result<Events, ClientError> {
+        let (runtime, body) = self.open(given_up, call)?;
         Ok(Events {
             runtime,
             body,

@@ -14,6 +14,7 @@ mod backup;
 mod error;
 mod events;
 mod http;
+mod patience;
 mod points;
 #[cfg(test)]
 mod tests;
