@@ -15,7 +15,7 @@ use super::telling::{Json, summary};
 use crate::copy::{Place, named_place};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line, tell};
-use crate::reading::{settings, watched};
+use crate::reading::{refusal, settings, watched};
 
 /// `blockferry restore`.
 ///
@@ -52,6 +52,7 @@ fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     };
     watched(&options.output, totals, |watch, cancellation| {
         restore(&repository, &request, &settings, watch, cancellation)
+            .map_err(|error| refusal(&error))
     })
 }
 

@@ -93,11 +93,16 @@ impl HubClient {
     }
 
     /// A call whose answer goes on: its head is good, and its body follows.
-    pub(super) fn open(&self, call: &str) -> Result<(Runtime, Incoming), ClientError> {
+    pub(super) fn open(
+        &self,
+        method: Method,
+        call: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(Runtime, Incoming), ClientError> {
         let runtime = self.runtime()?;
         let body = runtime.block_on(async {
             let opened = async {
-                let response = self.send(Method::GET, call, None).await?;
+                let response = self.send(method, call, body).await?;
                 self.accepted(response).await
             };
             match timeout(ANSWER_DEADLINE, opened).await {

@@ -3,6 +3,7 @@
 //! ```text
 //!  HubClient   where the hub is, and the token         backup    asked for, followed to its end
 //!    │                                                 points    listed, deleted
+//!    │                                                 verify    read by the hub
 //!  http        one request a connection, each wait with a deadline
 //!    └─ events   a stream of server-sent events; silence is a fault
 //! ```
@@ -15,11 +16,14 @@ mod error;
 mod events;
 mod http;
 mod points;
+mod reading;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use address::HubAddress;
 pub use backup::{DiskSubmission, Submission};
 pub use error::ClientError;
 pub use http::{ANSWER_DEADLINE, CONNECT_DEADLINE, HubClient};
 pub use points::PointsWanted;
+pub use verify::Verification;

@@ -27,7 +27,9 @@ mod target;
 mod verify;
 
 pub use error::ReadError;
+pub(crate) use lanes::Reviver;
 pub use list::{ListedDisk, ListedPoint, find_point, find_points, list_points};
+pub(crate) use offer::offer_at;
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
 pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
 pub use settings::{DiskFormat, ReadSettings};

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::damaged::by_layer;
 use super::digests::{ChainDigests, NoDigests};
 use super::error::ReadError;
-use super::lanes;
+use super::lanes::{self, Reviver};
 use super::serve::{Served, serve};
 use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
@@ -153,14 +153,16 @@ fn move_all(
             ..settings.lane.clone()
         }));
     }
-    let mut exports: Vec<(DiskName, &mut Served)> =
-        names.iter().cloned().zip(sources.iter_mut()).collect();
-    for (name, target) in names.iter().zip(targets.iter_mut()) {
-        exports.extend(target.served().map(|served| (name.clone(), served)));
-    }
+    let mut keep = |reviver: &mut Reviver<'_>| {
+        let mut disks = names.iter().zip(sources.iter_mut()).zip(targets.iter_mut());
+        disks.try_for_each(|((disk, source), target)| {
+            reviver.revive(disk, source)?;
+            target.served().map_or(Ok(()), |served| reviver.revive(disk, served))
+        })
+    };
     let told = Arc::clone(watch);
     let progress = move |counts: &[Counts]| told.progress(counts);
-    lanes::run(&names, work, &mut exports, settings, watch, &progress, cancellation)
+    lanes::run(&names, work, &mut keep, settings, watch, &progress, cancellation)
 }
 
 /// Whether a disk is what was backed up.
