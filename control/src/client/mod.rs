@@ -4,6 +4,7 @@
 //!  HubClient   where the hub is, and the token         backup    asked for, followed to its end
 //!    │                                                 points    listed, deleted
 //!    │                                                 verify    read by the hub
+//!    │                                                 export    served by the hub
 //!  http        one request a connection, each wait with a deadline
 //!    └─ events   a stream of server-sent events; silence is a fault
 //! ```
@@ -14,6 +15,7 @@ mod address;
 mod backup;
 mod error;
 mod events;
+mod export;
 mod http;
 mod points;
 mod reading;
@@ -24,6 +26,7 @@ mod verify;
 pub use address::HubAddress;
 pub use backup::{DiskSubmission, Submission};
 pub use error::ClientError;
+pub use export::{Exporting, HubExport};
 pub use http::{ANSWER_DEADLINE, CONNECT_DEADLINE, HubClient};
 pub use points::PointsWanted;
 pub use verify::Verification;

@@ -76,7 +76,7 @@ impl Readers {
         let has_it =
             |ticket: &&Arc<Ticket>| ticket.opened.get().is_some_and(|open| open.job == job);
         let ticket = tickets.iter().find(has_it).ok_or(ReaderError::NoSuchExport(job))?;
-        ticket.call_off("it was called off");
+        ticket.call_off("the export was called off");
         Ok(())
     }
 }

@@ -1,73 +1,17 @@
-//! Points that are read through a hub: verified, served, restored.
+//! Points that a hub verifies.
 
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
 
 mod blockferry;
 
-use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use blockferry::{Hub, Kept, code, signal, stderr};
-use blockferry_doubles::{Nbdkit, PortBlock, Server};
+use blockferry::{HubPlace, by, code, signal, stderr, wait_until};
+use blockferry_doubles::{Nbdkit, Server};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A hub that has the repository of a folder with points, and its token in `hub.token`.
-struct Place {
-    kept: Kept,
-    ports: PortBlock,
-    token: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let kept = Kept::new();
-        let made = kept.run("hub token --state state");
-        let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        fs::write(kept.path("hub.token"), &token).unwrap();
-        Self { kept, ports: PortBlock::take(), token }
-    }
-
-    fn hub(&self) -> Hub {
-        Hub::start_with(self.kept.folder(), &self.ports, "--repository repository")
-    }
-}
-
-/// The options that have a hub do it.
-fn by(hub: &Hub) -> String {
-    format!("--hub {} --token-file hub.token", hub.url())
-}
-
-/// Waits until something is true.
-fn wait_until(what: &str, mut wanted: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !wanted() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Nothing is left of what was read: no port, no process, no folder, no file, no backup.
-fn assert_idle(hub: &Hub, place: &Place) {
-    wait_until("a port is still leased", || {
-        hub.get(&place.token, "/nbd/ports") == json!({ "ports": [] })
-    });
-    wait_until("a process is left", || {
-        hub.get(&place.token, "/nbd/processes") == json!({ "processes": [] })
-    });
-    wait_until("something is left in the hub's folder", || {
-        place.kept.names("state/reading").is_empty()
-    });
-    assert!(place.kept.names("repository/work").is_empty());
-    assert_eq!(hub.get(&place.token, "/backups"), json!({ "backups": [] }));
-}
 
 /// The report without what differs from run to run.
 fn settled(mut report: Value) -> Value {
@@ -78,7 +22,7 @@ fn settled(mut report: Value) -> Value {
 }
 
 /// What a verification reads takes seconds.
-fn slow_point(place: &Place) -> String {
+fn slow_point(place: &HubPlace) -> String {
     place.kept.disk("root", 192 << 20, 3);
     place.kept.back_up(&["root"])
 }
@@ -89,7 +33,7 @@ fn live(file: &Path) -> Server {
 
 #[test]
 fn verify_by_a_hub_says_the_same_as_here() {
-    let place = Place::new();
+    let place = HubPlace::new();
     let kept = &place.kept;
     let [full, _, newest] = kept.chain();
     let hub = place.hub();
@@ -112,12 +56,12 @@ fn verify_by_a_hub_says_the_same_as_here() {
         (code(&output), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
     };
     assert_eq!(words("--repository repository"), words(&by(&hub)));
-    assert_idle(&hub, &place);
+    place.assert_idle(&hub);
 }
 
 #[test]
 fn verify_by_a_hub_compares_with_a_live_source() {
-    let place = Place::new();
+    let place = HubPlace::new();
     let kept = &place.kept;
     kept.disk("root", 1 << 20, 1);
     kept.disk("other", 1 << 20, 2);
@@ -137,12 +81,12 @@ fn verify_by_a_hub_compares_with_a_live_source() {
     let refused = kept.run(&format!("{asked} {}", by(&hub)));
     assert_eq!(code(&refused), 2, "{}", stderr(&refused));
     assert!(stderr(&refused).contains("names files of the hub's machine"), "{}", stderr(&refused));
-    assert_idle(&hub, &place);
+    place.assert_idle(&hub);
 }
 
 #[test]
 fn verify_by_a_hub_refuses_as_here_what_is_not_there() {
-    let place = Place::new();
+    let place = HubPlace::new();
     let kept = &place.kept;
     let [_, _, newest] = kept.chain();
     let hub = place.hub();
@@ -169,7 +113,7 @@ fn verify_by_a_hub_refuses_as_here_what_is_not_there() {
 
 #[test]
 fn a_verification_ends_in_the_hub_when_its_caller_does() {
-    let place = Place::new();
+    let place = HubPlace::new();
     let point = slow_point(&place);
     let hub = place.hub();
     let start = || {
@@ -186,14 +130,14 @@ fn a_verification_ends_in_the_hub_when_its_caller_does() {
     };
     let interrupted = end(start(), Signal::INT);
     assert_eq!(code(&interrupted), 7, "{}", stderr(&interrupted));
-    assert_idle(&hub, &place);
+    place.assert_idle(&hub);
     end(start(), Signal::KILL);
-    assert_idle(&hub, &place);
+    place.assert_idle(&hub);
 }
 
 #[test]
 fn a_hub_that_stops_says_so_to_who_verifies() {
-    let place = Place::new();
+    let place = HubPlace::new();
     let point = slow_point(&place);
     let mut hub = place.hub();
     let line = format!("verify {point} {}", by(&hub));
