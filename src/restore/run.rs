@@ -45,11 +45,19 @@ pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
 fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     let target = target(options)?;
     let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
-    let repository = options.repository.open()?;
     let settings = settings(&options.lane);
     let totals = |report: &RestoreReport| {
         report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
     };
+    // Who has the repository serves the disks; they are moved and compared here in any case.
+    if let Some(hub) = options.repository.remote.client()? {
+        let name = options.repository.name()?;
+        return watched(&options.output, totals, |watch, cancellation| {
+            hub.restore(&request, name, &settings, watch, cancellation)
+                .map_err(|error| refusal(&error))
+        });
+    }
+    let repository = options.repository.open()?;
     watched(&options.output, totals, |watch, cancellation| {
         restore(&repository, &request, &settings, watch, cancellation)
             .map_err(|error| refusal(&error))

@@ -2,12 +2,17 @@
 //! as long as its caller listens.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
@@ -23,7 +28,7 @@ use super::events::KEEP_ALIVE;
 use super::shared::Shared;
 use super::submission;
 use crate::catalog::{DiskName, JobId, PointId};
-use crate::hub::{ExportAsked, Reading, RepositoryName, VerifyAsked};
+use crate::hub::{ExportAsked, MAX_EXPORTS, Reading, RepositoryName, VerifyAsked};
 use crate::record::ReadingRecord;
 
 /// Between two events of progress: more is not seen by people.
@@ -31,6 +36,10 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 /// Connections to each disk that is served: where nothing else is said, and at most.
 const DEFAULT_CONNECTIONS: u16 = 16;
 const MAX_CONNECTIONS: u16 = 64;
+/// Clients that are lent digests at once: one for each export.
+pub(super) const MAX_LENDERS: usize = MAX_EXPORTS;
+/// Bytes of digests that are in hand for each of them.
+const CHUNK_BYTES: usize = 256 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
@@ -38,6 +47,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(verify_all))
         .routes(routes!(export))
         .routes(routes!(end_export))
+        .routes(routes!(digests))
 }
 
 /// What of a point is to be verified.
@@ -273,6 +283,70 @@ async fn end_export(
     // In memory: nothing that waits.
     shared.readers()?.end_export(job)?;
     Ok(Json(Ended { ended: job.to_string() }))
+}
+
+/// What the chain of a disk that is exported should hold: the digests of its blocks of 64 KiB, as
+/// a manifest of blockferry, for who reads the disk and wants to know whether that is what was
+/// backed up.
+#[utoipa::path(
+    get,
+    path = "/exports/{job}/disks/{disk}/digests",
+    tag = "points",
+    params(
+        ("job" = String, Path, description = "Its job", pattern = "^[0-9a-hjkmnp-tv-z]{18}$"),
+        ("disk" = String, Path, description = "The disk", min_length = 1, max_length = 200)
+    ),
+    responses(
+        (status = 200, description = "The manifest, 33 bytes for each 64 KiB of data at most",
+         body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 404, description = "No export has this job", body = ErrorBody),
+        (status = 409, description = "The digests cannot be had, or the hub has no repository",
+         body = ErrorBody),
+        (status = 422, description = "This is no id, or no disk of it", body = ErrorBody),
+        (status = 429, description = "Too many ask for digests", body = ErrorBody,
+         headers(("Retry-After" = u64, description = "Seconds"))),
+        (status = 500, description = "The hub failed", body = ErrorBody),
+    )
+)]
+async fn digests(
+    State(shared): State<Arc<Shared>>,
+    ApiPath((job, disk)): ApiPath<(String, String)>,
+) -> Result<Response, ApiError> {
+    let (job, disk) = (JobId::from_str(&job)?, DiskName::from_str(&disk)?);
+    let place = Arc::clone(&shared.lenders)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::too_many("too many clients ask for digests already"))?;
+    let ours = Arc::clone(&shared);
+    let lending = shared.blocking(move |_hub| {
+        let file = ours.readers()?.digests(job, &disk)?;
+        let length = file.metadata().map_err(|error| ApiError::defect(error.to_string()))?.len();
+        Ok((file, length))
+    });
+    let (file, length) = lending.await?;
+    let lent = unfold((Arc::new(file), 0, place), move |(file, offset, place)| async move {
+        if offset == length {
+            return None;
+        }
+        let read = Arc::clone(&file);
+        let chunk = tokio::task::spawn_blocking(move || chunk(&read, offset, length)).await;
+        let chunk = chunk.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let next = chunk.as_ref().map_or(length, |chunk| offset + chunk.len() as u64);
+        Some((chunk, (file, next, place)))
+    });
+    let head = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    Ok((head, Body::from_stream(lent)).into_response())
+}
+
+/// The bytes from `offset` on, some of them.
+fn chunk(file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let left = usize::try_from(length - offset).unwrap_or(CHUNK_BYTES);
+    let mut chunk = vec![0; left.min(CHUNK_BYTES)];
+    file.read_exact_at(&mut chunk, offset)?;
+    Ok(chunk)
 }
 
 impl LiveSource {

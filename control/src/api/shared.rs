@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::error::ApiError;
 use super::events::MAX_FOLLOWERS;
+use super::reading::MAX_LENDERS;
 use crate::hub::{Backups, Hub, Readers, SubmitError};
 
 /// Where a line of the log goes.
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) readers: Option<Arc<Readers>>,
     /// Places for those who follow a job.
     pub(super) followers: Arc<Semaphore>,
+    /// Places for those who are lent digests.
+    pub(super) lenders: Arc<Semaphore>,
     pub(super) settings: ApiSettings,
     /// Set when the server stops; an answer that goes on for long has to end then.
     pub(super) stop: watch::Sender<bool>,
@@ -79,6 +82,7 @@ impl Shared {
             backups,
             readers,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            lenders: Arc::new(Semaphore::new(MAX_LENDERS)),
             settings,
             stop: watch::Sender::new(false),
             answers: Default::default(),

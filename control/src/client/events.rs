@@ -10,11 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::error::ClientError;
-use super::http::HubClient;
-use crate::api::KEEP_ALIVE;
+use super::http::{HubClient, SILENCE};
 
-/// A hub sends something three times as often.
-const SILENCE: Duration = Duration::from_secs(KEEP_ALIVE.as_secs() * 3);
 /// Bytes of one event: what was found in ten thousand points, of which each has some disks.
 const MAX_EVENT_BYTES: usize = 64 << 20;
 
@@ -82,8 +79,7 @@ impl Events {
             let came = self.runtime.block_on(async { timeout(left, frame).await });
             let Ok(came) = came else {
                 if self.heard.elapsed() > SILENCE {
-                    let silent_s = SILENCE.as_secs();
-                    return Err(client.unreachable(format!("it was silent for {silent_s} s")));
+                    return Err(client.silent());
                 }
                 return Ok(Heard::Nothing);
             };

@@ -5,6 +5,7 @@
 //!    │                                                 points    listed, deleted
 //!    │                                                 verify    read by the hub
 //!    │                                                 export    served by the hub
+//!    │                                                 restore   of what it serves, compared here
 //!  http        one request a connection, each wait with a deadline
 //!    └─ events   a stream of server-sent events; silence is a fault
 //! ```
@@ -19,6 +20,7 @@ mod export;
 mod http;
 mod points;
 mod reading;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -63,18 +63,16 @@ pub enum ReadError {
     /// What was read is not what was written.
     #[error(
         "disk {disk}: the content differs from what was backed up, first at bytes {} to {} \
-         (layer {layer} of point {point}; {bytes} bytes in all); verify tells which points that \
-         touches",
+         ({}{bytes} bytes in all); verify tells which points that touches",
         first.start,
-        first.end()
+        first.end(),
+        at.map(|(layer, point)| format!("layer {layer} of point {point}; ")).unwrap_or_default()
     )]
     Differs {
         /// The disk.
         disk: DiskName,
-        /// The layer that has the first range.
-        layer: LayerId,
-        /// The point that the layer belongs to.
-        point: PointId,
+        /// The layer that has the first range, and the point that it belongs to, if that is known.
+        at: Option<(LayerId, PointId)>,
         /// The first range.
         first: Area,
         /// All that differs, in blocks of 64 KiB.
@@ -174,7 +172,7 @@ impl From<CatalogError> for ReadError {
 }
 
 impl ReadError {
-    pub(super) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
+    pub(crate) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
         Self::System { path: path.to_owned(), what, error }
     }
 

@@ -46,7 +46,7 @@ impl Default for ReadSettings {
 impl ReadSettings {
     /// The same, with the memory of exports shared by as many as there will be, if that is more
     /// than was foreseen.
-    pub(super) fn at_once(&self, exports: usize) -> Self {
+    pub(crate) fn at_once(&self, exports: usize) -> Self {
         let exports = u16::try_from(exports).unwrap_or(u16::MAX);
         let exports_at_once = self.exports.exports_at_once.max(exports);
         let exports = ExportSettings { exports_at_once, ..self.exports.clone() };

@@ -1,5 +1,6 @@
 //! Serving a point to others, on leased ports.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::catalog::{
 };
 use crate::export::ExportAccess;
 use crate::hub::{ExportAddress, Holder, PortLease, RepositoryName};
-use crate::reading::{Offer, ReadError, Reviver, offer_at};
-use crate::repository::{HeldPoint, Repository, Work};
+use crate::reading::{ChainDigests, Offer, ReadError, Reviver, no_digests, offer_at};
+use crate::repository::{HeldPoint, Repository, RepositoryError, Work};
 
 /// How often it is looked whether an export was called off, or its process has died.
 const TICK: Duration = Duration::from_millis(100);
@@ -67,17 +68,37 @@ impl Readers {
         self.begin(Kind::Export, move |shared, ticket, told| run(shared, ticket, told, &asked))
     }
 
+    /// What the chain of a disk that is exported should hold: a manifest, of as many layers as it
+    /// may be. Making it takes as long as reading the manifests of the chain.
+    ///
+    /// # Errors
+    /// [`ReaderError::NoSuchExport`], or that the digests cannot be had.
+    pub fn digests(&self, job: JobId, disk: &DiskName) -> Result<File, ReaderError> {
+        let ticket = self.exported(job)?;
+        let export = ticket.opened.get().ok_or(ReaderError::NoSuchExport(job))?;
+        let layer = export.layer(disk).ok_or_else(|| RepositoryError::NoSuchDisk {
+            point: export.point,
+            disk: disk.clone(),
+            has: export.layers.iter().map(|held| held.layer().disk_name.clone()).collect(),
+        })?;
+        let digests = ChainDigests::open(layer, &export.root);
+        let digests = digests.map_err(|none| no_digests(layer, &none))?;
+        Ok(digests.as_one(&self.shared.settings.folder)?)
+    }
+
     /// Takes an export back, whoever has asked for it. It ends a moment later.
     ///
     /// # Errors
     /// [`ReaderError::NoSuchExport`].
     pub fn end_export(&self, job: JobId) -> Result<(), ReaderError> {
-        let tickets = self.shared.tickets();
-        let has_it =
-            |ticket: &&Arc<Ticket>| ticket.opened.get().is_some_and(|open| open.job == job);
-        let ticket = tickets.iter().find(has_it).ok_or(ReaderError::NoSuchExport(job))?;
-        ticket.call_off("the export was called off");
+        self.exported(job)?.call_off("the export was called off");
         Ok(())
+    }
+
+    fn exported(&self, job: JobId) -> Result<Arc<Ticket>, ReaderError> {
+        let mut tickets = self.shared.tickets().into_iter();
+        let found = tickets.find(|ticket| ticket.opened.get().is_some_and(|open| open.job == job));
+        found.ok_or(ReaderError::NoSuchExport(job))
     }
 }
 
@@ -169,7 +190,7 @@ impl Claimed<'_> {
             Some(room) => ExportAccess::ThrowAway { folder: room.path().to_owned() },
             None => ExportAccess::ReadOnly,
         };
-        let layers = held.layers.clone();
+        let (point, layers) = (held.point.id, held.layers.clone());
         let address =
             |lease: &PortLease| ExportAddress::Port(Arc::clone(&shared.ports), lease.clone());
         let addresses = leases.iter().map(address).collect();
@@ -178,7 +199,7 @@ impl Claimed<'_> {
         let why = format!("point {} is served on {}", offer.point().id, ports.join(", "));
         shared.catalog.advance(job, JobState::Copying, &why)?;
         let root = repository.root().to_owned();
-        ticket.opened.get_or_init(|| OpenExport { job, root, layers });
+        ticket.opened.get_or_init(|| OpenExport { job, point, root, layers });
         Ok((offer, leases, room))
     }
 

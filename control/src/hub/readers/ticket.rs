@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use crate::backup::Cancellation;
-use crate::catalog::{DiskName, JobId};
+use crate::catalog::{DiskName, JobId, PointId};
 use crate::child::held;
 use crate::repository::HeldLayer;
 
@@ -30,6 +30,7 @@ pub(super) struct Ticket {
 #[derive(Debug)]
 pub(super) struct OpenExport {
     pub(super) job: JobId,
+    pub(super) point: PointId,
     pub(super) root: PathBuf,
     pub(super) layers: Vec<HeldLayer>,
 }
