@@ -33,14 +33,14 @@ const ATTEMPTS: u32 = 16;
 
 /// A folder that goes with this value, or is removed by the next one after a kill.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     _owner: File,
 }
 
 impl Scratch {
     /// Cleans up after the dead in `parent`, then makes a folder there.
-    pub(super) fn make(parent: &Path) -> Result<Self, ReadError> {
+    pub(crate) fn make(parent: &Path) -> Result<Self, ReadError> {
         clean_up(parent);
         let failed = |error| ReadError::system(parent, "making a folder in it", error);
         for _ in 0..ATTEMPTS {
