@@ -15,9 +15,10 @@ use super::damaged::by_layer;
 use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes::Reviver;
-use super::serve::{Served, serve};
+use super::serve::serve;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
+use crate::hub::KeptExport;
 use crate::repository::{HeldLayer, HeldPoint, Repository, RepositoryError};
 
 /// A disk of an opened point.
@@ -68,7 +69,7 @@ pub(crate) trait Opened {
 pub(super) struct OpenedHere<'a> {
     held: HeldPoint,
     disks: Vec<OpenedDisk>,
-    sources: Vec<Served>,
+    sources: Vec<KeptExport>,
     digests: Vec<ChainDigests>,
     settings: &'a ReadSettings,
 }
