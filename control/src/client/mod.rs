@@ -16,6 +16,7 @@ mod events;
 mod http;
 mod patience;
 mod points;
+mod report;
 #[cfg(test)]
 mod tests;
 
