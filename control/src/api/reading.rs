@@ -53,7 +53,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
 
 /// What the events of a stream have as their data: OpenAPI sees text there.
 pub(super) fn streamed_schemas() -> Vec<(String, RefOr<Schema>)> {
-    let mut schemas = vec![(<ReadingRecord as ToSchema>::name().into_owned(), ReadingRecord::schema())];
+    let mut schemas =
+        vec![(<ReadingRecord as ToSchema>::name().into_owned(), ReadingRecord::schema())];
     ReadingRecord::schemas(&mut schemas);
     schemas
 }
