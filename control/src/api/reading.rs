@@ -317,6 +317,8 @@ async fn end_export(
         (status = 429, description = "Too many ask for digests", body = ErrorBody,
          headers(("Retry-After" = u64, description = "Seconds"))),
         (status = 500, description = "The hub failed", body = ErrorBody),
+        (status = 503, description = "The hub's storage is full", body = ErrorBody,
+         headers(("Retry-After" = u64, description = "Seconds"))),
     )
 )]
 async fn digests(
