@@ -1,0 +1,113 @@
+//! Disks through SSH: with a real sshd, what arrives is what was sent.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+mod blockferry;
+
+use std::fs;
+use std::time::Duration;
+
+use blockferry::{Pair, Running, Way};
+use blockferry_doubles::disk::compare_raw;
+use blockferry_doubles::{Nbdkit, Proxy, QemuNbd, Sshd, TestDisk};
+
+#[test]
+fn a_disk_reaches_an_export_over_tcp_and_over_a_unix_socket() {
+    let sshd = Sshd::new().start().unwrap();
+    for far in [QemuNbd::tcp, QemuNbd::unix] {
+        for payload in ["splice", "pooled"] {
+            let pair = Pair::new(48, far);
+            let copy = pair.start(&Way::to(&sshd), &format!("--payload {payload}"));
+            copy.end().assert_done();
+            pair.assert_equal();
+        }
+    }
+}
+
+#[test]
+fn a_disk_goes_over_several_connections_of_its_lane() {
+    let sshd = Sshd::new().start().unwrap();
+    let pair = Pair::new(48, QemuNbd::tcp);
+    let ended = pair.start(&Way::to(&sshd), "--connections 3 --tunnel-connections 2 -v").end();
+    ended.assert_done();
+    pair.assert_equal();
+    assert_eq!(carried(&ended.says).len(), 2, "{}", ended.says);
+}
+
+#[test]
+fn twelve_disks_are_spread_over_four_connections_and_arrive_whole() {
+    let sshd = Sshd::new().start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut lanes = String::new();
+    let mut disks = Vec::new();
+    for seed in 0..12 {
+        let size = (8 << 20) + (seed << 16);
+        let disk = TestDisk::random(folder.path(), size, 0.7, seed).unwrap();
+        let image = TestDisk::sized(folder.path(), size).unwrap();
+        let far = QemuNbd::new(&image.path).format("raw").shared(0);
+        let target = if seed % 2 == 0 { far.tcp() } else { far.unix() }.start().unwrap();
+        let (source, uri) = (disk.path.display(), target.uri());
+        lanes += &format!("{{\"source\":\"{source}\",\"target\":\"{uri}\"}}\n");
+        disks.push((disk, image, target));
+    }
+    fs::write(folder.path().join("lanes"), lanes).unwrap();
+    let way = Way::to(&sshd);
+    let mut args = vec!["copy", "--lanes", "lanes", "-v", "--rate-limit", "64M"];
+    args.extend(way.words.iter().map(String::as_str));
+    let copy = Running::of(folder.path(), &args);
+    assert!(sshd.wait_for_sessions(4, Duration::from_secs(20)));
+    let ended = copy.end();
+    ended.assert_done();
+    for (disk, image, _target) in &disks {
+        compare_raw(&disk.path, &image.path).unwrap();
+    }
+    assert_eq!(carried(&ended.says).len(), 4, "{}", ended.says);
+    assert!(carried(&ended.says).iter().all(|sent| !sent.starts_with("0 ")), "{}", ended.says);
+}
+
+#[test]
+fn a_way_of_a_hundred_milliseconds_is_filled_and_carries_a_disk_whole() {
+    let sshd = Sshd::new().start().unwrap();
+    let line = Proxy::to(sshd.address()).delay(Duration::from_millis(50)).start().unwrap();
+    let pair = Pair::new(32, QemuNbd::tcp);
+    let ended = pair.start(&Way::at(&sshd, line.address()), "").end();
+    ended.assert_done();
+    pair.assert_equal();
+    // At a request of 2 MiB a round trip, and a dozen round trips before and after.
+    assert!(ended.took < Duration::from_secs(8), "{:?}", ended.took);
+}
+
+#[test]
+fn a_lane_whose_server_stands_still_does_not_hold_up_the_others_of_its_connection() {
+    let sshd = Sshd::new().start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = TestDisk::random(folder.path(), 64 << 20, 1.0, 7).unwrap();
+    let image = TestDisk::sized(folder.path(), 64 << 20).unwrap();
+    let far = QemuNbd::new(&image.path).format("raw").shared(0).tcp().start().unwrap();
+    let stuck = Nbdkit::memory(64 << 20).tcp().start().unwrap();
+    let lane = |target: String| {
+        format!("{{\"source\":\"{}\",\"target\":\"{target}\"}}\n", disk.path.display())
+    };
+    fs::write(folder.path().join("lanes"), lane(stuck.uri()) + &lane(far.uri())).unwrap();
+    let way = Way::to(&sshd);
+    let line = "copy --lanes lanes --tunnel-connections 1 --rate-limit 32M --deadline 6s \
+                --progress=1 --json";
+    let mut args: Vec<&str> = line.split_whitespace().collect();
+    args.extend(way.words.iter().map(String::as_str));
+    let mut copy = Running::of(folder.path(), &args);
+    copy.wait_for(10);
+    stuck.child.stop().unwrap();
+    let ended = copy.end();
+    assert_eq!(ended.code, 3, "{}", ended.says);
+    assert_eq!(ended.report["lanes"][0]["outcome"], "target_fault", "{}", ended.says);
+    let other = &ended.report["lanes"][1];
+    assert_eq!(other["reconnects"], 0, "{}", ended.says);
+    compare_raw(&disk.path, &image.path).unwrap();
+}
+
+/// What each connection has sent, by the program's own words.
+fn carried(says: &str) -> Vec<&str> {
+    let lines = says.lines().filter_map(|line| line.split_once(" sent, "));
+    lines.filter_map(|(line, _)| line.rsplit_once(": ")).map(|(_, sent)| sent).collect()
+}
