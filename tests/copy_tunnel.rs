@@ -108,6 +108,7 @@ fn a_lane_whose_server_stands_still_does_not_hold_up_the_others_of_its_connectio
 
 /// What each connection has sent, by the program's own words.
 fn carried(says: &str) -> Vec<&str> {
-    let lines = says.lines().filter_map(|line| line.split_once(" sent, "));
-    lines.filter_map(|(line, _)| line.rsplit_once(": ")).map(|(_, sent)| sent).collect()
+    let lines = says.lines().filter(|line| line.contains("tunnel connection "));
+    let sent = lines.filter_map(|line| line.split_once(" sent, ")?.0.rsplit_once(": "));
+    sent.map(|(_, sent)| sent).collect()
 }
