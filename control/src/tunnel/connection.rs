@@ -308,7 +308,7 @@ fn config(shared: &Shared) -> client::Config {
 
 /// A time between half of `wait` and all of it, so that many who lost the same server do not come
 /// back together.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     let mut byte = [0_u8];
     // Without randomness it is the whole time, which is as right.
     let _none = getrandom(&mut byte, GetRandomFlags::NONBLOCK);

@@ -28,12 +28,16 @@ mod enrollment;
 mod error;
 mod far;
 mod figures;
+mod host_pattern;
 mod identity;
 mod key;
 mod link;
 mod own_key;
 mod settings;
 mod trust;
+
+#[cfg(test)]
+mod tests;
 
 pub use address::TunnelAddress;
 pub use dialer::{Tunnel, TunnelDialer};
