@@ -8,7 +8,7 @@ mod blockferry;
 use std::fs;
 use std::time::Duration;
 
-use blockferry::{Pair, Running, Way};
+use blockferry::{Fleet, Pair, Running, Way};
 use blockferry_doubles::disk::compare_raw;
 use blockferry_doubles::{Nbdkit, Proxy, QemuNbd, Sshd, TestDisk};
 
@@ -38,30 +38,12 @@ fn a_disk_goes_over_several_connections_of_its_lane() {
 #[test]
 fn twelve_disks_are_spread_over_four_connections_and_arrive_whole() {
     let sshd = Sshd::new().start().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let mut lanes = String::new();
-    let mut disks = Vec::new();
-    for seed in 0..12 {
-        let size = (8 << 20) + (seed << 16);
-        let disk = TestDisk::random(folder.path(), size, 0.7, seed).unwrap();
-        let image = TestDisk::sized(folder.path(), size).unwrap();
-        let far = QemuNbd::new(&image.path).format("raw").shared(0);
-        let target = if seed % 2 == 0 { far.tcp() } else { far.unix() }.start().unwrap();
-        let (source, uri) = (disk.path.display(), target.uri());
-        lanes += &format!("{{\"source\":\"{source}\",\"target\":\"{uri}\"}}\n");
-        disks.push((disk, image, target));
-    }
-    fs::write(folder.path().join("lanes"), lanes).unwrap();
-    let way = Way::to(&sshd);
-    let mut args = vec!["copy", "--lanes", "lanes", "-v", "--rate-limit", "64M"];
-    args.extend(way.words.iter().map(String::as_str));
-    let copy = Running::of(folder.path(), &args);
+    let fleet = Fleet::new(12, 8);
+    let copy = fleet.start(&Way::to(&sshd), "-v --rate-limit 64M");
     assert!(sshd.wait_for_sessions(4, Duration::from_secs(20)));
     let ended = copy.end();
     ended.assert_done();
-    for (disk, image, _target) in &disks {
-        compare_raw(&disk.path, &image.path).unwrap();
-    }
+    fleet.assert_equal();
     assert_eq!(carried(&ended.says).len(), 4, "{}", ended.says);
     assert!(carried(&ended.says).iter().all(|sent| !sent.starts_with("0 ")), "{}", ended.says);
 }

@@ -8,7 +8,7 @@ mod blockferry;
 use std::thread;
 use std::time::Duration;
 
-use blockferry::{Ended, Pair, Way};
+use blockferry::{Ended, Fleet, Pair, Way};
 use blockferry_doubles::{Proxy, QemuNbd, SshServer, Sshd};
 
 /// Two seconds for the disk of a test, so that there is a middle.
@@ -83,18 +83,17 @@ fn a_frozen_session_of_a_tunnel_with_one_connection_is_made_anew_within_the_dead
 }
 
 #[test]
-fn a_frozen_session_is_noticed_though_the_socket_to_it_is_full() {
-    let sshd = Sshd::new().start().unwrap();
-    let pair = Pair::new(256, QemuNbd::tcp);
-    let options = "--json --deadline 3s --tunnel-connections 1 --connections 8 --queue-size 64M";
-    let mut copy = pair.start(&Way::to(&sshd), options);
-    // At full speed, with far more in flight than both sockets hold.
+fn a_frozen_session_is_noticed_though_the_socket_to_it_is_full_and_no_question_gets_through() {
+    let sshd = Sshd::new().receive_bytes(64 << 10).start().unwrap();
+    let fleet = Fleet::new(12, 32);
+    let mut copy = fleet.start(&Way::to(&sshd), "--deadline 3s --tunnel-connections 1");
     copy.wait_for(10);
     assert!(sshd.freeze_oldest().unwrap());
     let ended = copy.end();
     ended.assert_done();
-    pair.assert_equal();
-    assert!(ended.says.contains("tunnel connection 1 is lost"), "{}", ended.says);
+    fleet.assert_equal();
+    // By the system, to which nothing of what waits was acknowledged.
+    assert!(ended.says.contains("connection 1 is lost: Connection timed out"), "{}", ended.says);
 }
 
 #[test]

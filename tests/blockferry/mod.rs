@@ -16,7 +16,7 @@ pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
 #[allow(unused_imports)]
-pub(crate) use tunnel::{Ended, Pair, Running, Way};
+pub(crate) use tunnel::{Ended, Fleet, Pair, Running, Way};
 
 /// The program in a folder, with these words.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {

@@ -1,5 +1,6 @@
 //! Copies through a tunnel.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
@@ -43,6 +44,45 @@ impl Pair {
 
     pub(crate) fn assert_equal(&self) {
         compare_raw(&self.disk.path, &self.image.path).unwrap();
+    }
+}
+
+/// Disks, and exports at the far end, in a file of lanes; every second export is on a Unix socket.
+pub(crate) struct Fleet {
+    folder: tempfile::TempDir,
+    lanes: Vec<(TestDisk, TestDisk, Server)>,
+}
+
+impl Fleet {
+    pub(crate) fn new(count: u64, mib: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lanes = Vec::new();
+        let mut text = String::new();
+        for seed in 0..count {
+            let size = (mib << 20) + (seed << 16);
+            let disk = TestDisk::random(folder.path(), size, 0.8, seed).unwrap();
+            let image = TestDisk::sized(folder.path(), size).unwrap();
+            let far = QemuNbd::new(&image.path).format("raw").shared(0);
+            let far = if seed % 2 == 0 { far.tcp() } else { far.unix() }.start().unwrap();
+            let (source, target) = (disk.path.display(), far.uri());
+            text += &format!("{{\"source\":\"{source}\",\"target\":\"{target}\"}}\n");
+            lanes.push((disk, image, far));
+        }
+        fs::write(folder.path().join("lanes"), text).unwrap();
+        Self { folder, lanes }
+    }
+
+    pub(crate) fn start(&self, way: &Way, options: &str) -> Running {
+        let line = format!("copy --lanes lanes --progress=1 {options}");
+        let mut args: Vec<&str> = line.split_whitespace().collect();
+        args.extend(way.words.iter().map(String::as_str));
+        Running::of(self.folder.path(), &args)
+    }
+
+    pub(crate) fn assert_equal(&self) {
+        for (disk, image, _far) in &self.lanes {
+            compare_raw(&disk.path, &image.path).unwrap();
+        }
     }
 }
 

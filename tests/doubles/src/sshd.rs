@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::getuid;
 use tempfile::TempDir;
 
@@ -41,6 +42,7 @@ const ATTEMPTS: u32 = 20;
 pub struct Sshd {
     settings: Vec<String>,
     key_options: String,
+    receive_bytes: Option<usize>,
 }
 
 impl Sshd {
@@ -60,6 +62,13 @@ impl Sshd {
     #[must_use]
     pub fn key_options(mut self, options: &str) -> Self {
         options.clone_into(&mut self.key_options);
+        self
+    }
+
+    /// What its sockets take in ahead, so that one that is stopped is full soon.
+    #[must_use]
+    pub fn receive_bytes(mut self, bytes: usize) -> Self {
+        self.receive_bytes = Some(bytes);
         self
     }
 
@@ -91,6 +100,10 @@ impl Sshd {
         name.arg("-un");
         let user = String::from_utf8_lossy(&run_ok(name, KEYGEN_DEADLINE)?.stdout).trim().into();
         let listener = listen_anywhere()?;
+        if let Some(bytes) = self.receive_bytes {
+            // Connections inherit it.
+            set_socket_recv_buffer_size(&listener, bytes)?;
+        }
         let address = listener.address()?;
         let mut server = SshServer {
             address,
@@ -221,7 +234,7 @@ impl SshServer {
         self.kill_sessions();
     }
 
-    /// Listens again, at the same port.
+    /// Listens again, at the same port, with sockets as the system makes them.
     pub fn come_back(&mut self) -> io::Result<()> {
         self.go_down();
         let listener = self.address.listen()?;
