@@ -2,5 +2,6 @@
 //! `tests/copy_tunnel*.rs` of the workspace.
 
 mod addresses;
+mod channels;
 mod trust;
 mod waits;
