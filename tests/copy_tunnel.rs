@@ -88,6 +88,16 @@ fn a_lane_whose_server_stands_still_does_not_hold_up_the_others_of_its_connectio
     compare_raw(&disk.path, &image.path).unwrap();
 }
 
+#[test]
+fn a_limit_on_open_files_makes_lanes_wait_and_fails_none() {
+    let sshd = Sshd::new().start().unwrap();
+    let fleet = Fleet::new(12, 2);
+    let ended = fleet.start_with_open_files(72, &Way::to(&sshd), "-v").end();
+    ended.assert_done();
+    fleet.assert_equal();
+    assert!(ended.says.contains("of 12 lanes at once; the others wait"), "{}", ended.says);
+}
+
 /// What each connection has sent, by the program's own words.
 fn carried(says: &str) -> Vec<&str> {
     let lines = says.lines().filter(|line| line.contains("tunnel connection "));

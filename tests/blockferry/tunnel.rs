@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use blockferry_doubles::disk::compare_raw;
@@ -77,6 +77,19 @@ impl Fleet {
         let mut args: Vec<&str> = line.split_whitespace().collect();
         args.extend(way.words.iter().map(String::as_str));
         Running::of(self.folder.path(), &args)
+    }
+
+    /// As [`Fleet::start`], in a process that may have so many files open.
+    pub(crate) fn start_with_open_files(&self, limit: u64, way: &Way, options: &str) -> Running {
+        let line = format!("copy --lanes lanes --progress=1 {options}");
+        let mut args: Vec<&str> = line.split_whitespace().collect();
+        args.extend(way.words.iter().map(String::as_str));
+        let program = command(self.folder.path(), &args);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"]);
+        limited.arg(program.get_program()).args(program.get_args());
+        limited.current_dir(self.folder.path()).stdin(Stdio::null());
+        Running::start(limited)
     }
 
     pub(crate) fn assert_equal(&self) {

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::time::timeout;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, split};
+use tokio::time::{sleep, timeout};
 
 use super::figures::Figures;
 
@@ -23,9 +25,14 @@ const BATCH_PACKETS: usize = 8;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
-/// closed then.
-pub(super) async fn carry<M, S>(channel: Channel<M>, socket: S, figures: &Figures)
-where
+/// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
+/// none has a little time to do so then, and is not waited for without end.
+pub(super) async fn carry<M, S>(
+    channel: Channel<M>,
+    socket: S,
+    figures: &Figures,
+    left: impl Future<Output = ()>,
+) where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     S: AsyncRead + AsyncWrite,
 {
@@ -44,9 +51,26 @@ where
         },
         // NBD has no use for the other direction alone.
         () = &mut down => {}
+        () = async { left.await; sleep(CLOSE_DEADLINE).await } => {}
     }
     // A connection that is gone needs no goodbye.
     let _gone = to_far.close().await;
+}
+
+/// Tells when a socket's other end is closed, also while bytes wait in between that nobody can take:
+/// reading would not tell.
+pub(super) struct OtherEnd(AsyncFd<UnixStream>);
+
+impl OtherEnd {
+    pub(super) fn of(socket: &UnixStream) -> io::Result<Self> {
+        // A hang-up is told without being asked for, and nothing else is of interest.
+        Ok(Self(AsyncFd::register_with_interest(socket.try_clone()?, Interest::PRIORITY)?))
+    }
+
+    pub(super) async fn closed(self) {
+        // Without a reactor everything ends.
+        let _guard = self.0.ready(Interest::PRIORITY).await;
+    }
 }
 
 fn add(figure: &AtomicU64, bytes: usize) {

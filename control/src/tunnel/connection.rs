@@ -1,6 +1,7 @@
 //! One SSH connection: a thread that makes it, serves it, and makes it anew.
 
 use std::borrow::Cow;
+use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::address::TunnelAddress;
-use super::channel;
+use super::channel::{self, OtherEnd};
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::Figures;
@@ -173,20 +174,25 @@ async fn serve_ask(
     let Ask { far, socket, due, load: _counted } = ask;
     let opened = timeout(due.saturating_duration_since(Instant::now()), open(&handle, &far)).await;
     let why = match opened {
-        Ok(Ok(channel)) => {
-            match socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket)) {
-                Ok(socket) => {
-                    return channel::carry(channel, socket, &figures).await;
-                }
-                Err(error) => error.to_string(),
+        Ok(Ok(channel)) => match ready(socket) {
+            Ok((socket, lane)) => {
+                return channel::carry(channel, socket, &figures, lane.closed()).await;
             }
-        }
+            Err(error) => error.to_string(),
+        },
         Ok(Err(russh::Error::ChannelOpenFailure(reason))) => refusal(&reason),
         // The session is over, which is told apart.
         Ok(Err(_)) => return,
         Err(_late) => "no answer in time".into(),
     };
     shared.tell(TunnelEvent::ChannelRefused { far, why });
+}
+
+/// A lane's socket, and what tells that the lane has left it.
+fn ready(socket: StdUnixStream) -> io::Result<(UnixStream, OtherEnd)> {
+    socket.set_nonblocking(true)?;
+    let lane = OtherEnd::of(&socket)?;
+    Ok((UnixStream::from_std(socket)?, lane))
 }
 
 fn refusal(reason: &ChannelOpenFailure) -> String {
