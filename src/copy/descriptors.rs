@@ -11,9 +11,8 @@ use crate::exit::{Exit, Refusal};
 const PER_CONNECTION: u64 = 4;
 /// Descriptors of a lane besides: journal, manifest, and a connection that is being replaced.
 const PER_LANE: u64 = 4;
-/// Descriptors more of a connection to a target that goes through a tunnel: the tunnel's end of it,
-/// twice.
-const PER_CHANNEL: u64 = 2;
+/// Descriptors more of a connection to a target that goes through a tunnel: the tunnel's end of it.
+const PER_CHANNEL: u64 = 1;
 /// Descriptors of an SSH connection: its socket, and what its thread waits with.
 const PER_SSH_CONNECTION: u64 = 4;
 /// Descriptors of a thread: its engine and its wake-up.

@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::{sleep, timeout};
 
 use super::figures::Figures;
@@ -55,22 +53,6 @@ pub(super) async fn carry<M, S>(
     }
     // A connection that is gone needs no goodbye.
     let _gone = to_far.close().await;
-}
-
-/// Tells when a socket's other end is closed, also while bytes wait in between that nobody can take:
-/// reading would not tell.
-pub(super) struct OtherEnd(AsyncFd<UnixStream>);
-
-impl OtherEnd {
-    pub(super) fn of(socket: &UnixStream) -> io::Result<Self> {
-        // A hang-up is told without being asked for, and nothing else is of interest.
-        Ok(Self(AsyncFd::register_with_interest(socket.try_clone()?, Interest::PRIORITY)?))
-    }
-
-    pub(super) async fn closed(self) {
-        // Without a reactor everything ends.
-        let _guard = self.0.ready(Interest::PRIORITY).await;
-    }
 }
 
 fn add(figure: &AtomicU64, bytes: usize) {

@@ -1,7 +1,6 @@
 //! One SSH connection: a thread that makes it, serves it, and makes it anew.
 
 use std::borrow::Cow;
-use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -11,17 +10,18 @@ use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelOpenFailure, Disconnect, Limits, Preferred, cipher, compression};
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::address::TunnelAddress;
-use super::channel::{self, OtherEnd};
+use super::channel;
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::Figures;
+use super::lane_socket::LaneSocket;
 use super::link;
 use super::settings::TunnelSettings;
 use super::trust::{Trust, fingerprint};
@@ -174,9 +174,10 @@ async fn serve_ask(
     let Ask { far, socket, due, load: _counted } = ask;
     let opened = timeout(due.saturating_duration_since(Instant::now()), open(&handle, &far)).await;
     let why = match opened {
-        Ok(Ok(channel)) => match ready(socket) {
-            Ok((socket, lane)) => {
-                return channel::carry(channel, socket, &figures, lane.closed()).await;
+        Ok(Ok(channel)) => match LaneSocket::of(socket) {
+            Ok(socket) => {
+                let left = socket.left();
+                return channel::carry(channel, socket, &figures, left).await;
             }
             Err(error) => error.to_string(),
         },
@@ -186,13 +187,6 @@ async fn serve_ask(
         Err(_late) => "no answer in time".into(),
     };
     shared.tell(TunnelEvent::ChannelRefused { far, why });
-}
-
-/// A lane's socket, and what tells that the lane has left it.
-fn ready(socket: StdUnixStream) -> io::Result<(UnixStream, OtherEnd)> {
-    socket.set_nonblocking(true)?;
-    let lane = OtherEnd::of(&socket)?;
-    Ok((UnixStream::from_std(socket)?, lane))
 }
 
 fn refusal(reason: &ChannelOpenFailure) -> String {

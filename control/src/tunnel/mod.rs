@@ -31,6 +31,7 @@ mod figures;
 mod host_pattern;
 mod identity;
 mod key;
+mod lane_socket;
 mod link;
 mod own_key;
 mod settings;
