@@ -132,8 +132,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn of(folder: &Path, args: &[&str]) -> Self {
-        let mut child =
-            command(folder, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start(command(folder, args))
+    }
+
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child: Some(child), lines, started: Instant::now() }
     }
