@@ -88,7 +88,7 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
 
 fn with_options(settings: TunnelSettings, options: &CopyOptions) -> TunnelSettings {
     let connections = options.tunnel_connections.into();
-    TunnelSettings { connections, deadline: options.deadline, ..settings }
+    TunnelSettings { connections, ..settings }.with_deadline(options.deadline)
 }
 
 #[cfg(test)]
