@@ -8,7 +8,9 @@ use std::thread;
 use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
-use blockferry_control::hub::{Backups, Gate, Hub, HubSettings, NodeCheck, Repositories, host_key};
+use blockferry_control::hub::{
+    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, Readers, Repositories, host_key,
+};
 use blockferry_control::repository::RepositoryError;
 use blockferry_control::tunnel::endpoint::{Endpoint, EndpointSettings};
 use serde_json::json;
@@ -22,6 +24,8 @@ use crate::output::{Console, line, print_json};
 /// Descriptors of a leased port with an export on it, and of the lane that writes to it: sockets,
 /// the process, pipes, rings, files beside the copy, and folders of points that are held.
 const PER_PORT: u64 = 32;
+/// Disks of a point that is verified, which are on no ports.
+const VERIFIED_DISKS: u64 = 8;
 /// What the first signal makes of a hub.
 const STOPPING: &str = "stopping: jobs are called off, exports ended; once more to stop at once";
 /// For catalogs, the reactor and what libraries open now and then.
@@ -56,24 +60,30 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     }
     let hub = Arc::new(hub);
     let backups = backups(&hub, options)?.map(Arc::new);
+    let readers = backups.as_ref().map(|backups| Readers::start(&hub, Arc::clone(backups)));
+    let readers = readers.transpose()?.map(Arc::new);
     let api = ApiSettings {
         log: Log::to(line),
         log_requests: options.verbose,
         local_sources: options.local_sources,
     };
-    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), api);
+    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), readers.clone(), api);
     let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
     })?;
     let stopper = server.stopper();
     let console = Arc::new(Console::new(None, options.verbose));
     interrupt::listen_and_say(console, STOPPING, move || {
-        let (stopper, backups) = (stopper.clone(), backups.clone());
+        let stopper = stopper.clone();
+        let (backups, readers) = (backups.clone(), readers.clone());
         // On a thread of its own, for a second signal has to be heard meanwhile. The API answers
         // until all jobs have ended, so that who follows one learns of that.
         let stop = move || {
             if let Some(backups) = backups {
                 backups.stop();
+            }
+            if let Some(readers) = readers {
+                readers.stop();
             }
             stopper.stop();
         };
@@ -116,7 +126,8 @@ fn backups(hub: &Arc<Hub>, options: &ServeOptions) -> anyhow::Result<Option<Back
 /// Raises the limit on open files, as far as that is allowed.
 fn make_room(ports: usize) {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |folder| folder.count() as u64);
-    let needed = open + u64::from(MAX_CONNECTIONS) + ports as u64 * PER_PORT + SLACK;
+    let exports = ports as u64 + MAX_VERIFICATIONS as u64 * VERIFIED_DISKS;
+    let needed = open + u64::from(MAX_CONNECTIONS) + exports * PER_PORT + SLACK;
     let allowed = raise_open_files(needed);
     if allowed < needed {
         line(&format!(

@@ -15,7 +15,7 @@ use super::telling::{Json, summary};
 use crate::copy::{Place, named_place};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line, tell};
-use crate::reading::{settings, watched};
+use crate::reading::{refusal, settings, watched};
 
 /// `blockferry restore`.
 ///
@@ -45,13 +45,22 @@ pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
 fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     let target = target(options)?;
     let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
-    let repository = options.repository.open()?;
     let settings = settings(&options.lane);
     let totals = |report: &RestoreReport| {
         report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
     };
+    // Who has the repository serves the disks; they are moved and compared here in any case.
+    if let Some(hub) = options.repository.remote.client()? {
+        let name = options.repository.name()?;
+        return watched(&options.output, totals, |watch, cancellation| {
+            hub.restore(&request, name, &settings, watch, cancellation)
+                .map_err(|error| refusal(&error))
+        });
+    }
+    let repository = options.repository.open()?;
     watched(&options.output, totals, |watch, cancellation| {
         restore(&repository, &request, &settings, watch, cancellation)
+            .map_err(|error| refusal(&error))
     })
 }
 
@@ -83,13 +92,13 @@ fn folder(path: PathBuf, options: &RestoreOptions) -> RestoreTarget {
     RestoreTarget::Folder { path, format: options.format.unwrap_or_default(), force: options.force }
 }
 
-/// Content that differs goes first: it is what a person has to know.
+/// Where some disks are right, the others are told one by one. Where none is, content that differs
+/// goes first: it is what a person has to know.
 fn exit_of(report: &RestoreReport) -> Exit {
-    let failed = |disk: &RestoredDisk| disk.outcome.as_ref().err().map(Exit::of_read);
-    let exits: Vec<Exit> = report.disks.iter().filter_map(failed).collect();
-    match exits.first() {
-        Some(_) if exits.contains(&Exit::Differs) => Exit::Differs,
-        Some(first) => *first,
-        None => Exit::Done,
+    let exit = |disk: &RestoredDisk| disk.outcome.as_ref().err().map_or(Exit::Done, Exit::of_read);
+    let exits: Vec<Exit> = report.disks.iter().map(exit).collect();
+    if exits.contains(&Exit::Differs) && !exits.contains(&Exit::Done) {
+        return Exit::Differs;
     }
+    Exit::of_lanes(exits.iter().copied())
 }

@@ -5,6 +5,7 @@
 
 mod hub;
 mod kept;
+mod reading;
 mod tunnel;
 
 use std::fs;
@@ -15,6 +16,8 @@ use std::process::{Command, Output, Stdio};
 pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
+#[allow(unused_imports)]
+pub(crate) use reading::{HubPlace, by, wait_until};
 #[allow(unused_imports)]
 pub(crate) use tunnel::{Ended, Fleet, Pair, Running, Way};
 

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use super::shared::Shared;
-use super::{auth, backups, events, points, ports, processes, trace, watch};
+use super::{auth, backups, events, points, ports, processes, reading, trace, watch};
 
 const PREFIX: &str = "/api/v1";
 const TOKEN_SCHEME: &str = "token";
@@ -35,6 +35,7 @@ fn groups() -> OpenApiRouter<Arc<Shared>> {
             .merge(backups::routes())
             .merge(events::routes())
             .merge(points::routes())
+            .merge(reading::routes())
             .merge(watch::routes()),
     )
 }
@@ -74,9 +75,12 @@ fn described() -> OpenApi {
             .description(Some("Made by `blockferry hub token`."))
             .build(),
     );
+    let components = ComponentsBuilder::new()
+        .security_scheme(TOKEN_SCHEME, token)
+        .schemas_from_iter(reading::streamed_schemas());
     OpenApiBuilder::new()
         .info(info)
-        .components(Some(ComponentsBuilder::new().security_scheme(TOKEN_SCHEME, token).build()))
+        .components(Some(components.build()))
         .security(Some([SecurityRequirement::new(TOKEN_SCHEME, [""; 0])]))
         .build()
 }

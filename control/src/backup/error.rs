@@ -8,7 +8,6 @@ use blockferry_dataplane::{Cause, Fault, Side};
 
 use crate::catalog::{CatalogError, DiskName, FailureKind, JobId, VmName};
 use crate::export::ExportError;
-use crate::hub::PortError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
 
@@ -46,6 +45,14 @@ pub enum BackupError {
         /// Why not.
         why: String,
     },
+    /// A source without content.
+    #[error(
+        "{disk}: its source has a size of 0 bytes; is it the right one, and is its medium there?"
+    )]
+    Empty {
+        /// The disk.
+        disk: WhichDisk,
+    },
     /// A disk that cannot be read or written.
     #[error("{disk}: {}", told(fault, exports))]
     Disk {
@@ -73,9 +80,6 @@ pub enum BackupError {
     /// An export.
     #[error(transparent)]
     Export(Box<ExportError>),
-    /// A port of the hub.
-    #[error(transparent)]
-    Port(Box<PortError>),
     /// A manifest of an earlier point.
     #[error(transparent)]
     Manifest(Box<ManifestError>),
@@ -113,7 +117,6 @@ from! {
     CatalogError => Repository,
     ImageError => Image,
     ExportError => Export,
-    PortError => Port,
     ManifestError => Manifest,
 }
 
@@ -143,6 +146,7 @@ impl BackupError {
     pub fn side(&self) -> Option<Side> {
         match self {
             Self::Disk { fault, .. } => fault.side(),
+            Self::Empty { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
                 Some(Side::Target)

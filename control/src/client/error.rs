@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::address::HubAddress;
+use crate::api::DAMAGED;
 use crate::catalog::{FailureKind, JobId, PointId};
 
 /// One line that says what went wrong, and what to do. None has the token in it.
@@ -31,6 +32,19 @@ pub enum ClientError {
         job: JobId,
         /// For how long it was waited.
         waited: Duration,
+        /// What happened last.
+        what: String,
+    },
+    /// Called off here, and the hub could not be told, or did not tell what became of it.
+    #[error(
+        "interrupted, and the hub at {address} cannot be asked ({what}): {} may still run there",
+        which(job.as_ref())
+    )]
+    Left {
+        /// Where.
+        address: HubAddress,
+        /// The job, if the hub told which it is.
+        job: Option<JobId>,
         /// What happened last.
         what: String,
     },
@@ -74,9 +88,23 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
-    /// Called off before there was a job.
+    /// Called off before there was a job, or of what has none.
     #[error("interrupted")]
     NotAsked,
+    /// A point could not be read, or goes on being read no more.
+    #[error("{reason}")]
+    ReadFailed {
+        /// Whose fault it was.
+        failure: FailureKind,
+        /// Why.
+        reason: String,
+    },
+    /// Its answer ended before all was said.
+    #[error("the hub at {address} broke off its answer; has it ended? ask again when it runs")]
+    Cut {
+        /// Where.
+        address: HubAddress,
+    },
     /// The point of the job is gone.
     #[error("job {job} is done, and its point was deleted since")]
     NoPoint {
@@ -95,11 +123,15 @@ pub enum ClientError {
     },
 }
 
+fn which(job: Option<&JobId>) -> String {
+    job.map_or_else(|| "the job".to_owned(), |job| format!("job {job}"))
+}
+
 impl ClientError {
     /// Whether it was called off.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled { .. } | Self::NotAsked)
+        matches!(self, Self::Cancelled { .. } | Self::Left { .. } | Self::NotAsked)
     }
 
     /// Whose fault it is.
@@ -109,8 +141,9 @@ impl ClientError {
         const CONFLICT: u16 = 409;
         const TOO_MANY: u16 = 429;
         match self {
-            Self::JobFailed { failure, .. } => *failure,
+            Self::JobFailed { failure, .. } | Self::ReadFailed { failure, .. } => *failure,
             Self::Token => FailureKind::Request,
+            Self::Refused { code, .. } if code == DAMAGED => FailureKind::Source,
             Self::Refused { status, .. } => match *status {
                 CONFLICT | TOO_MANY => FailureKind::Other,
                 400..500 => FailureKind::Request,

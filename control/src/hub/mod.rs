@@ -10,6 +10,7 @@
 //!    │
 //!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
 //!      ├ Backups   queue ▸ all ports of a VM at once ▸ run ▸ published
+//!      ├ Readers   verifications, and exports of points, each as long as its caller listens
 //!      ├ Exports   the qemu-nbd processes that run now
 //!      └ TokenCheck, NodeCheck
 //! ```
@@ -22,13 +23,16 @@
 //! Every call blocks for as long as the disk takes: from asynchronous code it is made on a thread
 //! that may block.
 
+mod address;
 mod backups;
 mod error;
 mod exports;
 mod gate;
+mod kept;
 mod machine;
 mod nodes;
 mod ports;
+mod readers;
 mod secret;
 mod state;
 mod state_file;
@@ -36,6 +40,7 @@ mod state_file;
 mod tests;
 mod token;
 
+pub(crate) use address::ExportAddress;
 pub use backups::{
     Backups, DiskProgress, Feed, Follower, JobCounts, JobEvent, QueuePlace, Repositories,
     RepositoryName, SubmitError,
@@ -43,9 +48,14 @@ pub use backups::{
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
 pub use gate::Gate;
+pub(crate) use kept::{KeptExport, KeptSpec};
 pub use machine::{Hub, HubSettings};
 pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, Nodes, host_key};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
+pub use readers::{
+    ExportAsked, MAX_EXPORTS, MAX_VERIFICATIONS, ReadEvent, ReaderCounts, ReaderError, Readers,
+    Reading, ServedDisk, ServedPoint, VerifyAsked,
+};
 pub use secret::NoRandom;
 pub use state::StateFolder;
 pub use state_file::StateFileError;

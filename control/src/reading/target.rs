@@ -8,10 +8,12 @@ use blockferry_dataplane::Endpoint;
 use rustix::fs::OFlags;
 
 use super::error::ReadError;
+use super::opened::OpenedDisk;
 use super::partial::PartialFile;
-use super::serve::{Served, serve_to_write};
+use super::serve::serve_to_write;
 use super::settings::{DiskFormat, ReadSettings};
-use crate::catalog::{DiskName, Layer};
+use crate::catalog::DiskName;
+use crate::hub::KeptExport;
 use crate::image::{CheckVerdict, Image};
 
 /// Where disks are to go.
@@ -42,7 +44,7 @@ pub(super) enum Target {
         /// The file.
         file: PartialFile,
         /// The export. Boxed: it is many times as large as the others.
-        served: Box<Served>,
+        served: Box<KeptExport>,
     },
     /// An export or a device of the caller's.
     Whole {
@@ -57,7 +59,7 @@ impl RestoreTarget {
     /// Makes ready for one disk.
     pub(super) fn prepare(
         &self,
-        layer: &Layer,
+        disk: &OpenedDisk,
         settings: &ReadSettings,
     ) -> Result<Target, ReadError> {
         match self {
@@ -69,11 +71,11 @@ impl RestoreTarget {
                 Ok(Target::Whole { endpoint: endpoint.clone(), _device: device })
             }
             Self::Folder { path, format, force } => {
-                let name = format!("{}.{}", layer.disk_name, format.as_str());
+                let name = format!("{}.{}", disk.name, format.as_str());
                 let file = PartialFile::create(path.join(name), *force)?;
                 match format {
                     DiskFormat::Raw => Ok(Target::Raw(file)),
-                    DiskFormat::Qcow2 => new_image(file, layer, settings),
+                    DiskFormat::Qcow2 => new_image(file, disk, settings),
                 }
             }
         }
@@ -82,17 +84,17 @@ impl RestoreTarget {
 
 fn new_image(
     mut file: PartialFile,
-    layer: &Layer,
+    disk: &OpenedDisk,
     settings: &ReadSettings,
 ) -> Result<Target, ReadError> {
-    let disk = || layer.disk_name.clone();
+    let name = || disk.name.clone();
     file.make_anew(|path| {
-        Image::create(path, layer.facts.size_bytes, None, settings.image_tool.clone())
+        Image::create(path, disk.size_bytes, None, settings.image_tool.clone())
             .map(|_made| ())
-            .map_err(|error| ReadError::NewImage { disk: disk(), what: error.to_string() })
+            .map_err(|error| ReadError::NewImage { disk: name(), what: error.to_string() })
     })?;
     let served = serve_to_write(file.partial(), settings)
-        .map_err(|error| ReadError::NewImage { disk: disk(), what: error.to_string() })?;
+        .map_err(|error| ReadError::NewImage { disk: name(), what: error.to_string() })?;
     Ok(Target::Image { file, served: Box::new(served) })
 }
 
@@ -112,7 +114,7 @@ impl Target {
     }
 
     /// Its export, if it has one of ours.
-    pub(super) fn served(&mut self) -> Option<&mut Served> {
+    pub(super) fn served(&mut self) -> Option<&mut KeptExport> {
         match self {
             Self::Image { served, .. } => Some(served),
             Self::Raw(_) | Self::Whole { .. } => None,

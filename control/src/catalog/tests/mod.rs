@@ -73,7 +73,7 @@ pub(super) fn a<T: FromStr<Err = ValueError>>(text: &str) -> T {
 }
 
 pub(super) fn new_job(vm: &str) -> NewJob {
-    NewJob { vm: a(vm), mode: BackupMode::Auto, key: None }
+    NewJob { kind: JobKind::Backup, vm: a(vm), mode: BackupMode::Auto, key: None }
 }
 
 /// The states after the first one that lead to a state.
@@ -105,6 +105,7 @@ pub(super) fn full(disk: DiskId) -> LayerFacts {
         manifest: Some(ManifestFacts {
             algorithm: "xxh3".parse().unwrap(),
             path: RelativePath::of_manifest(point, id),
+            id: Some(a("0123456789abcdef0123456789abcdef")),
         }),
         counts: ByteCounts { read: 4, zero: 3, sent: 2, skipped: 1 },
     }

@@ -15,13 +15,14 @@ use super::report::{Against, AgainstOutcome, Content, DamageKind, VerifiedDisk, 
 use crate::backup::Watch;
 use crate::catalog::{DiskName, Layer};
 use crate::export::ExportError;
+use crate::hub::KeptExport;
 use crate::reading::damaged::by_layer;
 use crate::reading::digests::{ChainDigests, unequal};
 use crate::reading::error::ReadError;
-use crate::reading::lanes;
+use crate::reading::lanes::{self, Reviver};
 use crate::reading::restore::{note, notes_folder};
-use crate::reading::serve::{Served, serve_to_read};
-use crate::repository::{HeldLayer, HeldPoint};
+use crate::reading::serve::serve_to_read;
+use crate::repository::{HeldLayer, HeldPoint, RepositoryError};
 
 /// The digests of a live source whose disk has none of its own.
 const DIGEST: DigestAlgorithm = DigestAlgorithm::Blake3;
@@ -31,7 +32,7 @@ const DIGEST: DigestAlgorithm = DigestAlgorithm::Blake3;
 struct Readable {
     /// Its place in the point.
     disk: usize,
-    served: Served,
+    served: KeptExport,
     /// None, if it is only read for the sake of a live source.
     digests: Option<ChainDigests>,
 }
@@ -100,16 +101,13 @@ impl Run<'_> {
         if !self.chain(held)? {
             return Ok(Err("an image of its chain cannot be opened".into()));
         }
-        let digests = match ChainDigests::open(held, self.repository.root()) {
+        let digests = match ChainDigests::open(held, self.repository) {
             Ok(digests) => Some(digests),
-            Err(none) => {
-                let path = match &none.layer.facts.manifest {
-                    Some(manifest) => manifest.path.clone(),
-                    None => none.layer.facts.path.clone(),
-                };
-                self.ledger.note(none.layer, path, DamageKind::NoDigests(none.why))?;
+            Err(RepositoryError::NoDigests { layer, why, .. }) => {
+                self.lacks_digests(&layer, why)?;
                 None
             }
+            Err(error) => return Err(error.into()),
         };
         if digests.is_none() && !compared {
             return Ok(Err("there are no digests that it could be compared with".into()));
@@ -161,12 +159,15 @@ impl Run<'_> {
         if work.is_empty() {
             return Ok(Vec::new());
         }
-        let mut exports: Vec<(DiskName, &mut Served)> =
-            readable.iter_mut().map(|found| (name(found.disk), &mut found.served)).collect();
+        let of: Vec<DiskName> = readable.iter().map(|found| name(found.disk)).collect();
+        let mut keep = |reviver: &mut Reviver<'_>| {
+            let mut disks = of.iter().zip(readable.iter_mut());
+            disks.try_for_each(|(disk, found)| reviver.revive(disk, &mut found.served))
+        };
         let watch: Arc<dyn Watch> = Arc::clone(self.watch);
         let tell = |counts: &[Counts]| self.tell(counts);
         let (settings, cancellation) = (self.settings, self.cancellation);
-        lanes::run(&names, work, &mut exports, settings, &watch, &tell, cancellation)
+        lanes::run(&names, work, &mut keep, settings, &watch, &tell, cancellation)
     }
 
     /// What came of a disk, and the digests of what was read.

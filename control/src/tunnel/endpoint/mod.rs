@@ -14,6 +14,8 @@
 mod door;
 mod gatekeeper;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
