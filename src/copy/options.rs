@@ -101,7 +101,7 @@ pub(crate) struct CopyOptions {
     ///
     /// Nothing listens on this machine for it. A connection that is lost is made again, and the copy
     /// goes on with what was not safe.
-    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", help_heading = TUNNEL)]
+    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", group = "way", help_heading = TUNNEL)]
     // Parsed later: clap would repeat a password that was written into it.
     pub(crate) tunnel: Option<String>,
 
@@ -110,7 +110,7 @@ pub(crate) struct CopyOptions {
     /// DIR is the node's folder, where it is not the usual one.
     #[arg(
         long, value_name = "DIR", num_args = 0..=1, require_equals = true, help_heading = TUNNEL,
-        conflicts_with_all = ["tunnel", "identity", "known_hosts"]
+        group = "way", conflicts_with_all = ["tunnel", "identity", "known_hosts"]
     )]
     pub(crate) node: Option<Option<PathBuf>>,
 
@@ -126,7 +126,7 @@ pub(crate) struct CopyOptions {
 
     /// SSH connections at most; lanes, and the connections of a lane, are spread over them
     #[arg(
-        long, value_name = "N", default_value = "4", value_parser = connections,
+        long, value_name = "N", default_value = "4", value_parser = connections, requires = "way",
         help_heading = TUNNEL
     )]
     pub(crate) tunnel_connections: u16,
