@@ -242,6 +242,8 @@ pub(crate) struct CopyOptions {
     pub(crate) digest: DigestChoice,
 
     /// Write the digests to this file; with --lanes, to 0.manifest, 1.manifest ... in this folder
+    ///
+    /// An older manifest there is replaced at the end; any other file is left alone, and refused.
     #[arg(long, value_name = "FILE", help_heading = SAFETY)]
     pub(crate) manifest: Option<PathBuf>,
 

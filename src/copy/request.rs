@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use blockferry_control::tunnel::TunnelSettings;
@@ -11,6 +10,7 @@ use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::nbd::{Address, NbdUri};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
+use super::apart::{self, file_id, file_key};
 use super::beside::{areas, base, single_file};
 use super::lanes_file;
 use super::options::CopyOptions;
@@ -112,6 +112,7 @@ impl CopyRequest {
             }
         }
         check_lanes(&lanes, options)?;
+        apart::check(&lanes, options)?;
         let many = options.lanes.is_some();
         let folders = [&options.manifest, &options.resume].into_iter().flatten();
         Ok(Self {
@@ -322,16 +323,7 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
 /// The same for two names of one place; `None` for what can be had any number of times.
 fn place_key(place: &Place) -> Option<String> {
     match place {
-        // A terminal or /dev/null.
-        Place::Path(path)
-            if path.metadata().is_ok_and(|data| data.file_type().is_char_device()) =>
-        {
-            None
-        }
-        Place::Path(path) => Some(match file_id(path) {
-            Some((device, inode)) => format!("file {device} {inode}"),
-            None => std::path::absolute(path).unwrap_or(path.clone()).display().to_string(),
-        }),
+        Place::Path(path) => file_key(path),
         // However the way to the export is encrypted.
         Place::Uri(uri) => Some(match &uri.address {
             Address::Tcp { host, port } => {
@@ -343,16 +335,6 @@ fn place_key(place: &Place) -> Option<String> {
             }
         }),
         Place::Command(_) | Place::Standard | Place::Null => None,
-    }
-}
-
-/// Device and inode of a regular file; of a block device, its own number.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
-    let data = path.metadata().ok()?;
-    if data.is_file() {
-        Some((data.dev(), data.ino()))
-    } else {
-        data.file_type().is_block_device().then(|| (u64::MAX, data.rdev()))
     }
 }
 
@@ -381,19 +363,6 @@ mod tests {
         for file in ["http://h", "disk", "./nbd:x", "nbdx:y", "C:\\disk", "nbd", "", "nbd+x/y:z"] {
             assert!(!looks_like_uri(file), "{file}");
         }
-    }
-
-    #[test]
-    fn a_file_has_the_same_key_under_all_its_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
-        std::fs::write(&file, "x").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        let key = |path: &Path| place_key(&Place::Path(path.into()));
-        assert_eq!(key(&file), key(&link));
-        assert_ne!(key(&file), key(&folder.path().join("c")));
-        assert_eq!(place_key(&Place::Null), None);
-        assert_eq!(key(Path::new("/dev/null")), None);
     }
 
     #[test]
