@@ -86,6 +86,11 @@ impl Task {
             let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
+        Ok(())
+    }
+
+    /// Refuses what needs a size where there is none.
+    pub(super) fn check_size_is_known(&self) -> Result<(), Refusal> {
         if self.size.is_none()
             && (self.settings.journal.is_some()
                 || self.settings.manifest.is_some()
