@@ -1,6 +1,6 @@
 //! The command line of blockferry.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod backup;
 mod batch;
@@ -9,6 +9,7 @@ mod copy;
 mod exit;
 mod export;
 mod hub;
+mod inherited;
 mod interrupt;
 mod lane_options;
 mod node;

@@ -17,6 +17,7 @@ use super::options::CopyOptions;
 use super::settings::{lane_settings, mover_settings, tunnel_settings};
 use super::words::{self, Words};
 use crate::exit::Refusal;
+use crate::inherited::{Stream, is_closed};
 
 /// Changed areas in memory at most, of all lanes together, at 16 bytes each. A longer list is
 /// merged over its smallest gaps, which copies more and never less.
@@ -203,11 +204,18 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
         }
     }
     let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);
-    let refusal = if options.json && to_standard_output {
+    let from_standard_input = lanes.iter().any(|lane| lane.source == Place::Standard);
+    let refusal = if from_standard_input && is_closed(Stream::Input) {
+        "SOURCE - reads standard input, which is closed: give it a pipe or a file"
+    } else if to_standard_output && is_closed(Stream::Output) {
+        "TARGET - writes to standard output, which is closed: give it a pipe or a file"
+    } else if options.json && is_closed(Stream::Output) {
+        "--json prints to standard output, which is closed: give it a pipe or a file"
+    } else if options.json && to_standard_output {
         "--json prints to standard output, where TARGET - puts the data: take a file as TARGET"
     } else if options.resume.is_some() && uses(|place| *place == Place::Standard) {
         "--resume cannot go on in a stream, which has no place to go back to: take a file"
-    } else if options.source_size.is_some() && lanes.iter().any(|l| l.source == Place::Standard) {
+    } else if options.source_size.is_some() && from_standard_input {
         "--source-size is about a source that is larger than its disk, and a stream ends where it \
          ends: leave it out"
     } else if options.base_manifest.is_some() && uses(|place| *place == Place::Standard) {
