@@ -22,6 +22,7 @@ mod restore;
 mod state;
 mod verify;
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -31,13 +32,15 @@ use cli::{Cli, Command};
 use exit::Exit;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(exit) => exit.into(),
+    let exit = match run() {
+        Ok(exit) => exit,
         Err(error) => {
             output::line(&format!("{error:#}"));
-            Exit::of_error(&error).into()
+            Exit::of_error(&error)
         }
-    }
+    };
+    output::finish();
+    exit.into()
 }
 
 fn run() -> anyhow::Result<Exit> {
@@ -52,6 +55,10 @@ fn run() -> anyhow::Result<Exit> {
             if refused.use_stderr() && words.plain().iter().any(|word| word == "--json") =>
         {
             return Err(refused_for_programs(&refused));
+        }
+        Err(refused) if refused.use_stderr() && !io::stderr().is_terminal() => {
+            output::plain(refused.to_string().trim_end());
+            return Ok(Exit::Usage);
         }
         other => other.unwrap_or_else(|error| error.exit()),
     };

@@ -102,7 +102,8 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
         && let Err(unwritten) = json::print(&json::Report::of(exit, &report, &outcomes))
     {
         console.note(&format!("{unwritten:#}"));
-        return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
+        let untold = if interrupt::was_asked() { Exit::Interrupted } else { Exit::Failed };
+        return Ok(if exit == Exit::Done { untold } else { exit });
     }
     Ok(exit)
 }
