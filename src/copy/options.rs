@@ -259,8 +259,10 @@ pub(crate) struct CopyOptions {
     /// Note in this file what is safe on the target, and do not move that again
     ///
     /// The same command goes on where the last run was stopped, with its --manifest too. A journal
-    /// of another source or target is refused. With --lanes, a folder with 0.journal, 1.journal ...
-    /// in the order of the lanes, which are removed when all lanes are done.
+    /// of another source or target is refused, and one of a file that was written since. Of devices
+    /// and exports nobody can tell that: they must not change between the runs, as a snapshot does
+    /// not. With --lanes, a folder with 0.journal, 1.journal ... in the order of the lanes, which are
+    /// removed when all lanes are done.
     #[arg(long, value_name = "JOURNAL", help_heading = SAFETY)]
     pub(crate) resume: Option<PathBuf>,
 
