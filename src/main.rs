@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(error) => {
             output::line(&format!("{error:#}"));
+            if let Some(hint) = output::hint_of_error(&error) {
+                output::line(&format!("hint: {hint}"));
+            }
             Exit::of_error(&error)
         }
     };

@@ -417,3 +417,40 @@ fn every_option_of_nbdcopy_is_accepted_in_each_of_its_spellings() {
         fs::remove_file(b).unwrap();
     }
 }
+
+#[test]
+fn a_limit_on_memory_was_not_said_to_be_one() {
+    let folder = folder();
+    let mut told = 0;
+    for limit in [40_000, 50_000, 70_000, 100_000, 150_000, 200_000] {
+        let line = format!("ulimit -v {limit}; exec \"$0\" copy a b");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line, env!("CARGO_BIN_EXE_blockferry")]).current_dir(folder.path());
+        let output = shell.output().unwrap();
+        let text = stderr(&output);
+        // Where not even the program is loaded, it is not we who speak.
+        if output.status.code() == Some(0) || !text.contains("blockferry: ") {
+            continue;
+        }
+        assert!(text.contains("raise ulimit"), "{limit}: {text}");
+        told += 1;
+    }
+    assert!(told > 0);
+}
+
+#[test]
+fn a_file_of_shared_keys_was_said_to_mean_nothing_and_then_refused() {
+    let folder = folder();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "alice:0011223344556677\n").unwrap();
+    let server = Nbdkit::memory(1 << 20).arg("--tls=require");
+    let server = server.arg(format!("--tls-psk={}", keys.display())).tcp().start().unwrap();
+    let uri = format!("{}?tls-psk-file=keys", server.uri().replace("nbd://", "nbds://"));
+    let output = copy(folder.path(), &format!("{uri} b"));
+    let text = stderr(&output);
+    assert!(text.contains("pre-shared keys") && !text.contains("means nothing"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("tls-psk-file")).count(), 1, "{text}");
+    // Without TLS it does mean nothing.
+    let output = copy(folder.path(), "nbd://127.0.0.1:1/?tls-psk-file=keys b");
+    assert!(stderr(&output).contains("tls-psk-file of the URI means nothing"));
+}

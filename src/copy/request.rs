@@ -349,8 +349,13 @@ fn place_key(place: &Place) -> Option<String> {
 fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
     let ends = lanes.iter().flat_map(|lane| [&lane.source, &lane.target]);
     ends.filter_map(|end| match end {
-        Place::Uri(uri) if !uri.ignored.is_empty() => {
-            Some(format!("{uri}: {} of the URI means nothing here", uri.ignored.join(", ")))
+        Place::Uri(uri) => {
+            // Where TLS is asked for, pre-shared keys are refused by it.
+            let refused = |name: &str| uri.tls && name == "tls-psk-file";
+            let ignored: Vec<&str> =
+                uri.ignored.iter().map(String::as_str).filter(|name| !refused(name)).collect();
+            (!ignored.is_empty())
+                .then(|| format!("{uri}: {} of the URI means nothing here", ignored.join(", ")))
         }
         _ => None,
     })

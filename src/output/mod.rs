@@ -24,7 +24,7 @@ mod time;
 pub(crate) use console::{Console, line, plain};
 pub(crate) use ending::tell;
 pub(crate) use estimate::Estimate;
-pub(crate) use hint::hint;
+pub(crate) use hint::{hint, hint_of_error};
 pub(crate) use json::cpu_seconds;
 pub(crate) use json::print as print_json;
 pub(crate) use outlet::finish;
