@@ -38,6 +38,8 @@ fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
         ("--requests x a b", "1 or more"),
         ("--threads x a b", "--threads"),
         ("--queue-size x a b", "is not a size"),
+        ("--memory 1 a b", "give 1.00 MiB or more"),
+        ("--memory 1M --request-size 16M a b", "give 32.00 MiB or more"),
         ("--queue-size 10MB a b", "write 10M"),
         ("--deadline 30 a b", "no unit"),
         ("--deadline 0s a b", "more than 0"),
@@ -453,4 +455,21 @@ fn a_file_of_shared_keys_was_said_to_mean_nothing_and_then_refused() {
     // Without TLS it does mean nothing.
     let output = copy(folder.path(), "nbd://127.0.0.1:1/?tls-psk-file=keys b");
     assert!(stderr(&output).contains("tls-psk-file of the URI means nothing"));
+}
+
+#[test]
+fn a_request_was_longer_than_what_may_be_in_flight() {
+    let folder = folder();
+    for (options, longest) in [
+        ("--queue-size=65536", 65536),
+        ("--queue-size=70000", 65536),
+        ("--queue-size=1", 4096),
+        ("--queue-size=65536 --request-size=128k-1M", 65536),
+        ("--queue-size=65536 --request-size=256k", 262_144),
+    ] {
+        let output = copy(folder.path(), &format!("--json --no-extents {options} a b"));
+        assert_eq!(code(&output), 0, "{options}: {}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["lanes"][0]["request_bytes"], longest, "{options}");
+    }
 }

@@ -42,6 +42,9 @@ Examples:
 /// Connections a side at most: each is a thread of the server, and takes descriptors here.
 const MAX_CONNECTIONS: u16 = 64;
 
+/// Bytes of the shortest request, as nbdcopy has it.
+pub(crate) const LEAST_REQUEST: u32 = 4096;
+
 const WHAT: &str = "What to copy";
 const ZEROS: &str = "Zeros";
 const TUNNEL: &str = "Through SSH";
@@ -189,6 +192,8 @@ pub(crate) struct CopyOptions {
     pub(crate) request_size: RequestSize,
 
     /// Bytes in flight on a lane at most; it starts with 8M and takes more where that is faster
+    ///
+    /// Requests that adapt are no longer than that. Of a given --request-size one is always in flight.
     #[arg(
         long, value_name = "SIZE", default_value = "16M", value_parser = parse_size,
         help_heading = SPEED
@@ -214,6 +219,9 @@ pub(crate) struct CopyOptions {
     pub(crate) rate_limit: Option<u64>,
 
     /// Memory of all buffers together
+    ///
+    /// Each thread needs two requests of it, 1M at least: there are fewer threads where it is not
+    /// enough for all.
     #[arg(
         long, value_name = "SIZE", default_value = "64M", value_parser = memory, help_heading = SPEED
     )]
@@ -391,7 +399,7 @@ impl RequestSize {
 
 fn request_size(text: &str) -> Result<RequestSize, String> {
     let (least, most) = text.split_once('-').unwrap_or((text, text));
-    let size = |text| power_of_two(text, 4096, 32 << 20);
+    let size = |text| power_of_two(text, LEAST_REQUEST, 32 << 20);
     match (size(least), size(most)) {
         (Some(least), Some(most)) if least <= most => Ok(RequestSize { least, most }),
         _ => Err("write a power of two from 4096 to 32M, which is the most that NBD servers \

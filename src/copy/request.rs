@@ -119,7 +119,7 @@ impl CopyRequest {
         Ok(Self {
             warnings: warnings(&lanes),
             lanes,
-            mover: mover_settings(options),
+            mover: mover_settings(options)?,
             tunnel: tunnel_settings(options)?,
             folders: folders.filter(|_| many).cloned().collect(),
         })
