@@ -167,19 +167,22 @@ pub(crate) struct CopyOptions {
     /// Connections a side at most; more than one only where both sides offer multi-conn
     #[arg(
         short = 'C', long, value_name = "N", default_value = "1", value_parser = connections,
-        help_heading = SPEED
+        allow_negative_numbers = true, help_heading = SPEED
     )]
     pub(crate) connections: u16,
 
     /// Requests in flight on a connection at most
     #[arg(
         short = 'R', long, value_name = "N", default_value = "16", value_parser = count,
-        help_heading = SPEED
+        allow_negative_numbers = true, help_heading = SPEED
     )]
     pub(crate) requests: u16,
 
     /// Threads that move data; 0: one for each processor
-    #[arg(short = 'T', long, value_name = "N", default_value = "0", help_heading = SPEED)]
+    #[arg(
+        short = 'T', long, value_name = "N", default_value = "0", value_parser = threads,
+        allow_negative_numbers = true, help_heading = SPEED
+    )]
     pub(crate) threads: u64,
 
     /// Bytes of a request, or between what it adapts to what is measured (as 64k-4M)
@@ -355,9 +358,23 @@ fn digest(text: &str) -> Result<DigestChoice, String> {
 /// A number from 1; one that is larger than what could ever be used is as good as the largest, as
 /// it is for nbdcopy.
 fn count(text: &str) -> Result<u16, String> {
-    match text.parse::<u64>() {
-        Ok(0) | Err(_) => Err("write a whole number, 1 or more".into()),
-        Ok(number) => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+    match number(text) {
+        Some(0) | None => Err("write a whole number, 1 or more".into()),
+        Some(number) => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+    }
+}
+
+fn threads(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "write a whole number".into())
+}
+
+/// A number as scanf(3) reads it for nbdcopy: blanks around it are nothing, and one below zero is a
+/// very large one.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim_ascii();
+    match text.strip_prefix('-') {
+        Some(digits) => digits.parse().ok().map(|below: u64| below.wrapping_neg()),
+        None => text.parse().ok(),
     }
 }
 
@@ -451,7 +468,11 @@ mod tests {
     #[test]
     fn counts_beyond_reason_are_the_largest() {
         assert_eq!([count("1"), count("1000000000000")], [Ok(1), Ok(u16::MAX)]);
-        assert!(count("0").is_err() && count("x").is_err() && count("-1").is_err());
+        assert_eq!([count("-1"), count(" 4 "), count("+4")], [Ok(u16::MAX), Ok(4), Ok(4)]);
+        for text in ["0", "-0", "x", "", " ", "-", "--1", "- 1", "4 5"] {
+            assert!(count(text).is_err(), "{text}");
+        }
+        assert_eq!([threads("0"), threads("-1")], [Ok(0), Ok(u64::MAX)]);
     }
 
     #[test]
