@@ -1,6 +1,6 @@
 //! The command line of blockferry.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod backup;
 mod batch;
@@ -9,6 +9,7 @@ mod copy;
 mod exit;
 mod export;
 mod hub;
+mod inherited;
 mod interrupt;
 mod lane_options;
 mod node;
@@ -21,6 +22,7 @@ mod restore;
 mod state;
 mod verify;
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -30,13 +32,18 @@ use cli::{Cli, Command};
 use exit::Exit;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(exit) => exit.into(),
+    let exit = match run() {
+        Ok(exit) => exit,
         Err(error) => {
             output::line(&format!("{error:#}"));
-            Exit::of_error(&error).into()
+            if let Some(hint) = output::hint_of_error(&error) {
+                output::line(&format!("hint: {hint}"));
+            }
+            Exit::of_error(&error)
         }
-    }
+    };
+    output::finish();
+    exit.into()
 }
 
 fn run() -> anyhow::Result<Exit> {
@@ -51,6 +58,10 @@ fn run() -> anyhow::Result<Exit> {
             if refused.use_stderr() && words.plain().iter().any(|word| word == "--json") =>
         {
             return Err(refused_for_programs(&refused));
+        }
+        Err(refused) if refused.use_stderr() && !io::stderr().is_terminal() => {
+            output::plain(refused.to_string().trim_end());
+            return Ok(Exit::Usage);
         }
         other => other.unwrap_or_else(|error| error.exit()),
     };

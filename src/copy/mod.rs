@@ -7,6 +7,7 @@
 //!
 //! All that can be refused is refused in `request`, before anything is opened or started.
 
+mod apart;
 mod beside;
 mod descriptors;
 mod endpoints;

@@ -1,12 +1,14 @@
 //! What the options come to for the lanes and the mover.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use blockferry_control::node::NodeFolder;
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
+use indicatif::BinaryBytes;
 
-use super::options::CopyOptions;
+use super::options::{CopyOptions, LEAST_REQUEST, RequestSize};
 use crate::exit::Refusal;
 use crate::state::{self, NODE_FOLDER};
 
@@ -18,10 +20,10 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
         base: None,
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
-        adapt_bytes: options.request_size.least..=options.request_size.most,
+        adapt_bytes: adapt_bytes(options),
         requests: options.requests,
         // One request must fit, however small the queue: nbdcopy takes 0 as well.
-        in_flight_bytes: options.queue_size.max(options.request_size.least.into()),
+        in_flight_bytes: options.queue_size.max((*adapt_bytes(options).start()).into()),
         synchronous: options.synchronous,
         payload: options.payload,
         extents: !options.no_extents,
@@ -41,20 +43,44 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
     }
 }
 
+/// Bytes between which requests adapt: no more than may be in flight, unless the one length of all of
+/// them was given.
+fn adapt_bytes(options: &CopyOptions) -> RangeInclusive<u32> {
+    let RequestSize { least, most } = options.request_size;
+    if least == most {
+        return least..=most;
+    }
+    let queue = u32::try_from(options.queue_size).unwrap_or(u32::MAX).max(LEAST_REQUEST);
+    let queue = 1 << queue.ilog2();
+    least.min(queue)..=most.min(queue)
+}
+
 /// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
 fn bitmap(name: &str) -> Extent {
     Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
 }
 
 /// The settings of the mover.
-pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
-    MoverSettings {
+///
+/// # Errors
+/// Memory that is not enough for a single thread.
+pub(super) fn mover_settings(options: &CopyOptions) -> anyhow::Result<MoverSettings> {
+    let least = MoverSettings::least_pool_bytes(options.request_size.fixed());
+    if options.memory < least {
+        return Err(Refusal::usage(format!(
+            "--memory {} is less than two requests, which is the least to move data with: give {} \
+             or more, or a shorter --request-size",
+            BinaryBytes(options.memory as u64),
+            BinaryBytes(least as u64)
+        )));
+    }
+    Ok(MoverSettings {
         engine: options.engine,
         threads: usize::try_from(options.threads).ok().filter(|&threads| threads > 0),
         max_lanes: options.max_lanes.into(),
         pool_bytes: options.memory,
         rate_limit: options.rate_limit,
-    }
+    })
 }
 
 /// The settings of the tunnel, if one was asked for.
