@@ -228,6 +228,10 @@ impl From<SubmitError> for ApiError {
                 let hint = "name one of those that the message names";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_repository", message, hint)
             }
+            SubmitError::WhichCopy { .. } => {
+                let hint = "say which with ?repository=NAME";
+                Self::conflict("which_repository", message, hint)
+            }
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)

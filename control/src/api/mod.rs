@@ -5,6 +5,7 @@
 //!    │
 //!  trace    an id for each request, in its answer and in each line of the log
 //!  auth     Authorization: Bearer …, on all paths but that of health
+//!  query    fields that a call does not have are refused
 //!  router   a group of paths a file: ports, backups, points, their reading; what they are documented as
 //!           │                                                  stands beside what they do
 //!  body     JSON in, with a limit and a deadline      error   {"error": {"code", "message", "hint"}}
@@ -23,6 +24,7 @@ mod metrics;
 mod points;
 mod ports;
 mod processes;
+mod query;
 mod reading;
 mod router;
 mod server;

@@ -221,6 +221,8 @@ async fn release_job(
     responses(
         (status = 200, description = "The leases", body = PortList),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+        (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]
 async fn list(State(shared): State<Arc<Shared>>) -> Json<PortList> {
@@ -236,6 +238,8 @@ async fn list(State(shared): State<Arc<Shared>>) -> Json<PortList> {
     responses(
         (status = 200, description = "The counts", body = PortCounts),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+        (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]
 async fn metrics(State(shared): State<Arc<Shared>>) -> Json<PortCounts> {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::error::ClientError;
 use super::events::Heard;
 use super::http::HubClient;
+use super::points::call;
 use crate::backup::{BackupReport, Cancellation, DiskPlan, DiskReport, Parent, Watch, plan_words};
 use crate::catalog::{
     BackupMode, DiskName, FailureKind, Job, JobId, JobState, LayerKind, Point, PointId, UnixMillis,
@@ -129,8 +130,10 @@ impl HubClient {
             JobState::Done => {
                 let point = ended.point.as_deref().ok_or(ClientError::NoPoint { job: job.id })?;
                 let point: PointId = point.parse().map_err(known)?;
+                let name = ended.repository.as_deref().map(str::parse).transpose();
+                let name: Option<RepositoryName> = name.map_err(|error| self.no_hub(error))?;
                 let record: PointRecord =
-                    self.ask(Method::GET, &format!("/points/{point}"), None)?;
+                    self.ask(Method::GET, &call(point, name.as_ref()), None)?;
                 let moved = following.moved.take();
                 report(submission, &record, &ended, moved)
                     .map_err(|error| ClientError::PointUnknown { point, what: error.to_string() })

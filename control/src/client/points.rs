@@ -27,6 +27,14 @@ struct PointList {
     points: Vec<PointRecord>,
 }
 
+/// The call about one point.
+pub(super) fn call(point: PointId, repository: Option<&RepositoryName>) -> String {
+    match repository {
+        Some(name) => format!("/points/{point}?repository={}", escaped(name.as_str())),
+        None => format!("/points/{point}"),
+    }
+}
+
 impl HubClient {
     /// The newest points, a thousand of each repository at most.
     ///
@@ -43,11 +51,16 @@ impl HubClient {
         self.ask::<PointList>(Method::GET, &call, None).map(|list| list.points)
     }
 
-    /// Deletes a point.
+    /// Deletes a point, in the repository of this name if one is named.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when others stand on it, or it is being read.
-    pub fn delete_point(&self, point: PointId) -> Result<(), ClientError> {
-        self.ask::<Value>(Method::DELETE, &format!("/points/{point}"), None).map(|_deleted| ())
+    /// [`ClientError::Refused`] when others stand on it, it is in use, or several repositories have
+    /// it and none was named.
+    pub fn delete_point(
+        &self,
+        point: PointId,
+        repository: Option<&RepositoryName>,
+    ) -> Result<(), ClientError> {
+        self.ask::<Value>(Method::DELETE, &call(point, repository), None).map(|_deleted| ())
     }
 }

@@ -177,3 +177,31 @@ fn prometheus_gets_its_figures() {
         assert!(answer.body.lines().any(|found| found == line), "{line} in:\n{}", answer.body);
     }
 }
+
+#[test]
+fn a_field_that_a_call_does_not_have_is_refused_and_not_ignored() {
+    let place = Place::new();
+    let description = value(&place.get("/api/v1/openapi.json"));
+    let mut calls = vec![("/health".to_owned(), "GET".to_owned())];
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            calls.push((path.replace(['{', '}'], ""), method.to_uppercase()));
+        }
+    }
+    for (path, method) in calls {
+        for query in ["repostory=main", "a", "%72epo", "limit=1&=", "job_id=a&vmm=b"] {
+            let mut client = place.client();
+            let head = format!(
+                "{method} {path}?{query} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n\r\n",
+                place.token
+            );
+            client.send(head.as_bytes()).unwrap();
+            let answer = client.answer().unwrap();
+            refused(&answer, 422, "wrong_field");
+            assert!(answer.body.contains("question mark"), "{method} {path}: {}", answer.body);
+        }
+    }
+    // Nobody learns without a token which fields there are.
+    refused(&place.stranger().ask("GET", "/metrics?a=b", None).unwrap(), 401, "unauthorized");
+    assert_eq!(place.get("/metrics?").status, 200);
+}

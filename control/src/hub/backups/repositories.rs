@@ -92,21 +92,36 @@ impl Repositories {
         self.by_name.iter().map(|(name, (repository, _lock))| (name, repository))
     }
 
-    /// The one that has this point.
+    /// The one that has this point: the one of this name, or the only one. A copy of a repository
+    /// has the points of the other, so an id alone may not tell which is meant.
     ///
     /// # Errors
-    /// [`CatalogError::NoSuchPoint`] when none has it.
+    /// [`CatalogError::NoSuchPoint`] when none has it, and [`SubmitError::WhichCopy`] when several
+    /// have and none was named.
     pub fn with_point(
         &self,
         point: PointId,
-    ) -> Result<(&RepositoryName, &Repository), CatalogError> {
-        for (name, repository) in self.iter() {
+        name: Option<&RepositoryName>,
+    ) -> Result<(&RepositoryName, &Repository), SubmitError> {
+        let chosen: Vec<_> = match name {
+            Some(name) => vec![self.named(Some(name))?],
+            None => self.iter().collect(),
+        };
+        let mut having = Vec::new();
+        for (name, repository) in chosen {
             match repository.catalog().point(point) {
-                Ok(_) => return Ok((name, repository)),
+                Ok(_) => having.push((name, repository)),
                 Err(CatalogError::NoSuchPoint(_)) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(CatalogError::NoSuchPoint(point))
+        match having[..] {
+            [] => Err(CatalogError::NoSuchPoint(point).into()),
+            [only] => Ok(only),
+            _ => {
+                let having = having.iter().map(|(name, _)| (*name).clone()).collect();
+                Err(SubmitError::WhichCopy { point, having })
+            }
+        }
     }
 }
