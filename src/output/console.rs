@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
+use blockferry_dataplane::nbd::without_passwords;
 use indicatif::ProgressBar;
 
-/// Prints `text` as one line of blockferry.
+/// Prints `text` as one line of blockferry, without the passwords that users wrote in it.
 pub(crate) fn line(text: &str) {
-    plain(&format!("blockferry: {}", single(text)));
+    plain(&format!("blockferry: {}", single(&without_passwords(text))));
 }
 
 /// Prints a line. Standard error may be closed, and there is no other place to say so.

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use blockferry_dataplane::nbd::without_passwords;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -58,7 +59,8 @@ impl ApiError {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        let (message, hint) = (message.into(), hint.into());
+        // What a client wrote may be in it, and a password in that.
+        let (message, hint) = (without_passwords(&message.into()), hint.into());
         Self { status, code, message, hint, retry_after_s: None }
     }
 
