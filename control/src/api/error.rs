@@ -262,7 +262,10 @@ impl From<RepositoryError> for ApiError {
         match error {
             RepositoryError::Catalog(error) => error.into(),
             RepositoryError::InUse { .. } => {
-                Self::conflict("in_use", message, "ask again when it has been read")
+                Self::conflict("in_use", message, "ask again when that has ended")
+            }
+            RepositoryError::AtWork { .. } => {
+                Self::conflict("at_work", message, "ask again when that has ended")
             }
             RepositoryError::NoSuchDisk { .. } => {
                 let hint = "name one of those that the message names, or none for all";

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::catalog::{
-    CatalogError, DiskName, FailureKind, LayerId, PointId, RelativePath, StorageError,
+    CatalogError, DiskName, FailureKind, JobId, LayerId, PointId, RelativePath, StorageError,
+    VmName,
 };
 
 /// One line that says what went wrong, and what to do. Published points are as they were.
@@ -65,8 +66,18 @@ pub enum RepositoryError {
         /// The repository.
         root: PathBuf,
     },
-    /// A point that is being read.
-    #[error("point {point} is in use by a restore, a verification or an export; end that first")]
+    /// Two backups of a VM at once.
+    #[error("VM \"{vm}\" is being backed up by job {job}; wait until that has ended")]
+    AtWork {
+        /// The VM.
+        vm: VmName,
+        /// The other job.
+        job: JobId,
+    },
+    /// A point that is being read, or that a delta is made on.
+    #[error(
+        "point {point} is in use by a backup, a restore, a verification or an export; wait for it, or end that first"
+    )]
     InUse {
         /// The point.
         point: PointId,
