@@ -3,6 +3,7 @@
 //! ```text
 //!  Server   accepts, with a bound on connections and deadlines for headers; stops in order
 //!    │
+//!    │       guests: strangers are few, and make room for who comes; who has a token stays
 //!  trace    an id for each request, in its answer and in each line of the log
 //!  auth     Authorization: Bearer …, on all paths but that of health
 //!  query    fields that a call does not have are refused
@@ -20,6 +21,7 @@ mod backups;
 mod body;
 mod error;
 mod events;
+mod guests;
 mod metrics;
 mod points;
 mod ports;
@@ -37,6 +39,7 @@ mod watch;
 
 pub(crate) use error::DAMAGED;
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
+pub use guests::{MAX_STRANGERS, STRANGER_DEADLINE};
 pub use router::openapi;
 pub use server::{
     BODY_DEADLINE, HEADER_DEADLINE, MAX_BACKUP_BODY_BYTES, MAX_BODY_BYTES, MAX_CONNECTIONS,
