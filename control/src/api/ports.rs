@@ -105,8 +105,10 @@ struct Released {
 struct PortCounts {
     /// Ports of the range.
     total: usize,
-    /// Leased ones.
+    /// Leased ones of the range.
     in_use: usize,
+    /// Leased ones that are not in the range: it was another one when they were leased.
+    beyond: usize,
     /// Those that could be leased now.
     free: usize,
     /// The most that were leased at once, since the start of the hub.
@@ -247,6 +249,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Json<PortCounts> {
     Json(PortCounts {
         total: counts.total,
         in_use: counts.in_use,
+        beyond: counts.beyond,
         free: counts.free,
         peak: counts.peak,
         waits: counts.waits,

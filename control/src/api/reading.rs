@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::{ApiJson, ApiPath, ApiQuery};
+use super::body::{ApiJson, ApiPath, ApiQuery, Object};
 use super::error::{ApiError, ErrorBody};
 use super::events::KEEP_ALIVE;
 use super::points::{Place, named};
@@ -63,7 +63,8 @@ struct Verification {
     disks: Vec<String>,
     /// Live sources, each of which should hold the same as a disk of the point.
     #[serde(default)]
-    against: Vec<LiveSource>,
+    #[schema(value_type = Vec<LiveSource>)]
+    against: Vec<Object<LiveSource>>,
 }
 
 /// A source that is compared with a disk. It is read as a whole, and must not change meanwhile.
@@ -171,7 +172,7 @@ async fn verify(
         against: asked
             .against
             .iter()
-            .map(|live| live.check(shared.settings.local_sources))
+            .map(|Object(live)| live.check(shared.settings.local_sources))
             .collect::<Result<_, _>>()?,
     };
     follow(&shared, shared.readers()?.verify(asked)?).await

@@ -60,6 +60,19 @@ pub enum RepositoryError {
         /// The repository.
         root: PathBuf,
     },
+    /// A hub was told of it under two names.
+    #[error("{first} and {second} are the same folder, {}; a hub has a repository once", root.display())]
+    TwoNames {
+        /// The repository.
+        root: PathBuf,
+        /// One name.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// No folder was named.
+    #[error("the name of the repository is empty; name a folder")]
+    Nowhere,
     /// A batch works in it.
     #[error("another batch is at work in {}; wait until it has ended", root.display())]
     OtherBatch {
@@ -126,6 +139,8 @@ impl RepositoryError {
         match self {
             Self::Missing { .. }
             | Self::NotEmpty { .. }
+            | Self::TwoNames { .. }
+            | Self::Nowhere
             | Self::NoSuchDisk { .. }
             | Self::Catalog(CatalogError::NoSuchPoint(_)) => FailureKind::Request,
             Self::System { .. } | Self::Catalog(CatalogError::Storage(_)) => FailureKind::Target,

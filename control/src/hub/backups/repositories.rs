@@ -53,13 +53,22 @@ impl Repositories {
     /// Opens them, makes those that are not there, and cleans up after the dead.
     ///
     /// # Errors
-    /// When one cannot be had, or another hub has it.
+    /// When one cannot be had, another hub has it, or it is there under two names.
     pub fn open(
         folders: impl IntoIterator<Item = (RepositoryName, PathBuf)>,
     ) -> Result<Self, RepositoryError> {
-        let mut by_name = BTreeMap::new();
+        let mut by_name: BTreeMap<RepositoryName, (Repository, HubLock)> = BTreeMap::new();
         for (name, folder) in folders {
             let repository = Repository::open_or_create(&folder)?;
+            if let Some((first, _)) =
+                by_name.iter().find(|(_, (ours, _))| ours.is_same(&repository))
+            {
+                return Err(RepositoryError::TwoNames {
+                    root: repository.root().to_path_buf(),
+                    first: first.to_string(),
+                    second: name.to_string(),
+                });
+            }
             let lock = repository.lock_for_hub()?;
             repository.clean_up()?;
             by_name.insert(name, (repository, lock));
