@@ -84,7 +84,7 @@ fn the_command_line_says_which_of_two_repositories_is_meant() {
         (format!("points delete {point}"), 0, 0),
     ] {
         let unsaid = place.run(&line, &hub);
-        assert_eq!(code(&unsaid), 1, "{line}: {}", stderr(&unsaid));
+        assert_eq!(code(&unsaid), 2, "{line}: {}", stderr(&unsaid));
         assert!(stderr(&unsaid).contains("name one of copy, main"), "{}", stderr(&unsaid));
         for (name, expected) in [("main", in_main), ("copy", in_copy)] {
             let said = place.kept.run(&format!("{line} {} --repository {name}", by(&hub)));

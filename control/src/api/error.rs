@@ -25,6 +25,10 @@ const CROWD_RETRY_S: u64 = 10;
 /// the source, for who reads it.
 pub(crate) const DAMAGED: &str = "damaged";
 
+/// The code of a point that several repositories have, where none was named: the caller has to say
+/// which.
+pub(crate) const WHICH_REPOSITORY: &str = "which_repository";
+
 /// What is wrong, as JSON.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
@@ -236,7 +240,7 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::WhichCopy { .. } => {
                 let hint = "say which with ?repository=NAME";
-                Self::conflict("which_repository", message, hint)
+                Self::conflict(WHICH_REPOSITORY, message, hint)
             }
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";

@@ -37,7 +37,7 @@ mod tests;
 mod trace;
 mod watch;
 
-pub(crate) use error::DAMAGED;
+pub(crate) use error::{DAMAGED, WHICH_REPOSITORY};
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
 pub use guests::{MAX_STRANGERS, STRANGER_DEADLINE};
 pub use router::openapi;
