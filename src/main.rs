@@ -71,7 +71,7 @@ fn run() -> anyhow::Result<Exit> {
 fn exit_with(said: &clap::Error) -> ! {
     let text = said.to_string();
     let shown = without_passwords(&text);
-    if shown == text {
+    if shown == text || !said.use_stderr() {
         said.exit();
     }
     eprint!("{shown}");

@@ -5,6 +5,9 @@ const HIDDEN: &str = "***";
 /// Between a user name and a password, also where it is escaped.
 const COLONS: [&str; 3] = [":", "%3a", "%3A"];
 
+/// What follows on a URI in a sentence.
+const IN_SENTENCES: &[char] = &[',', ';', '.', ':', ')', '\'', '"'];
+
 /// `text` as it may stand in a message, a log or a catalog: URIs in it have no password any more. For
 /// whatever may be a URI or have one in it, also where it cannot be read as one. In doubt something is
 /// hidden that was none, never the other way.
@@ -57,7 +60,10 @@ fn is_host(authority: &str) -> bool {
     match name.split_once(':') {
         None => true,
         // Without a port, a password may begin with a slash.
-        Some((_, port)) => !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit()),
+        Some((_, port)) => {
+            let port = port.trim_end_matches(IN_SENTENCES);
+            !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
+        }
     }
 }
 
@@ -116,6 +122,7 @@ mod tests {
             "nbd://[::1]:10809/a@b",
             "nbds://user@h:10809/x",
             "nbd+unix:///x?socket=/run/a@b",
+            "listening on http://127.0.0.1:10080, state in /srv/a@b",
             "disk root: nbd://h/x: connection refused (see nbd://i/y)",
             "/srv/images/root.raw",
             "point 01: at 12:30, user@host",
