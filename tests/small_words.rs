@@ -20,7 +20,7 @@ fn refused(output: &Output, expected: i32, words: &str) {
 #[test]
 fn a_target_of_a_scheme_that_is_not_spoken_is_no_folder_of_that_name() {
     let kept = Kept::new();
-    let [point, ..] = kept.chain();
+    let [_, _, point] = kept.chain();
     let before = kept.names(".");
     for (target, words) in [
         ("http://foo/x", "http:// is not spoken here"),
@@ -72,10 +72,9 @@ fn a_batch_of_no_vm_at_once_is_told_what_it_may_be() {
 #[test]
 fn a_repository_without_a_name_is_told_as_that() {
     let kept = Kept::new();
-    kept.disk("root", 1 << 20, 1);
-    let words = "the name of the repository is empty; name a folder";
-    refused(&kept.run("backup --vm a --disk root=root --repository= "), 2, words);
-    refused(&kept.run("points --repository="), 2, words);
+    let vm = "[[vm]]\nname = \"a\"\nrepository = \"\"\ndisks.root = { source = \"root\" }\n";
+    fs::write(kept.path("jobs.toml"), vm).unwrap();
+    refused(&kept.run("batch jobs.toml"), 2, "line 1, column 1: VM a has an empty name as its");
 }
 
 #[test]
