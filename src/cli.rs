@@ -7,6 +7,7 @@ use crate::batch::BatchOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
 use crate::hub::HubOptions;
+use crate::node::NodeOptions;
 use crate::points::PointsOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 use crate::restore::RestoreOptions;
@@ -99,12 +100,18 @@ pub(crate) enum Command {
     #[command(after_help = crate::export::EXAMPLES,
         after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
     Export(Box<ExportOptions>),
-    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
+    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it, or enroll nodes
     #[command(
         after_help = crate::hub::EXAMPLES,
         after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
     )]
     Hub(HubOptions),
+    /// Make this machine a node, which reaches a hub's exports through an SSH tunnel
+    #[command(
+        after_help = crate::node::EXAMPLES,
+        after_long_help = const_str(crate::node::EXAMPLES, EXIT_CODES)
+    )]
+    Node(NodeOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

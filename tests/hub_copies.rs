@@ -64,6 +64,10 @@ fn every_call_about_a_point_of_two_repositories_wants_to_know_which() {
         let none = format!("{call}?repository=none");
         assert_eq!(hub.ask(&place.token, method, &none, body).0, 422, "{method} {none}");
     }
+    let before = format!("/points?before={point}");
+    assert_eq!(ask(&place, &hub, "GET", &before).0, 409);
+    let older = hub.get(&place.token, &format!("{before}&repository=copy"));
+    assert_eq!(older["points"].as_array().map(Vec::len), Some(2), "{older}");
     let differs = json!({ "repository": "main" });
     let call = format!("/points/{point}/verify?repository=copy");
     assert_eq!(hub.ask(&place.token, "POST", &call, &differs).0, 422);

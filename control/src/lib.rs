@@ -8,6 +8,7 @@
 //!  api         the hub over HTTP
 //!  client      the same from the other side
 //!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
+//!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
@@ -26,6 +27,7 @@ pub mod client;
 pub mod export;
 pub mod hub;
 pub mod image;
+pub mod node;
 mod program;
 pub mod reading;
 pub mod record;

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use blockferry_control::node::NodeFolder;
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
 
 use super::options::CopyOptions;
 use crate::exit::Refusal;
+use crate::state::{self, NODE_FOLDER};
 
 /// The settings that all lanes share.
 pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
@@ -57,6 +59,14 @@ pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
 
 /// The settings of the tunnel, if one was asked for.
 pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+    if let Some(folder) = &options.node {
+        let folder = state::folder(folder.as_deref(), NODE_FOLDER).ok_or_else(|| {
+            Refusal::usage("there is no HOME: name the node's folder by --node=DIR")
+        })?;
+        let settings = NodeFolder::at(&folder).tunnel();
+        let settings = settings.map_err(|error| Refusal::usage(error.to_string()))?;
+        return Ok(Some(with_options(settings, options)));
+    }
     let Some(address) = &options.tunnel else { return Ok(None) };
     let address: TunnelAddress =
         address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
@@ -73,11 +83,12 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
     })?;
     let identity = in_home(&options.identity, "id_ed25519", "--identity")?;
     let known_hosts = in_home(&options.known_hosts, "known_hosts", "--known-hosts")?;
-    Ok(Some(TunnelSettings {
-        connections: options.tunnel_connections.into(),
-        deadline: options.deadline,
-        ..TunnelSettings::new(address, user, identity, known_hosts)
-    }))
+    Ok(Some(with_options(TunnelSettings::new(address, user, identity, known_hosts), options)))
+}
+
+fn with_options(settings: TunnelSettings, options: &CopyOptions) -> TunnelSettings {
+    let connections = options.tunnel_connections.into();
+    TunnelSettings { connections, deadline: options.deadline, ..settings }
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ impl From<PortError> for ApiError {
                 "cancel the job that runs it, or take it back with DELETE /api/v1/exports/{job} if \
                  it serves a point, or wait",
             ),
-            PortError::OtherVm { .. } => {
+            PortError::OtherVm { .. } | PortError::OtherNode { .. } => {
                 Self::conflict("other_vm", message, "use a job_id of its own for each VM")
             }
             PortError::Stuck { .. } => Self::new(

@@ -41,6 +41,10 @@ struct Wanted {
     /// The newest so many of each repository; 100 where nothing is said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
+    /// Those of the same repository that were published before this point: with the first one of
+    /// an answer that has as many as `limit` says, the answer before it.
+    #[param(pattern = "^[0-9a-hjkmnp-tv-z]{18}$")]
+    before: Option<String>,
 }
 
 /// Where a point is.
@@ -50,7 +54,7 @@ struct Wanted {
 pub(super) struct Place {
     /// The repository that has it. It has to be named where several do: a copy of a repository has
     /// the same points.
-    #[param(pattern = "^[a-z0-9_-]{1,64}$")]
+    #[param(pattern = "^[a-z0-9_-]{1,64}$", example = "default")]
     repository: Option<String>,
 }
 
@@ -88,6 +92,10 @@ struct Deleted {
     responses(
         (status = 200, description = "The points", body = PointList),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 404, description = "There is no such point that others could be before",
+         body = ErrorBody),
+        (status = 409, description = "Several repositories have that point and none was named",
+         body = ErrorBody),
         (status = 422, description = "A filter is wrong, or there is no such repository",
          body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
@@ -100,16 +108,18 @@ async fn list(
     ApiQuery(wanted): ApiQuery<Wanted>,
 ) -> Result<Json<PointList>, ApiError> {
     let vm = wanted.vm.as_deref().map(VmName::from_str).transpose()?;
-    let filter = PointFilter { vm, newest: Some(limit(wanted.limit)?) };
+    let before = wanted.before.as_deref().map(PointId::from_str).transpose()?;
+    let filter = PointFilter { vm, newest: Some(limit(wanted.limit)?), before };
     let name = named(wanted.repository.as_deref())?;
     let Some(backups) = shared.backups.clone() else {
         return Ok(Json(PointList { points: Vec::new() }));
     };
     let points = shared.blocking(move |_hub| {
         let all = backups.repositories();
-        let chosen: Vec<_> = match &name {
-            Some(name) => vec![all.named(Some(name))?],
-            None => all.iter().collect(),
+        let chosen: Vec<_> = match (&name, before) {
+            (Some(name), _) => vec![all.named(Some(name))?],
+            (None, Some(before)) => vec![all.with_point(before, None)?],
+            (None, None) => all.iter().collect(),
         };
         let mut points = Vec::new();
         for (name, repository) in chosen {

@@ -8,7 +8,6 @@ use blockferry_dataplane::{Cause, Fault, Side};
 
 use crate::catalog::{CatalogError, DiskName, FailureKind, VmName};
 use crate::export::ExportError;
-use crate::hub::PortError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
 
@@ -38,6 +37,14 @@ pub enum BackupError {
         /// Why not.
         why: String,
     },
+    /// A source without content.
+    #[error(
+        "{disk}: its source has a size of 0 bytes; is it the right one, and is its medium there?"
+    )]
+    Empty {
+        /// The disk.
+        disk: WhichDisk,
+    },
     /// A disk that cannot be read or written.
     #[error("{disk}: {}", told(fault, exports))]
     Disk {
@@ -65,9 +72,6 @@ pub enum BackupError {
     /// An export.
     #[error(transparent)]
     Export(Box<ExportError>),
-    /// A port of the hub.
-    #[error(transparent)]
-    Port(Box<PortError>),
     /// A manifest of an earlier point.
     #[error(transparent)]
     Manifest(Box<ManifestError>),
@@ -105,7 +109,6 @@ from! {
     CatalogError => Repository,
     ImageError => Image,
     ExportError => Export,
-    PortError => Port,
     ManifestError => Manifest,
 }
 
@@ -135,6 +138,7 @@ impl BackupError {
     pub fn side(&self) -> Option<Side> {
         match self {
             Self::Disk { fault, .. } => fault.side(),
+            Self::Empty { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
                 Some(Side::Target)

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::{Counts, Event, LaneReport};
 
 use super::cancel::Cancellation;
@@ -17,8 +18,8 @@ use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, stage};
 use crate::catalog::{
-    ByteCounts, DiskId, DiskName, Job, JobId, JobState, Jobs, LayerFacts, ManifestFacts, NewPoint,
-    Point, PointId, RelativePath, UnixMillis,
+    ByteCounts, DiskId, DiskName, Job, JobId, JobState, Jobs, LayerFacts, ManifestFacts,
+    ManifestId, NewPoint, Point, PointId, RelativePath, UnixMillis,
 };
 use crate::child::each;
 use crate::export::ExportError;
@@ -139,7 +140,6 @@ impl Run<'_> {
             &plans,
             &mut staged,
             work,
-            self.ground,
             self.settings,
             self.watch,
             self.cancellation,
@@ -147,7 +147,7 @@ impl Run<'_> {
 
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
-        let disks = self.finish_images(images, plans, lanes)?;
+        let disks = self.finish_images(images, plans, lanes, work)?;
         if self.cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
@@ -206,7 +206,7 @@ impl Run<'_> {
         let mut images = Vec::with_capacity(staged.len());
         for (staged, planned) in staged.into_iter().zip(plans) {
             images.push(staged.image.clone());
-            match staged.end() {
+            match staged.export.end() {
                 Ok(()) => {}
                 Err(error @ ExportError::Stuck { .. }) => return Err(error.into()),
                 // All was flushed: what matters is that the image is whole, and nobody has it.
@@ -218,12 +218,13 @@ impl Run<'_> {
         Ok(images)
     }
 
-    /// Checks the images, and makes them durable.
+    /// Checks the images, makes them durable, and notes which manifests go with them.
     fn finish_images(
         &self,
         images: Vec<Image>,
         plans: Vec<Planned>,
         lanes: Vec<LaneReport>,
+        work: &Work,
     ) -> Result<Vec<Finished>, BackupError> {
         let ended: Vec<_> = images.into_iter().zip(plans).zip(lanes).collect();
         each(&ended, |((image, planned), lane)| {
@@ -246,10 +247,12 @@ impl Run<'_> {
             });
             let metadata = synced
                 .map_err(|error| RepositoryError::system(path, "writing it to the disk", error))?;
+            let manifest = Manifest::open(&work.manifest(planned.plan.layer))?.content_id()?;
             // The unit of st_blocks, whatever the file system's blocks are (stat(2)).
             const BLOCK_BYTES: u64 = 512;
             Ok(Finished {
                 disk: planned.disk.id,
+                manifest: manifest.parse().map_err(CatalogError::from)?,
                 report: DiskReport {
                     plan: planned.plan.clone(),
                     counts: lane.counts,
@@ -265,6 +268,7 @@ impl Run<'_> {
 #[derive(Debug)]
 struct Finished {
     disk: DiskId,
+    manifest: ManifestId,
     report: DiskReport,
 }
 
@@ -284,6 +288,7 @@ impl Finished {
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,
                 path: RelativePath::of_manifest(point, plan.layer),
+                id: Some(self.manifest.clone()),
             }),
             counts: ByteCounts {
                 read: counts.read,

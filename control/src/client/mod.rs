@@ -18,8 +18,10 @@ mod error;
 mod events;
 mod export;
 mod http;
+mod patience;
 mod points;
 mod reading;
+mod report;
 mod restore;
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,13 @@
 //!    ├─ hub.db       SqliteCatalog: jobs of this hub, and what they hold
 //!    ├─ callers.db   SqliteCatalog: jobs that callers named themselves, and the ports they hold
 //!    ├─ tokens.json  hashes of the tokens that open the API
+//!    ├─ nodes.json   keys of the nodes that may dial it, hashes of codes that enroll new ones
 //!    │
 //!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
 //!      ├ Backups   queue ▸ all ports of a VM at once ▸ run ▸ published
 //!      ├ Readers   verifications, and exports of points, each as long as its caller listens
 //!      ├ Exports   the qemu-nbd processes that run now
-//!      └ TokenCheck
+//!      └ TokenCheck, NodeCheck
 //! ```
 //!
 //! Two catalogs, because the two kinds of jobs have different lives: a job of this hub is queued
@@ -26,10 +27,15 @@ mod address;
 mod backups;
 mod error;
 mod exports;
+mod gate;
+mod kept;
 mod machine;
+mod nodes;
 mod ports;
 mod readers;
+mod secret;
 mod state;
+mod state_file;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -41,13 +47,18 @@ pub use backups::{
 };
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
+pub use gate::Gate;
+pub(crate) use kept::{KeptExport, KeptSpec};
 pub use machine::{Hub, HubSettings};
+pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, Nodes, host_key};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
 pub use readers::{
     ExportAsked, MAX_EXPORTS, MAX_VERIFICATIONS, ReadEvent, ReaderCounts, ReaderError, Readers,
     Reading, ServedDisk, ServedPoint, VerifyAsked,
 };
+pub use secret::NoRandom;
 pub use state::StateFolder;
+pub use state_file::StateFileError;
 pub use token::{Token, TokenCheck, TokenError, TokenFacts, TokenId, Tokens};
 
 /// The ports that a hub hands out where nothing else is said: 101 of them.

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::error::ReadError;
 use super::lanes::Reviver;
-use super::serve::Served;
+use super::scratch::{Scratch, clean_up};
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, Layer, Point, PointId};
 use crate::child::each;
 use crate::export::{ExportAccess, ExportError, Listener};
-use crate::hub::ExportAddress;
+use crate::hub::{ExportAddress, KeptExport, KeptSpec};
 use crate::repository::{HeldPoint, Repository};
 
 /// Connections that each export is made for: those of nbdcopy, four times.
@@ -46,7 +46,9 @@ pub struct OfferRequest {
 #[derive(Debug)]
 pub struct Offer {
     held: HeldPoint,
-    exports: Vec<Served>,
+    exports: Vec<KeptExport>,
+    /// Behind the exports, whose sockets are in it.
+    _scratch: Option<Scratch>,
 }
 
 /// One disk of it.
@@ -71,13 +73,16 @@ pub fn offer(
     settings: &ReadSettings,
 ) -> Result<Offer, ReadError> {
     let held = repository.hold_disks(request.point, &request.disks)?;
-    let listeners = listeners(&request.at, held.layers.len())?;
+    // Others may have left something there, though nothing is needed of it now.
+    clean_up(&settings.folder);
+    let (listeners, scratch) = listeners(&request.at, held.layers.len())?;
     let own = held.layers.iter().zip(listeners).map(|(held, listener)| {
         let name = held.layer().disk_name.to_string();
         ExportAddress::Own { listener, name }
     });
     let own = own.collect();
-    offer_at(held, own, &request.access, CLIENT_CONNECTIONS, settings)
+    let offer = offer_at(held, own, &request.access, CLIENT_CONNECTIONS, settings)?;
+    Ok(Offer { _scratch: scratch, ..offer })
 }
 
 /// Serves the disks of a point at these addresses, one for each.
@@ -92,18 +97,28 @@ pub(crate) fn offer_at(
     let wanted: Vec<_> = held.layers.iter().zip(addresses).collect();
     let exports = each(&wanted, |(layer, address)| {
         let disk = &layer.layer().disk_name;
-        Served::start(&layer.image, address.clone(), access.clone(), connections, &settings)
+        let spec = KeptSpec {
+            image: layer.image.clone(),
+            address: address.clone(),
+            access: access.clone(),
+            connections,
+        };
+        KeptExport::start(spec, &settings.running, &settings.exports)
             .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
     })?;
     drop(wanted);
-    Ok(Offer { held, exports })
+    Ok(Offer { held, exports, _scratch: None })
 }
 
-fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
+/// Listeners, and what has to stay as long as they do.
+fn listeners(at: &OfferAt, wanted: usize) -> Result<(Vec<Listener>, Option<Scratch>), ReadError> {
     let failed = |error| ReadError::Listen { error: Box::new(error) };
     let first = match at {
         OfferAt::Folder(folder) => {
-            return (0..wanted).map(|_| Listener::unix(folder).map_err(failed)).collect();
+            let scratch = Scratch::make(folder)?;
+            let unix = |_| Listener::unix(scratch.path()).map_err(failed);
+            let listeners = (0..wanted).map(unix).collect::<Result<_, _>>()?;
+            return Ok((listeners, Some(scratch)));
         }
         OfferAt::Ports { first } => *first,
     };
@@ -122,7 +137,7 @@ fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
     if listeners.len() < wanted {
         return Err(ReadError::NoPorts { wanted, first, last });
     }
-    Ok(listeners)
+    Ok((listeners, None))
 }
 
 impl Offer {

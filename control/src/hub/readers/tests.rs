@@ -174,7 +174,7 @@ fn an_export_that_finds_no_port_leaves_its_reason_and_the_ports_of_others() {
     place.wait_for_exports(0);
     let job = place.jobs().pop().unwrap();
     assert_eq!((job.state, job.reason), (JobState::Failed, refused.to_string()));
-    assert_eq!(place.hub.ports().leases(), [lease.clone()]);
+    assert_eq!(place.hub.ports().leases(), std::slice::from_ref(&lease));
     place.hub.ports().release(lease.port, &other).unwrap();
     drop(place.export().unwrap());
     place.assert_idle();
