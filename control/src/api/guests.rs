@@ -17,9 +17,10 @@ use crate::child::held;
 /// Strangers at once: half of all connections, so that the other half is there for who has a token.
 pub const MAX_STRANGERS: usize = MAX_CONNECTIONS as usize / 2;
 /// How long a stranger may take to its first request before its place is another's. Less than
-/// [`HEADER_DEADLINE`](super::HEADER_DEADLINE), which holds where nobody else wants the place; more
-/// than a slow line takes, so that many who come at once are no harm to each other.
-pub const STRANGER_DEADLINE: Duration = Duration::from_secs(1);
+/// [`HEADER_DEADLINE`](super::HEADER_DEADLINE), which holds where nobody else wants the place. A
+/// request follows on its connection at once, however long the line is; this is for clients that are
+/// slow themselves, so that many who come at once are no harm to each other.
+pub const STRANGER_DEADLINE: Duration = Duration::from_millis(500);
 
 /// The strangers, by when they were heard last.
 #[derive(Debug, Default)]

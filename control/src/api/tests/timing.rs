@@ -79,9 +79,8 @@ fn who_connects_and_asks_for_nothing_keeps_nobody_out() {
     let _silent: Vec<_> = (0..MAX_CONNECTIONS + 8).map(|_| place.stranger()).collect();
     let started = Instant::now();
     assert_eq!(place.client().ask("GET", "/metrics", None).unwrap().status, 200);
-    // Two for those who have just come, and none is waited for until its headers are late.
-    assert!(started.elapsed() < STRANGER_DEADLINE * 4, "{:?}", started.elapsed());
-    assert!(STRANGER_DEADLINE * 4 < HEADER_DEADLINE);
+    // None is waited for until its headers are late.
+    assert!(started.elapsed() < HEADER_DEADLINE / 2, "{:?}", started.elapsed());
     assert!(slow.answer().is_err_and(|_sent_away| true));
     // The one with a token has kept its connection.
     assert_eq!(known.ask("GET", "/metrics", None).unwrap().status, 200);
