@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use blockferry_control::catalog::FailureKind;
 use blockferry_control::reading::ReadError;
 use blockferry_control::repository::RepositoryError;
+use blockferry_dataplane::nbd::without_passwords;
 use blockferry_dataplane::{Fault, Side};
 
 /// How a command ended, for the caller's script.
@@ -133,9 +134,9 @@ impl Refusal {
         Self::of(Exit::Usage, message)
     }
 
-    /// Any other code.
+    /// Any other code. What a user wrote may be in the message, and a password in that.
     pub(crate) fn of(exit: Exit, message: impl Into<String>) -> anyhow::Error {
-        let message = message.into();
+        let message = without_passwords(&message.into());
         Self { exit, message }.into()
     }
 }

@@ -25,6 +25,7 @@ mod verify;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use blockferry_dataplane::nbd::without_passwords;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
@@ -60,10 +61,10 @@ fn run() -> anyhow::Result<Exit> {
             return Err(refused_for_programs(&refused));
         }
         Err(refused) if refused.use_stderr() && !io::stderr().is_terminal() => {
-            output::plain(refused.to_string().trim_end());
+            output::plain(without_passwords(&refused.to_string()).trim_end());
             return Ok(Exit::Usage);
         }
-        other => other.unwrap_or_else(|error| error.exit()),
+        other => other.unwrap_or_else(|error| exit_with(&error)),
     };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
@@ -80,12 +81,23 @@ fn run() -> anyhow::Result<Exit> {
     }
 }
 
+/// Shows what clap has to say, with what was written in it, but no password.
+fn exit_with(said: &clap::Error) -> ! {
+    let text = said.to_string();
+    let shown = without_passwords(&text);
+    if shown == text || !said.use_stderr() {
+        said.exit();
+    }
+    eprint!("{shown}");
+    std::process::exit(said.exit_code())
+}
+
 /// A refusal of the command line, told as a program wants it: a JSON object and one line.
 fn refused_for_programs(refused: &clap::Error) -> anyhow::Error {
     let text = refused.to_string();
     let said = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let said = said.collect::<Vec<_>>().join(" ");
-    let said = said.trim_start_matches("error: ").to_owned();
+    let said = without_passwords(said.trim_start_matches("error: "));
     if let Err(unprinted) = output::print_json(&output::json::Refused::of(&said)) {
         output::line(&format!("{unprinted:#}"));
     }

@@ -1,5 +1,6 @@
 //! What the commands have in common that read points.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -49,8 +50,30 @@ impl RepositoryOption {
 }
 
 /// The settings that these options make.
-pub(crate) fn settings(lane: &LaneOptions) -> ReadSettings {
-    ReadSettings { lane: lane.lane(), mover: lane.mover(), ..ReadSettings::default() }
+///
+/// # Errors
+/// When there is no folder for what is kept meanwhile.
+pub(crate) fn settings(lane: &LaneOptions) -> anyhow::Result<ReadSettings> {
+    Ok(ReadSettings { lane: lane.lane(), mover: lane.mover(), ..usual_settings()? })
+}
+
+/// The same without options.
+///
+/// # Errors
+/// When there is no folder for what is kept meanwhile: neither the source's fault nor the target's.
+pub(crate) fn usual_settings() -> anyhow::Result<ReadSettings> {
+    let settings = ReadSettings::default();
+    let folder = settings.folder.display();
+    match fs::metadata(&settings.folder) {
+        Ok(data) if data.is_dir() => Ok(settings),
+        Ok(_) => Err(no_temporary(&format!("{folder} is no folder"))),
+        Err(error) => Err(no_temporary(&format!("{folder}: {error}"))),
+    }
+}
+
+fn no_temporary(what: &str) -> anyhow::Error {
+    let said = format!("no folder for temporary files: {what}; make it, or set TMPDIR to another");
+    Refusal::of(Exit::Failed, said)
 }
 
 /// Runs work that can be called off, and shows how it gets on; `totals` says what it moved.

@@ -9,6 +9,7 @@ use blockferry_control::backup::{
 };
 use blockferry_control::catalog::{BackupMode, DiskName, VmName};
 use blockferry_control::repository::Repository;
+use blockferry_dataplane::nbd::without_passwords;
 use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings, Side};
 
 use super::telling::Telling;
@@ -116,7 +117,8 @@ pub(crate) fn source_from(word: &str) -> Result<Endpoint, String> {
         Place::Uri(uri) => Ok(Endpoint::nbd(*uri)),
         Place::Path(path) => Ok(Endpoint::File(path)),
         Place::Command(_) | Place::Standard | Place::Null => {
-            Err(format!("a source is an NBD URI, a file or a block device, and not {word}"))
+            let shown = without_passwords(word);
+            Err(format!("a source is an NBD URI, a file or a block device, and not {shown}"))
         }
     }
 }

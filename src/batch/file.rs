@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -169,7 +169,7 @@ impl Jobs {
             let asked = asked(vm.into_inner(), &file.defaults, folder)
                 .map_err(|(inner, what)| Wrong { at: Some(inner.unwrap_or(at.clone())), what })?;
             let line = place(text, at.start).0;
-            let key = (asked.repository.clone(), asked.vm.clone());
+            let key = (same_everywhere(&asked.repository), asked.vm.clone());
             if let Some(first) = lines.insert(key, line) {
                 let what = format!("VM {} is in it twice, first in line {first}", asked.vm);
                 return Err(Wrong { at: Some(at), what });
@@ -190,6 +190,9 @@ fn asked(
     let repository = vm.repository.as_ref().or(defaults.repository.as_ref());
     let repository =
         repository.ok_or_else(|| wrong("has no repository; give it one, or one to [defaults]"))?;
+    if repository.as_os_str().is_empty() {
+        return Err(wrong("has an empty name as its repository; name a folder"));
+    }
     if vm.disks.is_empty() {
         return Err(wrong("has no disk; give it one at least"));
     }
@@ -235,6 +238,21 @@ fn asked(
         },
         vm: name,
     })
+}
+
+/// The same for all names of a folder, also where it is yet to be made.
+fn same_everywhere(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut same = PathBuf::new();
+    for part in path.components() {
+        match part {
+            // What is above a link is above the folder that it leads to.
+            Component::ParentDir => drop(same.pop()),
+            other => same.push(other),
+        }
+        same = fs::canonicalize(&same).unwrap_or(same);
+    }
+    same
 }
 
 /// Line and column of a byte, each from 1.
@@ -312,6 +330,14 @@ mod tests {
             ),
             ("concurrency = 0\n".into(), "1:15 "),
             (String::new(), "0:0 no VM in it"),
+            (
+                format!("{vm}{disk}repository = \"\"\n"),
+                "3:1 VM a has an empty name as its repository",
+            ),
+            (
+                format!("{vm}{disk}[[vm]]\nname = \"a\"\nrepository = \"./x/../r/\"\n{disk}"),
+                "6:1 VM a is in it twice, first in line 3",
+            ),
         ] {
             let said = wrong(&text);
             assert!(said.starts_with(says), "{said}, and not {says}, for\n{text}");

@@ -44,9 +44,13 @@ pub(crate) struct BatchOptions {
     pub(crate) jobs: PathBuf,
 
     /// VMs at once, whatever the file says; 101 disks at once are the most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_once)]
     pub(crate) concurrency: Option<NonZeroUsize>,
 
     #[command(flatten)]
     pub(crate) output: OutputOptions,
+}
+
+fn at_once(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "it is the number of VMs at once, 1 or more".to_owned())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use blockferry_control::tunnel::TunnelSettings;
 use blockferry_dataplane::digest::DigestAlgorithm;
-use blockferry_dataplane::nbd::{Address, NbdUri};
+use blockferry_dataplane::nbd::{Address, NbdUri, without_passwords};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
 use super::apart::{self, file_id, file_key};
@@ -248,13 +248,28 @@ pub(crate) fn named_place(word: &OsStr) -> Result<Place, String> {
     if text == "null:" {
         return Ok(Place::Null);
     }
+    if let Some(scheme) = other_scheme(&text) {
+        return Err(format!(
+            "{}: {scheme}:// is not spoken here; write nbd://HOST[:PORT]/EXPORT, or ./ before the \
+             name of a file",
+            without_passwords(&text)
+        ));
+    }
     if !looks_like_uri(&text) {
         return Ok(Place::Path(word.into()));
     }
     match text.parse::<NbdUri>() {
         Ok(uri) => Ok(Place::Uri(Box::new(uri))),
-        Err(error) => Err(format!("{text}: {error}")),
+        Err(error) => Err(format!("{}: {error}", without_passwords(&text))),
     }
+}
+
+/// The scheme of a URI that is none of NBD. Taken for a file, it would be made as one.
+fn other_scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    (is_scheme && !looks_like_uri(text)).then_some(scheme)
 }
 
 /// Whether the user can only have meant a URI: `nbd`, `nbds`, with or without a transport, and a

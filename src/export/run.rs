@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use blockferry_control::backup::Watch;
 use blockferry_control::client::Exporting;
 use blockferry_control::export::ExportAccess;
-use blockferry_control::reading::{OfferAt, OfferRequest, ReadError, ReadSettings, offer};
+use blockferry_control::reading::{OfferAt, OfferRequest, ReadError, offer};
 
 use super::offering::{Offering, Words};
 use super::options::ExportOptions;
@@ -18,7 +18,7 @@ use super::telling::{Json, Told, uris};
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, json, line};
-use crate::reading::refusal;
+use crate::reading::{refusal, usual_settings};
 use crate::remote;
 
 /// How often exports are looked at.
@@ -89,7 +89,7 @@ fn offered(options: &ExportOptions, console: &Arc<Console>) -> anyhow::Result<Of
         },
     };
     let repository = options.repository.open()?;
-    offer(&repository, &request, &ReadSettings::default())
+    offer(&repository, &request, &usual_settings()?)
         .map(Offering::Here)
         .map_err(|error: ReadError| refusal(&error))
 }

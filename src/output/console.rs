@@ -1,12 +1,13 @@
 //! Lines on standard error.
 
+use blockferry_dataplane::nbd::without_passwords;
 use indicatif::ProgressBar;
 
 use super::outlet;
 
-/// Prints `text` as one line of blockferry.
+/// Prints `text` as one line of blockferry, without the passwords that users wrote in it.
 pub(crate) fn line(text: &str) {
-    plain(&format!("blockferry: {}", single(text)));
+    plain(&format!("blockferry: {}", single(&without_passwords(text))));
 }
 
 /// Prints a line, or several.

@@ -45,7 +45,7 @@ pub(crate) struct PointsOptions {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Delete a point with its files, if no other stands on it and nobody reads it
+    /// Delete a point with its files, if no other stands on it and nobody uses it
     Delete(DeleteOptions),
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct DeleteOptions {
     pub(crate) point: PointId,
 
     /// The repository
-    #[arg(long, value_name = "DIR", required_unless_present = "hub", conflicts_with = "hub")]
+    #[arg(long, value_name = "DIR", required_unless_present = "hub")]
     pub(crate) repository: Option<PathBuf>,
 
     #[command(flatten)]

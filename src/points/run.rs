@@ -57,7 +57,10 @@ fn list(options: &PointsOptions) -> anyhow::Result<Vec<PointRecord>> {
 
 fn deleted(options: &DeleteOptions) -> anyhow::Result<()> {
     if let Some(hub) = options.remote.client()? {
-        return hub.delete_point(options.point).map_err(|error| remote::refusal(&error));
+        let name = repository_name(options.repository.as_ref())?;
+        return hub
+            .delete_point(options.point, name.as_ref())
+            .map_err(|error| remote::refusal(&error));
     }
     let root = options.repository.as_deref().context("--repository is required")?;
     let repository = Repository::open(root).map_err(|error| refusal(&error.into()))?;

@@ -45,7 +45,7 @@ pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
 fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     let target = target(options)?;
     let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
-    let settings = settings(&options.lane);
+    let settings = settings(&options.lane)?;
     let totals = |report: &RestoreReport| {
         report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
     };
@@ -71,6 +71,12 @@ fn target(options: &RestoreOptions) -> anyhow::Result<RestoreTarget> {
             "--format and --force are about files, and --to names an export or a device",
         )),
     };
+    if options.to == "-" {
+        return Err(Refusal::usage(
+            "--to is a folder, an NBD URI or a block device, and not standard output; write ./- for \
+             a folder of that name",
+        ));
+    }
     match named_place(&options.to).map_err(Refusal::usage)? {
         Place::Uri(uri) => whole(Endpoint::nbd(*uri)),
         Place::Path(path) => match fs::metadata(&path).map(|data| data.file_type()) {

@@ -66,7 +66,7 @@ fn verify_here(
             return Err(failed(RepositoryError::NoSuchDisk { point, disk: disk.clone(), has }));
         }
     }
-    let settings = settings(&options.lane);
+    let settings = settings(&options.lane)?;
     watched(&options.output, totals, |watch, cancellation| {
         let verified = verify(&repository, &request, &settings, watch, cancellation);
         verified.map(|report| (&report).into()).map_err(|error| refusal(&error))

@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
+use super::guests::Guest;
 use super::router::is_open;
 use super::shared::Shared;
 
@@ -22,7 +23,12 @@ pub(super) async fn check(
     }
     let admitted = token(&request).and_then(|token| admit(&shared, token));
     match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+                guest.admit();
+            }
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }

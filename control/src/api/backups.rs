@@ -96,7 +96,11 @@ async fn submit(
     headers: HeaderMap,
     ApiJson(asked): ApiJson<Submission, MAX_BACKUP_BODY_BYTES>,
 ) -> Result<Response, ApiError> {
-    let key = headers.get("idempotency-key").map(|value| value.to_str());
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let key = keys.next().map(|value| value.to_str());
+    if keys.next().is_some() {
+        return Err(ApiError::unfit("there is more than one header Idempotency-Key"));
+    }
     let key = key.transpose().map_err(|_| ApiError::unfit("Idempotency-Key: it is not ASCII"))?;
     let asked = asked.check(key, shared.settings.local_sources)?;
     let backups = shared.backups()?;

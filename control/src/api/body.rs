@@ -1,12 +1,15 @@
 //! What comes in: bodies, parts of paths, and what follows on a question mark.
 
 use std::error::Error as _;
+use std::fmt;
+use std::marker::PhantomData;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 
 use super::error::ApiError;
@@ -41,7 +44,8 @@ impl<S: Send + Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S>
                 )
             })?
             .map_err(|error| unread(&error, MAX_BYTES))?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
+        let object = serde_json::from_slice(&bytes);
+        object.map(|Object(value)| Self(value)).map_err(|error| match error.classify() {
             Category::Data => ApiError::unfit(error.to_string()),
             _ => ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -79,6 +83,31 @@ fn unread(error: &axum::Error, max_bytes: usize) -> ApiError {
         format!("the body could not be read: {error}"),
         "send it in full",
     )
+}
+
+/// A JSON object. By itself serde takes an array as well, with the values of the fields in their
+/// order, which nobody has described and a new field would change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OfFields(PhantomData)).map(Self)
+    }
+}
+
+struct OfFields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OfFields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
+    }
 }
 
 /// Parts of a path.

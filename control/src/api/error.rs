@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use blockferry_dataplane::manifest::ManifestError;
+use blockferry_dataplane::nbd::without_passwords;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -23,6 +24,10 @@ const CROWD_RETRY_S: u64 = 10;
 /// The code of what cannot be done for the files of a point are not as they should be: the fault of
 /// the source, for who reads it.
 pub(crate) const DAMAGED: &str = "damaged";
+
+/// The code of a point that several repositories have, where none was named: the caller has to say
+/// which.
+pub(crate) const WHICH_REPOSITORY: &str = "which_repository";
 
 /// What is wrong, as JSON.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,7 +64,8 @@ impl ApiError {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        let (message, hint) = (message.into(), hint.into());
+        // What a client wrote may be in it, and a password in that.
+        let (message, hint) = (without_passwords(&message.into()), hint.into());
         Self { status, code, message, hint, retry_after_s: None }
     }
 
@@ -232,6 +238,10 @@ impl From<SubmitError> for ApiError {
                 let hint = "name one of those that the message names";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_repository", message, hint)
             }
+            SubmitError::WhichCopy { .. } => {
+                let hint = "say which with ?repository=NAME";
+                Self::conflict(WHICH_REPOSITORY, message, hint)
+            }
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)
@@ -260,7 +270,10 @@ impl From<RepositoryError> for ApiError {
         match error {
             RepositoryError::Catalog(error) => error.into(),
             RepositoryError::InUse { .. } => {
-                Self::conflict("in_use", message, "ask again when it has been read")
+                Self::conflict("in_use", message, "ask again when that has ended")
+            }
+            RepositoryError::AtWork { .. } => {
+                Self::conflict("at_work", message, "ask again when that has ended")
             }
             RepositoryError::NoSuchDisk { .. } => {
                 let hint = "name one of those that the message names, or none for all";

@@ -17,11 +17,12 @@ pub(super) fn exposition(shared: &Shared) -> String {
     gauge(
         &mut text,
         "ports",
-        "Ports of the range, by state.",
+        "Ports of the range, by state, and leased ones beyond it.",
         &[
             ("{state=\"in_use\"}".to_owned(), ports.in_use),
             ("{state=\"free\"}".to_owned(), ports.free),
             ("{state=\"outside\"}".to_owned(), ports.outside.len()),
+            ("{state=\"beyond\"}".to_owned(), ports.beyond),
         ],
     );
     let one = |value: usize| [(String::new(), value)];

@@ -3,8 +3,10 @@
 //! ```text
 //!  Server   accepts, with a bound on connections and deadlines for headers; stops in order
 //!    │
+//!    │       guests: strangers are few, and make room for who comes; who has a token stays
 //!  trace    an id for each request, in its answer and in each line of the log
 //!  auth     Authorization: Bearer …, on all paths but that of health
+//!  query    fields that a call does not have are refused
 //!  router   a group of paths a file: ports, backups, points, their reading; what they are documented as
 //!           │                                                  stands beside what they do
 //!  body     JSON in, with a limit and a deadline      error   {"error": {"code", "message", "hint"}}
@@ -19,10 +21,12 @@ mod backups;
 mod body;
 mod error;
 mod events;
+mod guests;
 mod metrics;
 mod points;
 mod ports;
 mod processes;
+mod query;
 mod reading;
 mod router;
 mod server;
@@ -33,8 +37,9 @@ mod tests;
 mod trace;
 mod watch;
 
-pub(crate) use error::DAMAGED;
+pub(crate) use error::{DAMAGED, WHICH_REPOSITORY};
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
+pub use guests::{MAX_STRANGERS, STRANGER_DEADLINE};
 pub use router::openapi;
 pub use server::{
     BODY_DEADLINE, HEADER_DEADLINE, MAX_BACKUP_BODY_BYTES, MAX_BODY_BYTES, MAX_CONNECTIONS,

@@ -47,6 +47,28 @@ struct Wanted {
     before: Option<String>,
 }
 
+/// Where a point is.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Place {
+    /// The repository that has it. It has to be named where several do: a copy of a repository has
+    /// the same points.
+    #[param(pattern = "^[a-z0-9_-]{1,64}$", example = "default")]
+    repository: Option<String>,
+}
+
+impl Place {
+    pub(super) fn name(&self) -> Result<Option<RepositoryName>, ApiError> {
+        named(self.repository.as_deref())
+    }
+}
+
+/// A name of a repository, if one was given.
+pub(super) fn named(name: Option<&str>) -> Result<Option<RepositoryName>, ApiError> {
+    name.map(RepositoryName::from_str).transpose().map_err(ApiError::unfit)
+}
+
 /// Points.
 #[derive(Debug, Serialize, ToSchema)]
 struct PointList {
@@ -72,6 +94,8 @@ struct Deleted {
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such point that others could be before",
          body = ErrorBody),
+        (status = 409, description = "Several repositories have that point and none was named",
+         body = ErrorBody),
         (status = 422, description = "A filter is wrong, or there is no such repository",
          body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
@@ -86,8 +110,7 @@ async fn list(
     let vm = wanted.vm.as_deref().map(VmName::from_str).transpose()?;
     let before = wanted.before.as_deref().map(PointId::from_str).transpose()?;
     let filter = PointFilter { vm, newest: Some(limit(wanted.limit)?), before };
-    let name = wanted.repository.as_deref().map(RepositoryName::from_str).transpose();
-    let name = name.map_err(ApiError::unfit)?;
+    let name = named(wanted.repository.as_deref())?;
     let Some(backups) = shared.backups.clone() else {
         return Ok(Json(PointList { points: Vec::new() }));
     };
@@ -95,7 +118,7 @@ async fn list(
         let all = backups.repositories();
         let chosen: Vec<_> = match (&name, before) {
             (Some(name), _) => vec![all.named(Some(name))?],
-            (None, Some(before)) => vec![all.with_point(before)?],
+            (None, Some(before)) => vec![all.with_point(before, None)?],
             (None, None) => all.iter().collect(),
         };
         let mut points = Vec::new();
@@ -113,13 +136,18 @@ async fn list(
     get,
     path = "/points/{id}",
     tag = "points",
-    params(("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$")),
+    params(
+        ("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$"),
+        Place
+    ),
     responses(
         (status = 200, description = "The point", body = PointRecord),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such point", body = ErrorBody),
-        (status = 409, description = "The hub has no repository", body = ErrorBody),
-        (status = 422, description = "This is no id", body = ErrorBody),
+        (status = 409, description = "Several repositories have it and none was named, or the hub \
+                                      has no repository", body = ErrorBody),
+        (status = 422, description = "This is no id, or there is no such repository",
+         body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
         (status = 503, description = "The storage is busy", body = ErrorBody,
          headers(("Retry-After" = u64, description = "Seconds"))),
@@ -128,29 +156,36 @@ async fn list(
 async fn show(
     State(shared): State<Arc<Shared>>,
     ApiPath(id): ApiPath<String>,
+    ApiQuery(place): ApiQuery<Place>,
 ) -> Result<Json<PointRecord>, ApiError> {
-    let id = PointId::from_str(&id)?;
+    let (id, place) = (PointId::from_str(&id)?, place.name()?);
     let backups = shared.backups()?;
     let shown = shared.blocking(move |_hub| {
-        let (name, repository) = backups.repositories().with_point(id)?;
+        let (name, repository) = backups.repositories().with_point(id, place.as_ref())?;
         Ok(in_repository((&find_point(repository, id)?).into(), name))
     });
     Ok(Json(shown.await?))
 }
 
-/// Deletes a point with its files, if no other stands on it and nobody reads it.
+/// Deletes a point with its files, if no other stands on it and nobody uses it. Of one that was
+/// deleted before the answer is 404.
 #[utoipa::path(
     delete,
     path = "/points/{id}",
     tag = "points",
-    params(("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$")),
+    params(
+        ("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$"),
+        Place
+    ),
     responses(
         (status = 200, description = "It is gone", body = Deleted),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such point", body = ErrorBody),
-        (status = 409, description = "Others stand on it, it is being read, or the hub has no \
-                                      repository", body = ErrorBody),
-        (status = 422, description = "This is no id", body = ErrorBody),
+        (status = 409, description = "Others stand on it, it is in use, several repositories have \
+                                      it and none was named, or the hub has no repository",
+         body = ErrorBody),
+        (status = 422, description = "This is no id, or there is no such repository",
+         body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
         (status = 503, description = "The storage is busy or full", body = ErrorBody,
          headers(("Retry-After" = u64, description = "Seconds"))),
@@ -159,12 +194,13 @@ async fn show(
 async fn delete(
     State(shared): State<Arc<Shared>>,
     ApiPath(id): ApiPath<String>,
+    ApiQuery(place): ApiQuery<Place>,
 ) -> Result<Json<Deleted>, ApiError> {
-    let id = PointId::from_str(&id)?;
+    let (id, place) = (PointId::from_str(&id)?, place.name()?);
     let backups = shared.backups()?;
     shared
         .blocking(move |_hub| {
-            let (_, repository) = backups.repositories().with_point(id)?;
+            let (_, repository) = backups.repositories().with_point(id, place.as_ref())?;
             Ok(repository.delete(id)?)
         })
         .await?;

@@ -112,8 +112,10 @@ struct Released {
 struct PortCounts {
     /// Ports of the range.
     total: usize,
-    /// Leased ones.
+    /// Leased ones of the range.
     in_use: usize,
+    /// Leased ones that are not in the range: it was another one when they were leased.
+    beyond: usize,
     /// Those that could be leased now.
     free: usize,
     /// The most that were leased at once, since the start of the hub.
@@ -232,6 +234,8 @@ async fn release_job(
     responses(
         (status = 200, description = "The leases", body = PortList),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+        (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]
 async fn list(State(shared): State<Arc<Shared>>) -> Json<PortList> {
@@ -247,6 +251,8 @@ async fn list(State(shared): State<Arc<Shared>>) -> Json<PortList> {
     responses(
         (status = 200, description = "The counts", body = PortCounts),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+        (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]
 async fn metrics(State(shared): State<Arc<Shared>>) -> Json<PortCounts> {
@@ -254,6 +260,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Json<PortCounts> {
     Json(PortCounts {
         total: counts.total,
         in_use: counts.in_use,
+        beyond: counts.beyond,
         free: counts.free,
         peak: counts.peak,
         waits: counts.waits,

@@ -73,6 +73,7 @@ impl From<ExportFacts> for Process {
     responses(
         (status = 200, description = "The processes", body = ProcessList),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]

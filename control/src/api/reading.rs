@@ -23,9 +23,10 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::{ApiJson, ApiPath};
+use super::body::{ApiJson, ApiPath, ApiQuery, Object};
 use super::error::{ApiError, ErrorBody};
 use super::events::KEEP_ALIVE;
+use super::points::{Place, named};
 use super::shared::Shared;
 use super::submission;
 use crate::catalog::{DiskName, JobId, PointId};
@@ -71,7 +72,8 @@ struct Verification {
     disks: Vec<String>,
     /// Live sources, each of which should hold the same as a disk of the point.
     #[serde(default)]
-    against: Vec<LiveSource>,
+    #[schema(value_type = Vec<LiveSource>)]
+    against: Vec<Object<LiveSource>>,
 }
 
 /// A source that is compared with a disk. It is read as a whole, and must not change meanwhile.
@@ -142,7 +144,10 @@ struct ReadingEvent {
     post,
     path = "/points/{id}/verify",
     tag = "points",
-    params(("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$")),
+    params(
+        ("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$"),
+        Place
+    ),
     request_body = Verification,
     responses(
         (status = 200, description = "The events", body = ReadingEvent,
@@ -151,7 +156,8 @@ struct ReadingEvent {
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such point", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
-        (status = 409, description = "The hub has no repository", body = ErrorBody),
+        (status = 409, description = "Several repositories have it and none was named, or the hub \
+                                      has no repository", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
         (status = 422, description = "A field is wrong, or there is no such disk or repository",
@@ -166,16 +172,17 @@ struct ReadingEvent {
 async fn verify(
     State(shared): State<Arc<Shared>>,
     ApiPath(id): ApiPath<String>,
+    ApiQuery(place): ApiQuery<Place>,
     ApiJson(asked): ApiJson<Verification>,
 ) -> Result<Response, ApiError> {
     let asked = VerifyAsked {
         point: Some(PointId::from_str(&id)?),
-        repository: repository(asked.repository.as_deref())?,
+        repository: repository(&place, asked.repository.as_deref())?,
         disks: disks(&asked.disks)?,
         against: asked
             .against
             .iter()
-            .map(|live| live.check(shared.settings.local_sources))
+            .map(|Object(live)| live.check(shared.settings.local_sources))
             .collect::<Result<_, _>>()?,
     };
     follow(&shared, shared.readers()?.verify(asked)?).await
@@ -212,7 +219,7 @@ async fn verify_all(
 ) -> Result<Response, ApiError> {
     let asked = VerifyAsked {
         point: None,
-        repository: repository(asked.repository.as_deref())?,
+        repository: named(asked.repository.as_deref())?,
         disks: Vec::new(),
         against: Vec::new(),
     };
@@ -226,7 +233,10 @@ async fn verify_all(
     post,
     path = "/points/{id}/exports",
     tag = "points",
-    params(("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$")),
+    params(
+        ("id" = String, Path, description = "The point", pattern = "^[0-9a-hjkmnp-tv-z]{18}$"),
+        Place
+    ),
     request_body = Exporting,
     responses(
         (status = 200, description = "The events", body = ReadingEvent,
@@ -235,7 +245,8 @@ async fn verify_all(
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 404, description = "There is no such point", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
-        (status = 409, description = "The point is damaged, or the hub has no repository",
+        (status = 409, description = "The point is damaged, several repositories have it and none \
+                                      was named, or the hub has no repository",
          body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
@@ -252,6 +263,7 @@ async fn verify_all(
 async fn export(
     State(shared): State<Arc<Shared>>,
     ApiPath(id): ApiPath<String>,
+    ApiQuery(place): ApiQuery<Place>,
     ApiJson(asked): ApiJson<Exporting>,
 ) -> Result<Response, ApiError> {
     let connections = asked.connections.unwrap_or(DEFAULT_CONNECTIONS);
@@ -261,7 +273,7 @@ async fn export(
     }
     let asked = ExportAsked {
         point: PointId::from_str(&id)?,
-        repository: repository(asked.repository.as_deref())?,
+        repository: repository(&place, asked.repository.as_deref())?,
         disks: disks(&asked.disks)?,
         writable: asked.writable,
         connections,
@@ -371,8 +383,14 @@ impl LiveSource {
     }
 }
 
-fn repository(name: Option<&str>) -> Result<Option<RepositoryName>, ApiError> {
-    name.map(RepositoryName::from_str).transpose().map_err(ApiError::unfit)
+/// The repository that the point has to be in, as the query says, or the body.
+fn repository(place: &Place, field: Option<&str>) -> Result<Option<RepositoryName>, ApiError> {
+    match (place.name()?, named(field)?) {
+        (Some(query), Some(field)) if query != field => {
+            Err(ApiError::unfit("the repository of the query and that of the body differ"))
+        }
+        (query, field) => Ok(query.or(field)),
+    }
 }
 
 fn disks(names: &[String]) -> Result<Vec<DiskName>, ApiError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -15,9 +15,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use super::shared::Shared;
-use super::{auth, backups, events, points, ports, processes, reading, trace, watch};
+use super::{auth, backups, events, points, ports, processes, query, reading, trace, watch};
 
-const PREFIX: &str = "/api/v1";
+pub(super) const PREFIX: &str = "/api/v1";
 const TOKEN_SCHEME: &str = "token";
 
 /// The paths that need no token.
@@ -54,6 +54,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .route("/metrics", get(watch::metrics))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(query::check))
         .layer(from_fn_with_state(Arc::clone(shared), auth::check))
         .layer(from_fn_with_state(Arc::clone(shared), trace::follow))
         .with_state(Arc::clone(shared))

@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustix::net::sockopt;
+use rustix::net::{listen, sockopt};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use super::guests::{Guest, Guests};
 use super::router::router;
 use super::shared::{ApiSettings, Shared};
 use crate::hub::{Backups, Hub, Readers};
@@ -28,7 +32,8 @@ pub const MAX_BACKUP_BODY_BYTES: usize = 1 << 20;
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// From the headers to the end of the body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Connections at once; more wait in the kernel until one ends. A task and a few KiB each.
+/// Connections at once; more wait in the kernel until one ends, or a stranger makes room (see
+/// [`MAX_STRANGERS`](super::MAX_STRANGERS)). A task and a few KiB each.
 pub const MAX_CONNECTIONS: u32 = 512;
 /// From the wish to stop to the end of what is being answered. The catalog waits up to 15 s for
 /// other processes, and all else takes less.
@@ -37,6 +42,9 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// For what was sent to be acknowledged by the other machine. Streams send something every
 /// `KEEP_ALIVE`.
 const GONE_DEADLINE: Duration = Duration::from_secs(60);
+/// Connections that the kernel keeps until they are accepted: more than all that can have a place. It
+/// has a limit of its own (net.core.somaxconn), which holds then.
+const BACKLOG: i32 = 1024;
 /// Bytes of a request's line and headers.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Threads that move bytes; what waits for the disk has threads of its own.
@@ -45,6 +53,8 @@ const REACTOR_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 96;
 /// After a connection could not be accepted, for want of descriptors mostly: until one is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks for room among strangers that have just come.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The API on an address.
 #[derive(Debug)]
@@ -79,6 +89,8 @@ impl Server {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
+        // The standard library has 128 wait, and has clients beyond try again after a second.
+        listen(&listener, BACKLOG)?;
         let shared = Arc::new(Shared::new(hub, backups, readers, settings));
         Ok(Self { listener, shared })
     }
@@ -119,16 +131,20 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let router = router(&self.shared);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+        let guests = Arc::default();
         let mut stop = self.shared.stop.subscribe();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places) => accepted,
+                accepted = accept(&listener, &places, &guests) => accepted,
                 () = stopped(&mut stop) => break,
             };
             match accepted {
                 Ok((stream, place)) => {
-                    let (router, stop) = (router.clone(), self.shared.stop.subscribe());
-                    tokio::spawn(connection(stream, router, stop, place));
+                    let asking = Asking {
+                        guest: guests.arrive(),
+                        router: TowerToHyperService::new(router.clone()),
+                    };
+                    tokio::spawn(connection(stream, asking, self.shared.stop.subscribe(), place));
                 }
                 Err(error) => {
                     let line = format!("a connection could not be accepted: {error}");
@@ -149,13 +165,43 @@ impl Server {
     }
 }
 
+/// A connection, and a place for it. Where there is none, strangers make room that ask for nothing,
+/// and those who have shown a token are waited for.
 async fn accept(
     listener: &tokio::net::TcpListener,
     places: &Arc<Semaphore>,
+    guests: &Arc<Guests>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _peer) = listener.accept().await?;
+    loop {
+        let wait = guests.make_room(places.available_permits() == 0);
+        if wait.is_zero() {
+            break;
+        }
+        // Some may go by themselves before.
+        sleep(wait.min(ROOM_PAUSE)).await;
+    }
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     Ok((stream, place))
+}
+
+/// What answers one connection.
+#[derive(Clone)]
+struct Asking {
+    guest: Arc<Guest>,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Asking {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.guest.asks();
+        request.extensions_mut().insert(Arc::clone(&self.guest));
+        self.router.call(request)
+    }
 }
 
 /// Returns when the server is to stop, also when nobody is left to say so.
@@ -165,10 +211,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    asking: Asking,
     mut stop: watch::Receiver<bool>,
     place: OwnedSemaphorePermit,
 ) {
+    let guest = Arc::clone(&asking.guest);
     // Answers are short; only speed is lost where the kernel refuses.
     let _as_allowed = stream.set_nodelay(true);
     // Who is gone without a word holds what was opened for it no longer than this.
@@ -179,15 +226,17 @@ async fn connection(
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_DEADLINE)
             .max_buf_size(MAX_HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(stream), asking)
     );
     // How a connection ends is its client's business: it hung up, was too slow, or spoke no HTTP.
     tokio::select! {
         _ = served.as_mut() => {}
+        () = guest.sent_away() => {}
         () = stopped(&mut stop) => {
             served.as_mut().graceful_shutdown();
             let _ = served.await;
         }
     }
+    guest.goes();
     drop(place);
 }

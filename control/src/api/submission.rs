@@ -9,6 +9,7 @@ use blockferry_dataplane::plan::{Area, AreaSet};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Object;
 use super::error::ApiError;
 use crate::backup::{BackupRequest, Changes, DiskRequest};
 use crate::catalog::{BackupMode, IdempotencyKey};
@@ -31,8 +32,8 @@ pub(super) struct Submission {
     )]
     vm: String,
     /// Its disks, each of another name: no more than the hub has ports.
-    #[schema(min_items = 1)]
-    disks: Vec<SubmittedDisk>,
+    #[schema(min_items = 1, value_type = Vec<SubmittedDisk>)]
+    disks: Vec<Object<SubmittedDisk>>,
     /// auto (the default): what has changed, where that can be told, else all; full; or
     /// incremental: or fail.
     #[schema(pattern = "^(auto|full|incremental)$", example = "auto")]
@@ -69,7 +70,8 @@ struct SubmittedDisk {
     #[schema(min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
     uuid: Option<String>,
     /// What has changed since the newest point. Whoever gives it vouches for it.
-    changed: Option<Vec<ChangedArea>>,
+    #[schema(value_type = Option<Vec<ChangedArea>>)]
+    changed: Option<Vec<Object<ChangedArea>>>,
     /// The dirty bitmap of the source that marks what has changed since then.
     #[schema(min_length = 1, max_length = 1024, example = "daily")]
     bitmap: Option<String>,
@@ -109,7 +111,7 @@ impl Submission {
         };
         let mode = self.mode.as_deref().map_or(Ok(BackupMode::Auto), str::parse)?;
         let repository = self.repository.as_deref().map(RepositoryName::from_str).transpose();
-        let disks = self.disks.into_iter().map(|disk| disk.check(local_sources));
+        let disks = self.disks.into_iter().map(|Object(disk)| disk.check(local_sources));
         let request =
             BackupRequest { vm: self.vm.parse()?, disks: disks.collect::<Result<_, _>>()?, mode };
         Ok(Asked { request, repository: repository.map_err(ApiError::unfit)?, key })
@@ -166,8 +168,8 @@ fn local_source(disk: &str) -> ApiError {
     )
 }
 
-fn area_set(areas: Vec<ChangedArea>, disk: &str) -> Result<AreaSet, ApiError> {
-    let areas = areas.iter().map(|area| Area::new(area.start, area.length));
+fn area_set(areas: Vec<Object<ChangedArea>>, disk: &str) -> Result<AreaSet, ApiError> {
+    let areas = areas.iter().map(|Object(area)| Area::new(area.start, area.length));
     // The size of the disk is not known yet; the lane checks the areas against it.
     AreaSet::from_unsorted(areas, u64::MAX)
         .map_err(|error| ApiError::unfit(format!("what changed on disk {disk:?}: {error}")))

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use blockferry_dataplane::nbd::without_passwords;
 
 use super::error::Failure;
 use super::shared::Shared;
@@ -24,7 +25,7 @@ pub(super) async fn follow(
 ) -> Response {
     let started = Instant::now();
     let id = taken_over(&request).unwrap_or_else(|| shared.next_id());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, path) = (request.method().clone(), without_passwords(request.uri().path()));
     let mut response = next.run(request).await;
     let status = response.status();
     shared.count_answer(status.as_u16());

@@ -42,7 +42,10 @@ pub(super) struct Health {
     path = "/health",
     tag = "watch",
     security(()),
-    responses((status = 200, description = "It does", body = Health))
+    responses(
+        (status = 200, description = "It does", body = Health),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+    )
 )]
 pub(super) async fn health() -> Json<Health> {
     Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
@@ -57,6 +60,8 @@ pub(super) async fn health() -> Json<Health> {
         (status = 200, description = "The text format of Prometheus", body = String,
          content_type = "text/plain"),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
+        (status = 500, description = "The tokens cannot be read", body = ErrorBody),
     )
 )]
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -72,6 +77,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     responses(
         (status = 200, description = "OpenAPI 3.1", body = serde_json::Value),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 422, description = "It has no query fields", body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
     )
 )]

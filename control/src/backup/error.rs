@@ -6,7 +6,7 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::nbd::NbdError;
 use blockferry_dataplane::{Cause, Fault, Side};
 
-use crate::catalog::{CatalogError, DiskName, FailureKind, JobId, VmName};
+use crate::catalog::{CatalogError, DiskName, FailureKind, VmName};
 use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
@@ -26,14 +26,6 @@ pub enum BackupError {
         vm: VmName,
         /// The name.
         disk: DiskName,
-    },
-    /// The same VM at the same time.
-    #[error("VM \"{vm}\" is being backed up by job {job}; wait until that has ended")]
-    AtWork {
-        /// The VM.
-        vm: VmName,
-        /// The other job.
-        job: JobId,
     },
     /// Deltas were asked for, and cannot be made.
     #[error(

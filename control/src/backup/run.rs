@@ -18,9 +18,8 @@ use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, stage};
 use crate::catalog::{
-    ByteCounts, CatalogError, Claim, ClaimKind, DiskId, DiskName, Job, JobId, JobState, Jobs,
-    LayerFacts, LeaseId, Leases, ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath,
-    UnixMillis,
+    ByteCounts, CatalogError, DiskId, DiskName, Job, JobId, JobState, Jobs, LayerFacts,
+    ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath, UnixMillis,
 };
 use crate::child::each;
 use crate::export::ExportError;
@@ -108,12 +107,7 @@ impl Run<'_> {
     /// Goes on to the point, or to the reason why there is none; the job ends with it.
     pub(crate) fn to_end(&self, mut work: Work) -> Result<BackupReport, BackupError> {
         let started = Instant::now();
-        let ended = self.claim_vm().and_then(|claim| {
-            let ended = self.to_point(&mut work);
-            // What cannot be given back now is by whoever cleans up next.
-            let _ = self.ground.jobs.release(claim, self.job);
-            ended
-        });
+        let ended = self.to_point(&mut work);
         if let Err(error) = &ended {
             work.discard();
             self.note_end(error);
@@ -171,19 +165,6 @@ impl Run<'_> {
             self.note_point(&point);
         }
         Ok((point, disks.into_iter().map(|done| done.report).collect()))
-    }
-
-    /// One backup of a VM at a time: the second would stand on the same layers.
-    fn claim_vm(&self) -> Result<LeaseId, BackupError> {
-        let vm = &self.request.vm;
-        let claim =
-            Claim::new(ClaimKind::Image, &format!("all of VM {vm}")).map_err(CatalogError::from)?;
-        match self.ground.jobs.lease(self.job, claim) {
-            Err(CatalogError::Taken { owner, .. }) => {
-                Err(BackupError::AtWork { vm: vm.clone(), job: owner })
-            }
-            granted => Ok(granted?.id),
-        }
     }
 
     fn advance(&self, state: JobState, reason: &str) -> Result<(), BackupError> {

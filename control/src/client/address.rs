@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use blockferry_dataplane::nbd::without_passwords;
+
 /// Port of a hub where none is named.
 const DEFAULT_PORT: u16 = 10_080;
 
@@ -54,7 +56,8 @@ impl FromStr for HubAddress {
             return Err(format!("{scheme}: is not spoken here; write it as http://HOST:PORT"));
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') {
+        // Also where a slash in a password ends what seems to be the host.
+        if authority.contains('@') || without_passwords(text) != text {
             return Err("a hub takes no user and no password; it takes a token".into());
         }
         if rest.contains(['?', '#']) || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -16,6 +16,7 @@ use super::error::ClientError;
 use super::events::Heard;
 use super::http::HubClient;
 use super::patience::{AWAY, Patience};
+use super::points::call;
 use super::report::report;
 use crate::backup::{BackupReport, Cancellation, Watch, plan_words};
 use crate::catalog::{
@@ -128,8 +129,10 @@ impl HubClient {
             JobState::Done => {
                 let point = ended.point.as_deref().ok_or(ClientError::NoPoint { job: job.id })?;
                 let point: PointId = point.parse().map_err(known)?;
+                let name = ended.repository.as_deref().map(str::parse).transpose();
+                let name: Option<RepositoryName> = name.map_err(|error| self.no_hub(error))?;
                 let record: PointRecord =
-                    self.ask(Method::GET, &format!("/points/{point}"), None)?;
+                    self.ask(Method::GET, &call(point, name.as_ref()), None)?;
                 let moved = following.moved.take();
                 report(submission, &record, &ended, moved)
                     .map_err(|error| ClientError::PointUnknown { point, what: error.to_string() })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::address::HubAddress;
-use crate::api::DAMAGED;
+use crate::api::{DAMAGED, WHICH_REPOSITORY};
 use crate::catalog::{FailureKind, JobId, PointId};
 
 /// One line that says what went wrong, and what to do. None has the token in it.
@@ -144,6 +144,7 @@ impl ClientError {
             Self::JobFailed { failure, .. } | Self::ReadFailed { failure, .. } => *failure,
             Self::Token => FailureKind::Request,
             Self::Refused { code, .. } if code == DAMAGED => FailureKind::Source,
+            Self::Refused { code, .. } if code == WHICH_REPOSITORY => FailureKind::Request,
             Self::Refused { status, .. } => match *status {
                 CONFLICT | TOO_MANY => FailureKind::Other,
                 400..500 => FailureKind::Request,

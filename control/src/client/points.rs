@@ -27,6 +27,14 @@ struct PointList {
     points: Vec<PointRecord>,
 }
 
+/// The call about one point.
+pub(super) fn call(point: PointId, repository: Option<&RepositoryName>) -> String {
+    match repository {
+        Some(name) => format!("/points/{point}?repository={}", escaped(name.as_str())),
+        None => format!("/points/{point}"),
+    }
+}
+
 impl HubClient {
     /// The points, by repository and in the order in which they were published.
     ///
@@ -42,7 +50,8 @@ impl HubClient {
         wanted: &PointsWanted,
         most: u32,
     ) -> Result<Vec<PointRecord>, ClientError> {
-        let newest = self.page(wanted, most, None)?;
+        let newest =
+            self.page(wanted, most, None, wanted.repository.as_ref().map(RepositoryName::as_str))?;
         let mut points = Vec::with_capacity(newest.len());
         for mut of_one in by_repository(newest) {
             let mut page = of_one.len();
@@ -66,7 +75,8 @@ impl HubClient {
     ) -> Result<Vec<PointRecord>, ClientError> {
         const GONE: u16 = 404;
         for point in known {
-            match self.page(wanted, most, Some(&point.id)) {
+            // A copy of the repository would have the same point.
+            match self.page(wanted, most, Some(&point.id), point.repository.as_deref()) {
                 Err(ClientError::Refused { status: GONE, .. }) => {}
                 other => return other,
             }
@@ -79,12 +89,12 @@ impl HubClient {
         wanted: &PointsWanted,
         most: u32,
         before: Option<&str>,
+        repository: Option<&str>,
     ) -> Result<Vec<PointRecord>, ClientError> {
         let mut call = format!("/points?limit={most}");
-        let (vm, repository) = (&wanted.vm, &wanted.repository);
         for (name, value) in [
-            ("vm", vm.as_ref().map(VmName::as_str)),
-            ("repository", repository.as_ref().map(RepositoryName::as_str)),
+            ("vm", wanted.vm.as_ref().map(VmName::as_str)),
+            ("repository", repository),
             ("before", before),
         ] {
             if let Some(value) = value {
@@ -94,12 +104,17 @@ impl HubClient {
         self.ask::<PointList>(Method::GET, &call, None).map(|list| list.points)
     }
 
-    /// Deletes a point.
+    /// Deletes a point, in the repository of this name if one is named.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when others stand on it, or it is being read.
-    pub fn delete_point(&self, point: PointId) -> Result<(), ClientError> {
-        self.ask::<Value>(Method::DELETE, &format!("/points/{point}"), None).map(|_deleted| ())
+    /// [`ClientError::Refused`] when others stand on it, it is in use, or several repositories have
+    /// it and none was named.
+    pub fn delete_point(
+        &self,
+        point: PointId,
+        repository: Option<&RepositoryName>,
+    ) -> Result<(), ClientError> {
+        self.ask::<Value>(Method::DELETE, &call(point, repository), None).map(|_deleted| ())
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::catalog::{
-    CatalogError, DiskName, FailureKind, Layer, LayerId, PointId, RelativePath, StorageError,
+    CatalogError, DiskName, FailureKind, JobId, Layer, LayerId, PointId, RelativePath,
+    StorageError, VmName,
 };
 
 /// One line that says what went wrong, and what to do. Published points are as they were.
@@ -59,14 +60,37 @@ pub enum RepositoryError {
         /// The repository.
         root: PathBuf,
     },
+    /// A hub was told of it under two names.
+    #[error("{first} and {second} are the same folder, {}; a hub has a repository once", root.display())]
+    TwoNames {
+        /// The repository.
+        root: PathBuf,
+        /// One name.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// No folder was named.
+    #[error("the name of the repository is empty; name a folder")]
+    Nowhere,
     /// A batch works in it.
     #[error("another batch is at work in {}; wait until it has ended", root.display())]
     OtherBatch {
         /// The repository.
         root: PathBuf,
     },
-    /// A point that is being read.
-    #[error("point {point} is in use by a restore, a verification or an export; end that first")]
+    /// Two backups of a VM at once.
+    #[error("VM \"{vm}\" is being backed up by job {job}; wait until that has ended")]
+    AtWork {
+        /// The VM.
+        vm: VmName,
+        /// The other job.
+        job: JobId,
+    },
+    /// A point that is being read, or that a delta is made on.
+    #[error(
+        "point {point} is in use by a backup, a restore, a verification or an export; wait for it, or end that first"
+    )]
     InUse {
         /// The point.
         point: PointId,
@@ -129,6 +153,8 @@ impl RepositoryError {
         match self {
             Self::Missing { .. }
             | Self::NotEmpty { .. }
+            | Self::TwoNames { .. }
+            | Self::Nowhere
             | Self::NoSuchDisk { .. }
             | Self::Catalog(CatalogError::NoSuchPoint(_)) => FailureKind::Request,
             Self::System { .. } | Self::Catalog(CatalogError::Storage(_)) => FailureKind::Target,

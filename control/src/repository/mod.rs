@@ -131,6 +131,13 @@ impl Repository {
         &self.root
     }
 
+    /// Whether this is the folder of the other one, by whichever path.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |root: &Path| fs::metadata(root).map(|data| (data.dev(), data.ino())).ok();
+        identity(&self.root).is_some_and(|ours| identity(&other.root) == Some(ours))
+    }
+
     /// Its catalog.
     #[must_use]
     pub fn catalog(&self) -> &SqliteCatalog {
@@ -178,6 +185,9 @@ impl Repository {
 }
 
 fn absolute(root: &Path) -> Result<PathBuf, RepositoryError> {
+    if root.as_os_str().is_empty() {
+        return Err(RepositoryError::Nowhere);
+    }
     std::path::absolute(root)
         .map_err(|error| RepositoryError::system(root, "finding its folder", error))
 }

@@ -1,6 +1,7 @@
 //! The folder of a job, from its making to its point.
 
 use std::fs::{self, DirBuilder, File};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,8 @@ use crate::catalog::{
     Point, PointId, Points, RelativePath, VmName,
 };
 
-/// In a folder whose point is not in the catalog, or was not when this was last looked at.
+/// In a folder whose point is not in the catalog, or was not when this was last looked at. It has the
+/// name of the VM that is backed up there: nothing in it is for others than a backup.
 pub(super) const UNPUBLISHED: &str = "unpublished";
 
 /// What a job makes before it is published, with its folder, which goes with this value unless it
@@ -31,13 +33,15 @@ impl Repository {
     /// Cleans up after the dead, then takes in a job with its folder.
     ///
     /// # Errors
-    /// When the repository cannot be written.
+    /// [`RepositoryError::AtWork`], and when the repository cannot be written.
     pub fn begin(&self, vm: VmName, mode: BackupMode) -> Result<(Job, Work), RepositoryError> {
         let exclusively = self.exclusively()?;
         self.clean_up_under(&exclusively)?;
+        self.claim(&vm)?;
+        let owner = Some(vm.clone());
         let job =
             self.catalog.add_job(NewJob { kind: JobKind::Backup, vm, mode, key: None })?.into_job();
-        match self.make_work(job.id) {
+        match self.make_work(job.id, owner.as_ref()) {
             Ok(work) => Ok((job, work)),
             Err(error) => {
                 // The error that is told is the one that led here; without its folder the job is
@@ -48,22 +52,45 @@ impl Repository {
         }
     }
 
-    /// Makes the folder of a job that another catalog keeps.
+    /// Cleans up after the dead, then makes the folder of a job that another catalog keeps: the
+    /// backup of a VM, where one is named.
     ///
     /// # Errors
-    /// When the repository cannot be written.
-    pub fn begin_for(&self, job: JobId) -> Result<Work, RepositoryError> {
-        let _exclusively = self.exclusively()?;
-        self.make_work(job)
+    /// [`RepositoryError::AtWork`], and when the repository cannot be written.
+    pub fn begin_for(&self, job: JobId, vm: Option<&VmName>) -> Result<Work, RepositoryError> {
+        let exclusively = self.exclusively()?;
+        self.clean_up_under(&exclusively)?;
+        if let Some(vm) = vm {
+            self.claim(vm)?;
+        }
+        self.make_work(job, vm)
     }
 
-    fn make_work(&self, job: JobId) -> Result<Work, RepositoryError> {
+    /// One backup of a VM at a time, whoever makes it, and whichever catalog has its job: the second
+    /// would stand on the same layers.
+    fn claim(&self, vm: &VmName) -> Result<(), RepositoryError> {
+        let work = self.work_folder();
+        for name in folder::names(&work)? {
+            let Ok(job) = name.parse::<JobId>() else { continue };
+            let mark = work.join(&name).join(UNPUBLISHED);
+            // The dead are gone. Who ends now takes its folder with it, and has no VM any more.
+            if fs::read_to_string(mark).is_ok_and(|owner| owner == vm.as_str()) {
+                return Err(RepositoryError::AtWork { vm: vm.clone(), job });
+            }
+        }
+        Ok(())
+    }
+
+    fn make_work(&self, job: JobId, vm: Option<&VmName>) -> Result<Work, RepositoryError> {
         let path = RelativePath::of_work(job).under(self.root());
         let failed = |error| RepositoryError::system(&path, "making the folder of a job", error);
         DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(failed)?;
         let held = HeldFolder::alone(&path)?;
-        let mark = File::create_new(path.join(UNPUBLISHED));
-        mark.and_then(|mark| mark.sync_all()).map_err(failed)?;
+        let mark = File::create_new(path.join(UNPUBLISHED)).and_then(|mut mark| {
+            mark.write_all(vm.map_or("", VmName::as_str).as_bytes())?;
+            mark.sync_all()
+        });
+        mark.map_err(failed)?;
         folder::sync(&path).and_then(|()| folder::sync(&self.work_folder())).map_err(failed)?;
         Ok(Work { repository: self.clone(), job, path, held })
     }
@@ -128,15 +155,16 @@ impl Work {
         Ok(published)
     }
 
-    /// Removes what was made, for there will be no point, and leaves the folder: the job lives until
-    /// it has noted why it ends, and that may need the room.
+    /// Removes what was made, for there will be no point, gives the VM back, and leaves the folder:
+    /// the job lives until it has noted why it ends, and that may need the room.
     pub(crate) fn discard(&self) {
         for name in folder::names(&self.path).unwrap_or_default() {
             let path = self.path.join(&name);
-            if name != UNPUBLISHED {
-                // What cannot be removed now goes with the folder.
-                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
-            }
+            // What cannot be removed now goes with the folder.
+            let _ = match name.as_str() {
+                UNPUBLISHED => File::options().write(true).truncate(true).open(&path).map(drop),
+                _ => fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)),
+            };
         }
     }
 

@@ -35,6 +35,7 @@ mod refusal;
 mod reply;
 mod request;
 mod session;
+mod shown;
 mod status;
 mod uri;
 pub mod wire;
@@ -51,5 +52,6 @@ pub use request::{
     Command, CommandFlags, MAX_REQUEST_LEN, Request, max_request_length, request_len,
 };
 pub use session::{BlockSize, ExportInfo, MetaContext, ReplyMode, Session, TransmissionFlags};
+pub use shown::without_passwords;
 pub use status::{Extent, Extents};
 pub use uri::{Address, NbdUri, NbdUriError, TlsParams};

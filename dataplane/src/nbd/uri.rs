@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::escape::{self, Escaped, PATH, QUERY, REGISTERED};
+use super::shown::without_passwords;
 use super::wire::{DEFAULT_PORT, MAX_STRING_LEN};
 
 /// Longest path of a Unix socket that the kernel takes, in bytes: `sun_path` less its NUL.
@@ -59,7 +60,7 @@ pub struct TlsParams {
     pub verify_peer: Option<bool>,
 }
 
-/// What is wrong with a URI, and what to write in its place.
+/// What is wrong with a URI, and what to write in its place. No password is in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NbdUriError {
@@ -68,9 +69,14 @@ pub enum NbdUriError {
         "{uri:?} is no NBD URI; write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH"
     )]
     Scheme {
-        /// The text.
+        /// The text, without its password.
         uri: String,
     },
+    /// A user name, or a password, that is none.
+    #[error(
+        "what stands before '@' is no user name; write %25 for a percent sign, and %2F for a slash"
+    )]
+    User,
     /// A percent sign without two hexadecimal digits.
     #[error("the percent sign in {text:?} is no escape; write %25 for a percent sign")]
     Escape {
@@ -149,7 +155,7 @@ impl FromStr for NbdUri {
     type Err = NbdUriError;
 
     fn from_str(uri: &str) -> Result<Self, NbdUriError> {
-        let unknown = || NbdUriError::Scheme { uri: uri.to_owned() };
+        let unknown = || NbdUriError::Scheme { uri: without_passwords(uri) };
         let (scheme, rest) = uri.split_once("://").ok_or_else(unknown)?;
         let known = SCHEMES.into_iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
         let (scheme, tls, unix) = known.ok_or_else(unknown)?;
@@ -161,7 +167,11 @@ impl FromStr for NbdUri {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => (Some(text(user, "user name")?), host),
+            Some((user, host)) => {
+                (Some(text(user, "user name").map_err(|_| NbdUriError::User)?), host)
+            }
+            // A slash in a password: half of it would be taken for a port, and be shown as one.
+            None if without_passwords(uri) != uri => return Err(NbdUriError::User),
             None => (None, authority),
         };
         // NBD has no passwords. One that was written nevertheless is kept nowhere, so that no log and

@@ -177,3 +177,66 @@ fn prometheus_gets_its_figures() {
         assert!(answer.body.lines().any(|found| found == line), "{line} in:\n{}", answer.body);
     }
 }
+
+#[test]
+fn a_field_that_a_call_does_not_have_is_refused_and_not_ignored() {
+    let place = Place::new();
+    let description = value(&place.get("/api/v1/openapi.json"));
+    let mut calls = vec![("/health".to_owned(), "GET".to_owned())];
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            calls.push((path.replace(['{', '}'], ""), method.to_uppercase()));
+        }
+    }
+    for (path, method) in calls {
+        for query in ["repostory=main", "a", "%72epo", "limit=1&=", "job_id=a&vmm=b"] {
+            let mut client = place.client();
+            let head = format!(
+                "{method} {path}?{query} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n\r\n",
+                place.token
+            );
+            client.send(head.as_bytes()).unwrap();
+            let answer = client.answer().unwrap();
+            refused(&answer, 422, "wrong_field");
+            assert!(answer.body.contains("question mark"), "{method} {path}: {}", answer.body);
+        }
+    }
+    // Nobody learns without a token which fields there are.
+    refused(&place.stranger().ask("GET", "/metrics?a=b", None).unwrap(), 401, "unauthorized");
+    assert_eq!(place.get("/metrics?").status, 200);
+}
+
+#[test]
+fn an_array_is_no_object_with_its_fields_in_their_order() {
+    let place = Place::new();
+    let array = json!(["job", "vm", "disk"]).to_string();
+    refused(&place.client().ask("POST", ALLOCATE, Some(&array)).unwrap(), 422, "wrong_field");
+    assert_eq!(place.hub.ports().metrics().in_use, 0);
+    // Nor is one within an object.
+    let disk = json!({ "name": "root", "source": "nbd://127.0.0.1:1/", "changed": [[0, 1]] });
+    for disks in [json!([["root", "nbd://127.0.0.1:1/"]]), json!([disk])] {
+        let body = json!({ "vm": "db", "disks": disks }).to_string();
+        let answer = place.client().ask("POST", "/api/v1/backups", Some(&body)).unwrap();
+        refused(&answer, 422, "wrong_field");
+        assert!(answer.body.contains("expected an object"), "{}", answer.body);
+    }
+}
+
+#[test]
+fn two_idempotency_keys_are_refused_and_neither_is_taken() {
+    let place = Place::new();
+    let body = json!({ "vm": "db", "disks": [{ "name": "root", "source": "nbd://127.0.0.1:1/" }] })
+        .to_string();
+    let mut client = place.client();
+    let text = format!(
+        "POST /api/v1/backups HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        place.token,
+        body.len()
+    );
+    client.send(text.as_bytes()).unwrap();
+    let answer = client.answer().unwrap();
+    refused(&answer, 422, "wrong_field");
+    assert!(answer.body.contains("more than one header"), "{}", answer.body);
+}

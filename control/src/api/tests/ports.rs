@@ -52,7 +52,7 @@ fn when_all_101_are_taken_the_next_one_is_told_when_to_ask_again() {
     assert_eq!(ask(7).status, 200, "who has one gets it again");
     let counts = value(&place.get("/api/v1/nbd/ports/metrics"));
     let expected = json!({
-        "total": 101, "in_use": 101, "free": 0, "peak": 101, "waits": 1, "outside": []
+        "total": 101, "in_use": 101, "beyond": 0, "free": 0, "peak": 101, "waits": 1, "outside": []
     });
     assert_eq!(counts, expected);
     let last = place.ports.end();

@@ -73,3 +73,25 @@ fn no_token_and_no_job_is_in_the_log() {
     }
     assert!(log.contains(&format!("DELETE /api/v1/nbd/ports/{port} 200 ")), "{log}");
 }
+
+#[test]
+fn tokens_that_are_damaged_are_answered_as_every_call_is_described() {
+    let place = Place::new();
+    let description = value(&place.get("/api/v1/openapi.json"));
+    std::fs::write(place.folder.path().join("tokens.json"), "{").unwrap();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, call) in item.as_object().unwrap() {
+            let asked = path.replace(['{', '}'], "");
+            let answer = place.client().ask(&method.to_uppercase(), &asked, None).unwrap();
+            if path == "/api/v1/health" {
+                assert_eq!(answer.status, 200);
+                continue;
+            }
+            refused(&answer, 500, "internal");
+            let known = call["responses"].as_object().unwrap();
+            for status in ["401", "422", "500"] {
+                assert!(known.contains_key(status), "{method} {path} has no {status}: {known:?}");
+            }
+        }
+    }
+}

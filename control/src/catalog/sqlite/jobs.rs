@@ -1,5 +1,6 @@
 //! Jobs in their table.
 
+use blockferry_dataplane::nbd::without_passwords;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::SqliteCatalog;
@@ -137,6 +138,8 @@ pub(super) fn advance(
     if !job.state.may_become(state) {
         return Err(CatalogError::IllegalStep { job: id, from: job.state, to: state }.into());
     }
+    // Reasons may say what was asked for, and stay for long.
+    let reason = without_passwords(&reason);
     let job = Job { state, changed: UnixMillis::now(), reason, ..job };
     tables.change(
         "UPDATE jobs SET state = ?2, changed_ms = ?3, reason = ?4 WHERE id = ?1",

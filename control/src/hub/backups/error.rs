@@ -2,7 +2,7 @@
 
 use super::repositories::RepositoryName;
 use crate::backup::BackupError;
-use crate::catalog::{CatalogError, JobId, JobState};
+use crate::catalog::{CatalogError, JobId, JobState, PointId};
 use crate::repository::RepositoryError;
 
 /// One line that says what is wrong, and what to do.
@@ -25,6 +25,14 @@ pub enum SubmitError {
     WhichRepository {
         /// What there is.
         known: Vec<RepositoryName>,
+    },
+    /// Several have the point, and none was named.
+    #[error("point {point} is in several repositories of this hub; name one of {}", list(having))]
+    WhichCopy {
+        /// The point.
+        point: PointId,
+        /// The repositories that have it.
+        having: Vec<RepositoryName>,
     },
     /// More disks than could ever start together.
     #[error(

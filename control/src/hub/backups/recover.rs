@@ -30,7 +30,8 @@ pub(super) fn settle(
             }
         }
     }
-    // Nobody is at work yet, so whoever holds a VM is dead.
+    // Nobody is at work yet, so whoever holds a VM is dead. An earlier version kept VMs here, which
+    // the repositories do now.
     for lease in catalog.leases()? {
         if matches!(lease.claim.kind(), ClaimKind::Image | ClaimKind::Snapshot) {
             catalog.release(lease.id, lease.owner)?;

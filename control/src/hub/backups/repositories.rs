@@ -53,13 +53,22 @@ impl Repositories {
     /// Opens them, makes those that are not there, and cleans up after the dead.
     ///
     /// # Errors
-    /// When one cannot be had, or another hub has it.
+    /// When one cannot be had, another hub has it, or it is there under two names.
     pub fn open(
         folders: impl IntoIterator<Item = (RepositoryName, PathBuf)>,
     ) -> Result<Self, RepositoryError> {
-        let mut by_name = BTreeMap::new();
+        let mut by_name: BTreeMap<RepositoryName, (Repository, HubLock)> = BTreeMap::new();
         for (name, folder) in folders {
             let repository = Repository::open_or_create(&folder)?;
+            if let Some((first, _)) =
+                by_name.iter().find(|(_, (ours, _))| ours.is_same(&repository))
+            {
+                return Err(RepositoryError::TwoNames {
+                    root: repository.root().to_path_buf(),
+                    first: first.to_string(),
+                    second: name.to_string(),
+                });
+            }
             let lock = repository.lock_for_hub()?;
             repository.clean_up()?;
             by_name.insert(name, (repository, lock));
@@ -92,21 +101,36 @@ impl Repositories {
         self.by_name.iter().map(|(name, (repository, _lock))| (name, repository))
     }
 
-    /// The one that has this point.
+    /// The one that has this point: the one of this name, or the only one. A copy of a repository
+    /// has the points of the other, so an id alone may not tell which is meant.
     ///
     /// # Errors
-    /// [`CatalogError::NoSuchPoint`] when none has it.
+    /// [`CatalogError::NoSuchPoint`] when none has it, and [`SubmitError::WhichCopy`] when several
+    /// have and none was named.
     pub fn with_point(
         &self,
         point: PointId,
-    ) -> Result<(&RepositoryName, &Repository), CatalogError> {
-        for (name, repository) in self.iter() {
+        name: Option<&RepositoryName>,
+    ) -> Result<(&RepositoryName, &Repository), SubmitError> {
+        let chosen: Vec<_> = match name {
+            Some(name) => vec![self.named(Some(name))?],
+            None => self.iter().collect(),
+        };
+        let mut having = Vec::new();
+        for (name, repository) in chosen {
             match repository.catalog().point(point) {
-                Ok(_) => return Ok((name, repository)),
+                Ok(_) => having.push((name, repository)),
                 Err(CatalogError::NoSuchPoint(_)) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(CatalogError::NoSuchPoint(point))
+        match having[..] {
+            [] => Err(CatalogError::NoSuchPoint(point).into()),
+            [only] => Ok(only),
+            _ => {
+                let having = having.iter().map(|(name, _)| (*name).clone()).collect();
+                Err(SubmitError::WhichCopy { point, having })
+            }
+        }
     }
 }

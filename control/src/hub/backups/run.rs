@@ -10,7 +10,7 @@ use crate::hub::PortLease;
 
 /// Runs a job to its end, which it notes in the catalog and tells on the feed.
 pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
-    let work = match ticket.repository.begin_for(ticket.job.id) {
+    let work = match ticket.repository.begin_for(ticket.job.id, Some(&ticket.request.vm)) {
         Ok(work) => work,
         Err(error) => {
             shared.tally.failed();

@@ -13,8 +13,10 @@ use crate::export::Listener;
 pub struct PortMetrics {
     /// Ports of the range.
     pub total: usize,
-    /// Leased ones.
+    /// Leased ones of the range.
     pub in_use: usize,
+    /// Leased ones that are not in the range: it was another one when they were leased.
+    pub beyond: usize,
     /// Those that could be leased now.
     pub free: usize,
     /// The most that were leased at once, since the start of the hub.
@@ -124,9 +126,11 @@ impl Table {
 
     pub(super) fn metrics(&mut self) -> PortMetrics {
         self.look_outside();
+        let in_use = self.slots.keys().filter(|port| self.range.contains(port)).count();
         PortMetrics {
             total: self.range.len(),
-            in_use: self.slots.len(),
+            in_use,
+            beyond: self.slots.len() - in_use,
             free: self.free().count(),
             peak: self.peak,
             waits: self.waits,

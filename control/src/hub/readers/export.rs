@@ -183,7 +183,7 @@ impl Claimed<'_> {
         // Writes take the room of the repository, which its backups could take as well; and what a
         // kill leaves of them goes with the folder of any dead job.
         let room = match asked.writable {
-            true => Some(repository.begin_for(job)?),
+            true => Some(repository.begin_for(job, None)?),
             false => None,
         };
         let access = match &room {

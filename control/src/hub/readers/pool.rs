@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use super::error::ReaderError;
 use super::feed::{Reading, Told};
 use super::ticket::{Kind, Ticket};
-use crate::catalog::{PointId, Points, SqliteCatalog};
+use crate::catalog::{PointId, SqliteCatalog};
 use crate::child::held;
 use crate::export::ExportSettings;
 use crate::hub::{Backups, Hub, Ports, RepositoryName, SubmitError, state};
@@ -174,15 +174,7 @@ impl Shared {
         point: PointId,
         name: Option<&RepositoryName>,
     ) -> Result<Repository, ReaderError> {
-        let all = self.backups.repositories();
-        let repository = match name {
-            Some(name) => {
-                let (_, repository) = all.named(Some(name))?;
-                repository.catalog().point(point)?;
-                repository
-            }
-            None => all.with_point(point)?.1,
-        };
+        let (_, repository) = self.backups.repositories().with_point(point, name)?;
         Ok(repository.clone())
     }
 }

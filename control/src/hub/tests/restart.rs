@@ -73,3 +73,20 @@ fn a_second_hub_on_the_same_folder_is_refused_with_the_first_ones_process() {
     );
     assert_eq!(error.to_string(), expected);
 }
+
+#[test]
+fn ports_that_a_narrower_range_has_no_more_are_counted_beside_it() {
+    let place = Place::new();
+    let hub = place.hub();
+    let lease = |name: &str| hub.ports().lease(&holder("a"), &vm("db"), &disk(name)).unwrap().port;
+    let leased = [lease("a"), lease("b"), lease("c")];
+    let (last, total) = (leased[2], hub.ports().metrics().total);
+    drop(hub);
+    let range = last..=*place.settings().ports.end();
+    let settings = HubSettings { ports: range, ..place.settings() };
+    let (hub, recovery) = Hub::open(&settings).unwrap();
+    assert_eq!(recovery.adopted.len(), 3);
+    let counts = hub.ports().metrics();
+    assert_eq!((counts.total, counts.in_use, counts.beyond), (total - 2, 1, 2));
+    assert_eq!(counts.in_use + counts.free + counts.outside.len(), counts.total);
+}

@@ -107,3 +107,11 @@ fn a_program_of_a_dead_job_that_still_makes_files_does_not_keep_its_folder() {
     });
     assert!(!dying.exists());
 }
+
+#[test]
+fn a_folder_without_a_name_is_told_as_that() {
+    for opened in [Repository::open(Path::new("")), Repository::open_or_create(Path::new(""))] {
+        let refused = opened.unwrap_err().to_string();
+        assert_eq!(refused, "the name of the repository is empty; name a folder");
+    }
+}

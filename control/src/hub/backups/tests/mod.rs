@@ -279,3 +279,21 @@ fn a_repository_has_one_hub_at_a_time() {
     drop(first);
     open(folder.path()).unwrap();
 }
+
+#[test]
+fn one_folder_under_two_names_is_said_to_be_that_and_no_other_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str, path: PathBuf| (name.parse().unwrap(), path);
+    let repository = folder.path().join("repository");
+    let again = folder.path().join("x/../repository");
+    fs::create_dir(folder.path().join("x")).unwrap();
+    for other in [repository.clone(), again] {
+        let both = [named("a", repository.clone()), named("b", other)];
+        let refused = Repositories::open(both).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.starts_with("a and b are the same folder, "), "{said}");
+        assert_eq!(refused.failure(), crate::catalog::FailureKind::Request);
+    }
+    // None of them is held any more.
+    Repositories::open([named("a", repository)]).unwrap();
+}
