@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use blockferry_control::catalog::{CatalogError, FailureKind};
+use blockferry_control::catalog::FailureKind;
 use blockferry_control::reading::ReadError;
 use blockferry_control::repository::RepositoryError;
 use blockferry_dataplane::{Fault, Side};
@@ -104,16 +104,7 @@ impl Exit {
         match error {
             ReadError::Cancelled => Self::Interrupted,
             ReadError::Differs { .. } => Self::Differs,
-            ReadError::NotOneDisk { .. }
-            | ReadError::Exists { .. }
-            | ReadError::NoPorts { .. }
-            | ReadError::Repository(
-                RepositoryError::NoSuchDisk { .. }
-                | RepositoryError::Missing { .. }
-                | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)),
-            ) => Self::Usage,
-            ReadError::Lane { fault, .. } if matches!(**fault, Fault::Request(_)) => Self::Usage,
-            other => other.side().map_or(Self::Failed, Self::of_side),
+            other => Self::of_failure(other.failure()),
         }
     }
 

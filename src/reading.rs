@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use blockferry_control::backup::{Cancellation, Watch};
+use blockferry_control::hub::RepositoryName;
 use blockferry_control::reading::{ReadError, ReadSettings};
 use blockferry_control::repository::Repository;
 use blockferry_dataplane::Counts;
@@ -14,13 +16,17 @@ use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::output::{Console, Progress};
+use crate::remote::{HubOption, repository_name};
 
 /// Where points are kept.
 #[derive(Args, Debug)]
 pub(crate) struct RepositoryOption {
     /// The repository
-    #[arg(long, value_name = "DIR")]
-    pub(crate) repository: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "hub")]
+    repository: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) remote: HubOption,
 }
 
 impl RepositoryOption {
@@ -29,7 +35,16 @@ impl RepositoryOption {
     /// # Errors
     /// When there is none, or it cannot be had; with the exit code for a reader.
     pub(crate) fn open(&self) -> anyhow::Result<Repository> {
-        Repository::open(&self.repository).map_err(|error| refusal(&error.into()))
+        let root = self.repository.as_deref().context("--repository is required")?;
+        Repository::open(root).map_err(|error| refusal(&error.into()))
+    }
+
+    /// Its name, where a hub has it.
+    ///
+    /// # Errors
+    /// When what was named is no name.
+    pub(crate) fn name(&self) -> anyhow::Result<Option<RepositoryName>> {
+        repository_name(self.repository.as_ref())
     }
 }
 
@@ -41,11 +56,11 @@ pub(crate) fn settings(lane: &LaneOptions) -> ReadSettings {
 /// Runs work that can be called off, and shows how it gets on; `totals` says what it moved.
 ///
 /// # Errors
-/// What the work fails with, with its exit code.
+/// What the work fails with.
 pub(crate) fn watched<T>(
     output: &OutputOptions,
     totals: impl FnOnce(&T) -> Counts,
-    work: impl FnOnce(&Arc<dyn Watch>, &Cancellation) -> Result<T, ReadError>,
+    work: impl FnOnce(&Arc<dyn Watch>, &Cancellation) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let progress = Progress::of(output.progress());
     let console = Arc::new(Console::new(progress.bar(), output.verbose));
@@ -60,7 +75,7 @@ pub(crate) fn watched<T>(
     let ended = work(&watch, &cancellation);
     let counts = ended.as_ref().map_or_else(|_| Counts::default(), totals);
     telling.finish(ended.is_ok(), &counts);
-    ended.map_err(|error| refusal(&error))
+    ended
 }
 
 /// The error, with its exit code.

@@ -65,15 +65,7 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
     let mut disks = Vec::with_capacity(asked.len());
     for disk in asked {
         let disk = disk.request()?;
-        let source = match disk.source {
-            Endpoint::Nbd(nbd) => nbd.uri.to_string(),
-            other => {
-                return Err(Refusal::usage(format!(
-                    "disk {}: a hub reads NBD URIs, and not {other}; serve it, as with qemu-nbd",
-                    disk.name
-                )));
-            }
-        };
+        let source = source_for_hub(&disk.name, disk.source)?;
         let (changed, bitmap) = match disk.changes {
             Changes::Compared => (None, None),
             Changes::Areas(areas) => (Some(areas.coalesced_to(most.max(1))), None),
@@ -82,6 +74,19 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
         disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
     }
     Ok(Submission { vm: options.vm.clone(), disks, mode: options.mode, repository })
+}
+
+/// A source as it is told to a hub, which reads it itself.
+///
+/// # Errors
+/// Wrong usage, in one line.
+pub(crate) fn source_for_hub(disk: &DiskName, source: Endpoint) -> anyhow::Result<String> {
+    match source {
+        Endpoint::Nbd(nbd) => Ok(nbd.uri.to_string()),
+        other => Err(Refusal::usage(format!(
+            "disk {disk}: a hub reads NBD URIs, and not {other}; serve it, as with qemu-nbd"
+        ))),
+    }
 }
 
 fn is_named(disks: &[Named], named: &Named) -> bool {

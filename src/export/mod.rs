@@ -1,5 +1,6 @@
 //! `blockferry export`.
 
+mod offering;
 mod options;
 mod run;
 mod telling;

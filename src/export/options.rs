@@ -17,6 +17,9 @@ Examples:
   Start a virtual machine from a point; what it writes is thrown away:
     blockferry export 01kat0h4m2f6q8r0s2 --repository /backup --disk root --writable
 
+  Have a hub serve it, on its own ports:
+    blockferry export 01kat0h4m2f6q8r0s2 --hub http://127.0.0.1:10080 --token-file hub.token
+
   For this user alone:
     blockferry export 01kat0h4m2f6q8r0s2 --repository /backup --socket-dir \"$XDG_RUNTIME_DIR\"";
 
@@ -37,12 +40,13 @@ pub(crate) struct ExportOptions {
     pub(crate) writable: bool,
 
     /// Listen on Unix sockets in this folder, which only this user can reach
-    #[arg(long, value_name = "DIR", conflicts_with = "port")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["port", "hub"])]
     pub(crate) socket_dir: Option<PathBuf>,
 
-    /// The first port of 127.0.0.1 that is tried; each disk takes the next free one
+    /// The first port of 127.0.0.1 that is tried; each disk takes the next free one. A hub leases
+    /// its own
     #[arg(
-        long, value_name = "N", default_value = "10100",
+        long, value_name = "N", default_value = "10100", conflicts_with = "hub",
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub(crate) port: u16,

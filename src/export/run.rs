@@ -7,15 +7,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use blockferry_control::backup::Watch;
+use blockferry_control::client::Exporting;
 use blockferry_control::export::ExportAccess;
-use blockferry_control::reading::{Offer, OfferAt, OfferRequest, ReadError, ReadSettings, offer};
+use blockferry_control::reading::{OfferAt, OfferRequest, ReadError, ReadSettings, offer};
 
+use super::offering::{Offering, Words};
 use super::options::ExportOptions;
-use super::telling::{Json, uris};
-use crate::exit::{Exit, Refusal};
+use super::telling::{Json, Told, uris};
+use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, json, line};
 use crate::reading::refusal;
+use crate::remote;
 
 /// How often exports are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -31,8 +35,8 @@ pub(crate) fn command(options: &ExportOptions) -> anyhow::Result<Exit> {
     let console = Arc::new(Console::new(None, options.verbose));
     let says = "taking the exports back";
     interrupt::listen_and_say(Arc::clone(&console), says, move || called_off.send(()).is_ok())?;
-    let offer = match offered(options) {
-        Ok(offer) => offer,
+    let mut offering = match offered(options, &console) {
+        Ok(offering) => offering,
         Err(error) => {
             if options.json {
                 let (exit, words) = (Exit::of_error(&error), format!("{error:#}"));
@@ -44,25 +48,34 @@ pub(crate) fn command(options: &ExportOptions) -> anyhow::Result<Exit> {
             return Err(error);
         }
     };
-    tell(options, &offer)?;
+    tell(options, &offering.told())?;
     loop {
         match signals.recv_timeout(TICK) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Some((disk, exited)) = offer.lost() {
-            let said = format!("disk {disk} is served no more, for {exited}");
-            return Err(Refusal::of(Exit::Source, said));
-        }
+        offering.look()?;
     }
     // All that was asked for is done; how a server took its end is worth a line.
-    if let Err(error) = offer.end() {
-        console.note(&error.to_string());
+    if let Err(words) = offering.end() {
+        console.note(&words);
     }
     Ok(Exit::Done)
 }
 
-fn offered(options: &ExportOptions) -> anyhow::Result<Offer> {
+fn offered(options: &ExportOptions, console: &Arc<Console>) -> anyhow::Result<Offering> {
+    if let Some(hub) = options.repository.remote.client()? {
+        let asked = Exporting {
+            point: options.point,
+            repository: options.repository.name()?,
+            disks: options.disk.clone(),
+            writable: options.writable,
+            connections: None,
+        };
+        let watch: Arc<dyn Watch> = Arc::new(Words(Arc::clone(console)));
+        let export = hub.export(&asked, &watch).map_err(|error| remote::refusal(&error))?;
+        return Ok(Offering::Hub(Box::new(export), watch));
+    }
     let request = OfferRequest {
         point: options.point,
         disks: options.disk.clone(),
@@ -77,6 +90,7 @@ fn offered(options: &ExportOptions) -> anyhow::Result<Offer> {
     };
     let repository = options.repository.open()?;
     offer(&repository, &request, &ReadSettings::default())
+        .map(Offering::Here)
         .map_err(|error: ReadError| refusal(&error))
 }
 
@@ -88,14 +102,13 @@ fn folder_for_writes() -> PathBuf {
 }
 
 /// Whoever waits for the exports reads this.
-fn tell(options: &ExportOptions, offer: &Offer) -> anyhow::Result<()> {
-    let disks = offer.disks();
+fn tell(options: &ExportOptions, told: &Told) -> anyhow::Result<()> {
     if options.json {
-        return json::print(&Json::of(offer.point(), &disks));
+        return json::print(&Json::of(told));
     }
     let mut output = io::stdout().lock();
     output
-        .write_all(uris(&disks).as_bytes())
+        .write_all(uris(told).as_bytes())
         .and_then(|()| output.flush())
         .context("writing to standard output")
 }

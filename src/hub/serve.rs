@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
-use blockferry_control::hub::{Backups, Hub, HubSettings, Repositories};
+use blockferry_control::hub::{Backups, Hub, HubSettings, Readers, Repositories};
 use blockferry_control::repository::RepositoryError;
 use serde_json::json;
 
@@ -55,24 +55,30 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     }
     let hub = Arc::new(hub);
     let backups = backups(&hub, options)?.map(Arc::new);
+    let readers = backups.as_ref().map(|backups| Readers::start(&hub, Arc::clone(backups)));
+    let readers = readers.transpose()?.map(Arc::new);
     let api = ApiSettings {
         log: Log::to(line),
         log_requests: options.verbose,
         local_sources: options.local_sources,
     };
-    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), api);
+    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), readers.clone(), api);
     let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
     })?;
     let stopper = server.stopper();
     let console = Arc::new(Console::new(None, options.verbose));
     interrupt::listen_and_say(console, STOPPING, move || {
-        let (stopper, backups) = (stopper.clone(), backups.clone());
+        let stopper = stopper.clone();
+        let (backups, readers) = (backups.clone(), readers.clone());
         // On a thread of its own, for a second signal has to be heard meanwhile. The API answers
         // until all jobs have ended, so that who follows one learns of that.
         let stop = move || {
             if let Some(backups) = backups {
                 backups.stop();
+            }
+            if let Some(readers) = readers {
+                readers.stop();
             }
             stopper.stop();
         };

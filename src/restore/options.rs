@@ -15,6 +15,10 @@ Examples:
   All disks of a point as raw files (root.raw, data.raw) of exactly their sizes:
     blockferry restore 01kat0h4m2f6q8r0s2 --repository /backup --to /restored
 
+  All disks of a point of a hub, into files here:
+    blockferry restore 01kat0h4m2f6q8r0s2 --hub http://127.0.0.1:10080 --token-file hub.token \\
+        --to /restored
+
   One disk, as an image for a virtual machine:
     blockferry restore 01kat0h4m2f6q8r0s2 --repository /backup --disk root --format qcow2 \\
         --to /var/lib/images

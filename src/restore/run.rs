@@ -15,7 +15,7 @@ use super::telling::{Json, summary};
 use crate::copy::{Place, named_place};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line, tell};
-use crate::reading::{settings, watched};
+use crate::reading::{refusal, settings, watched};
 
 /// `blockferry restore`.
 ///
@@ -45,13 +45,22 @@ pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
 fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     let target = target(options)?;
     let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
-    let repository = options.repository.open()?;
     let settings = settings(&options.lane);
     let totals = |report: &RestoreReport| {
         report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
     };
+    // Who has the repository serves the disks; they are moved and compared here in any case.
+    if let Some(hub) = options.repository.remote.client()? {
+        let name = options.repository.name()?;
+        return watched(&options.output, totals, |watch, cancellation| {
+            hub.restore(&request, name, &settings, watch, cancellation)
+                .map_err(|error| refusal(&error))
+        });
+    }
+    let repository = options.repository.open()?;
     watched(&options.output, totals, |watch, cancellation| {
         restore(&repository, &request, &settings, watch, cancellation)
+            .map_err(|error| refusal(&error))
     })
 }
 

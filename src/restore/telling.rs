@@ -12,8 +12,8 @@ use crate::output::{cpu_seconds, table};
 /// The restored disks, for people.
 pub(super) fn summary(report: &RestoreReport) -> String {
     let rows = report.disks.iter().map(|disk| {
-        let bytes = [disk.layer.facts.size_bytes, disk.counts.read, disk.counts.zero];
-        let mut row = vec![disk.layer.disk_name.to_string()];
+        let bytes = [disk.size_bytes, disk.counts.read, disk.counts.zero];
+        let mut row = vec![disk.name.to_string()];
         row.extend(bytes.map(|bytes| BinaryBytes(bytes).to_string()));
         row.push(match &disk.outcome {
             Ok(place) => place.clone(),
@@ -25,8 +25,8 @@ pub(super) fn summary(report: &RestoreReport) -> String {
     format!(
         "{restored} of {} disks of point {} of VM {} restored, after {:.1} s\n{}",
         report.disks.len(),
-        report.point.id,
-        report.point.vm,
+        report.point,
+        report.vm,
         report.elapsed.as_secs_f64(),
         table(&["disk", "size", "read", "zero", "to"], rows)
     )
@@ -71,8 +71,8 @@ impl<'a> Json<'a> {
             outcome: exit.word(),
             exit_code: exit.code(),
             error: errors.next().map(ToString::to_string),
-            point: report.point.id.as_str(),
-            vm: Some(report.point.vm.as_str()),
+            point: report.point.as_str(),
+            vm: Some(report.vm.as_str()),
             seconds: report.elapsed.as_secs_f64(),
             cpu_seconds: cpu_seconds(),
             bytes: totals.into(),
@@ -99,9 +99,9 @@ impl<'a> Disk<'a> {
     fn of(disk: &'a RestoredDisk) -> Self {
         let exit = disk.outcome.as_ref().err().map_or(Exit::Done, Exit::of_read);
         Self {
-            name: disk.layer.disk_name.as_str(),
-            layer: disk.layer.facts.id.as_str(),
-            size: disk.layer.facts.size_bytes,
+            name: disk.name.as_str(),
+            layer: disk.layer.as_str(),
+            size: disk.size_bytes,
             outcome: exit.word(),
             error: disk.outcome.as_ref().err().map(ToString::to_string),
             to: disk.outcome.as_ref().ok().map(String::as_str),

@@ -16,6 +16,9 @@ Examples:
   All points of a repository, for cron:
     blockferry verify --all --repository /backup --json
 
+  The same, by the hub that has the repository:
+    blockferry verify 01kat0h4m2f6q8r0s2 --hub http://127.0.0.1:10080 --token-file hub.token
+
   Whether a disk of a point equals a source that is served now:
     blockferry verify 01kat0h4m2f6q8r0s2 --repository /backup --against root=nbd://esx/root";
 

@@ -1,27 +1,30 @@
 //! Verifies, and tells what was found.
 
-use blockferry_control::catalog::{DiskName, Points};
-use blockferry_control::reading::{AgainstOutcome, Content, VerifyReport, VerifyRequest, verify};
+use blockferry_control::catalog::{DiskName, FailureKind, Points};
+use blockferry_control::client::{HubClient, Verification};
+use blockferry_control::reading::{VerifyRequest, verify};
+use blockferry_control::record::VerifyRecord;
 use blockferry_control::repository::RepositoryError;
-use blockferry_dataplane::{Counts, Fault};
+use blockferry_dataplane::{Counts, Endpoint};
 
 use super::options::VerifyOptions;
 use super::telling::{Json, finding, summary};
-use crate::backup::source;
+use crate::backup::{source, source_for_hub};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, tell};
 use crate::reading::{refusal, settings, watched};
+use crate::remote;
 
 /// `blockferry verify`.
 ///
 /// # Errors
 /// What differs, or why that could not be found out.
 pub(crate) fn command(options: &VerifyOptions) -> anyhow::Result<Exit> {
-    let as_json = |ended: Result<&VerifyReport, (Exit, String)>| match ended {
+    let as_json = |ended: Result<&VerifyRecord, (Exit, String)>| match ended {
         Ok(report) => json::print(&Json::of(exit_of(report), report)),
         Err((exit, words)) => json::print(&Json::of_failure(exit, words)),
     };
-    let untold = |_: &VerifyReport| "what was found could not be told".to_owned();
+    let untold = |_: &VerifyRecord| "what was found could not be told".to_owned();
     let report = tell(verify_as_asked(options), options.output.json, as_json, summary, untold)?;
     match exit_of(&report) {
         Exit::Done => Ok(Exit::Done),
@@ -29,7 +32,7 @@ pub(crate) fn command(options: &VerifyOptions) -> anyhow::Result<Exit> {
     }
 }
 
-fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyReport> {
+fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyRecord> {
     let mut against = Vec::with_capacity(options.against.len());
     for named in &options.against {
         if !options.disk.is_empty() && !options.disk.contains(&named.disk) {
@@ -38,6 +41,17 @@ fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyReport> {
         }
         against.push((named.disk.clone(), source(named)?));
     }
+    match options.repository.remote.client()? {
+        Some(hub) => verify_by_hub(&hub, options, against),
+        None => verify_here(options, against),
+    }
+}
+
+/// The repository is here.
+fn verify_here(
+    options: &VerifyOptions,
+    against: Vec<(DiskName, Endpoint)>,
+) -> anyhow::Result<VerifyRecord> {
     let request = VerifyRequest {
         points: options.point.into_iter().collect(),
         disks: options.disk.clone(),
@@ -53,30 +67,53 @@ fn verify_as_asked(options: &VerifyOptions) -> anyhow::Result<VerifyReport> {
         }
     }
     let settings = settings(&options.lane);
-    let totals = |report: &VerifyReport| {
-        let disks = report.points.iter().flat_map(|point| &point.disks);
-        disks.fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
-    };
     watched(&options.output, totals, |watch, cancellation| {
-        verify(&repository, &request, &settings, watch, cancellation)
+        let verified = verify(&repository, &request, &settings, watch, cancellation);
+        verified.map(|report| (&report).into()).map_err(|error| refusal(&error))
     })
 }
 
-fn exit_of(report: &VerifyReport) -> Exit {
-    let mut disks = report.points.iter().flat_map(|point| &point.disks);
-    let differs = !report.damage.is_empty() || disks.any(|disk| disk.content != Content::Same);
-    let live = |wanted: fn(&AgainstOutcome) -> bool| {
-        report.against.iter().any(|against| wanted(&against.outcome))
+/// A hub has it, and reads it.
+fn verify_by_hub(
+    hub: &HubClient,
+    options: &VerifyOptions,
+    against: Vec<(DiskName, Endpoint)>,
+) -> anyhow::Result<VerifyRecord> {
+    options.lane.refuse_for_hub()?;
+    let mut sources = Vec::with_capacity(against.len());
+    for (disk, source) in against {
+        sources.push((disk.clone(), source_for_hub(&disk, source)?));
+    }
+    let asked = Verification {
+        point: options.point,
+        repository: options.repository.name()?,
+        disks: options.disk.clone(),
+        against: sources,
     };
-    if differs
-        || live(|outcome| {
-            matches!(outcome, AgainstOutcome::Differs(_) | AgainstOutcome::Size { .. })
-        })
+    watched(&options.output, totals, |watch, cancellation| {
+        hub.verify(&asked, watch, cancellation).map_err(|error| remote::refusal(&error))
+    })
+}
+
+fn totals(report: &VerifyRecord) -> Counts {
+    report.bytes.into()
+}
+
+fn exit_of(report: &VerifyRecord) -> Exit {
+    let mut disks = report.points.iter().flat_map(|point| &point.disks);
+    let live = |result: &str| report.against.iter().find(|against| against.result == result);
+    if !report.damage.is_empty()
+        || disks.any(|disk| disk.content != "same")
+        || live("differs").is_some()
+        || live("size").is_some()
     {
-        Exit::Differs
-    } else if live(|outcome| matches!(outcome, AgainstOutcome::Failed(Fault::Request(_)))) {
+        return Exit::Differs;
+    }
+    let failed = report.against.iter().filter(|against| against.result == "failed");
+    let failures: Vec<_> = failed.map(|against| against.failure.as_deref()).collect();
+    if failures.contains(&Some(FailureKind::Request.as_str())) {
         Exit::Usage
-    } else if live(|outcome| matches!(outcome, AgainstOutcome::Failed(_))) {
+    } else if !failures.is_empty() {
         Exit::Source
     } else {
         Exit::Done

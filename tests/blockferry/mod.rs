@@ -5,6 +5,7 @@
 
 mod hub;
 mod kept;
+mod reading;
 
 use std::fs;
 use std::path::Path;
@@ -14,6 +15,8 @@ use std::process::{Command, Output, Stdio};
 pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
+#[allow(unused_imports)]
+pub(crate) use reading::{HubPlace, by, wait_until};
 
 /// The program in a folder, with these words.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {

@@ -17,8 +17,10 @@ use super::error::{ApiError, ErrorBody};
 use super::server::MAX_BACKUP_BODY_BYTES;
 use super::shared::Shared;
 use super::submission::Submission;
-use crate::catalog::{Admission, Job, JobFilter, JobId, JobState, Jobs, Points, VmName};
-use crate::hub::{Backups, RepositoryName};
+use crate::catalog::{
+    Admission, CatalogError, Job, JobFilter, JobId, JobKind, JobState, Jobs, Points, VmName,
+};
+use crate::hub::{Backups, Hub, RepositoryName};
 use crate::record::{JobRecord, ProgressRecord, QueueRecord, StepRecord};
 
 /// Things of a list where nothing else is said.
@@ -132,6 +134,7 @@ async fn list(
     ApiQuery(wanted): ApiQuery<Wanted>,
 ) -> Result<Json<JobList>, ApiError> {
     let filter = JobFilter {
+        kind: Some(JobKind::Backup),
         vm: wanted.vm.as_deref().map(VmName::from_str).transpose()?,
         states: wanted.state.as_deref().map(JobState::from_str).transpose()?.into_iter().collect(),
         newest: Some(limit(wanted.limit)?),
@@ -169,7 +172,7 @@ async fn show(
     let backups = shared.backups.clone();
     let shown = shared.blocking(move |hub| {
         let feed = backups.as_ref().and_then(|backups| backups.feed(id));
-        let mut shown = record(backups.as_deref(), &hub.catalog().job(id)?)?;
+        let mut shown = record(backups.as_deref(), &backup(hub, id)?)?;
         shown.steps = hub.catalog().steps(id)?.into_iter().map(StepRecord::from).collect();
         let progress = feed.map(|feed| feed.progress()).unwrap_or_default();
         shown.disks = progress.iter().map(ProgressRecord::from).collect();
@@ -203,11 +206,21 @@ async fn cancel(
 ) -> Result<Json<JobRecord>, ApiError> {
     let id = JobId::from_str(&id)?;
     let backups = shared.backups()?;
-    let cancelled = shared.blocking(move |_hub| {
+    let cancelled = shared.blocking(move |hub| {
+        backup(hub, id)?;
         let job = backups.cancel(id)?;
         record(Some(&backups), &job)
     });
     Ok(Json(cancelled.await?))
+}
+
+/// A job that makes a point, or made one: those that serve one are none of the backups.
+pub(super) fn backup(hub: &Hub, id: JobId) -> Result<Job, ApiError> {
+    let job = hub.catalog().job(id)?;
+    match job.kind {
+        JobKind::Backup => Ok(job),
+        JobKind::Export => Err(CatalogError::NoSuchJob(id).into()),
+    }
 }
 
 /// A number of things that a list may have.

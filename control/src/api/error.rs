@@ -7,7 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::catalog::{CatalogError, StorageError, ValueError};
-use crate::hub::{PortError, SubmitError, TokenError};
+use crate::hub::{PortError, ReaderError, SubmitError, TokenError};
+use crate::reading::ReadError;
 use crate::repository::RepositoryError;
 
 /// When to ask again for a port, in seconds: a job holds one for as long as a copy takes, and
@@ -17,6 +18,10 @@ const PORT_RETRY_S: u64 = 5;
 const STORAGE_RETRY_S: u64 = 15;
 /// When to ask again where too many ask: jobs take a while.
 const CROWD_RETRY_S: u64 = 10;
+
+/// The code of what cannot be done for the files of a point are not as they should be: the fault of
+/// the source, for who reads it.
+pub(crate) const DAMAGED: &str = "damaged";
 
 /// What is wrong, as JSON.
 #[derive(Debug, Serialize, ToSchema)]
@@ -253,6 +258,13 @@ impl From<RepositoryError> for ApiError {
             RepositoryError::InUse { .. } => {
                 Self::conflict("in_use", message, "ask again when it has been read")
             }
+            RepositoryError::NoSuchDisk { .. } => {
+                let hint = "name one of those that the message names, or none for all";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_such_disk", message, hint)
+            }
+            RepositoryError::LayerMissing { .. } => {
+                Self::conflict(DAMAGED, message, "POST /api/v1/points/{id}/verify finds all of it")
+            }
             RepositoryError::Busy { .. } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
@@ -261,6 +273,30 @@ impl From<RepositoryError> for ApiError {
             )
             .after(STORAGE_RETRY_S),
             _ => Self::defect(message),
+        }
+    }
+}
+
+impl From<ReaderError> for ApiError {
+    fn from(error: ReaderError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReaderError::TooMany { .. } => Self::too_many(message),
+            ReaderError::TooManyDisks { .. } => {
+                let hint = "name some of its disks, or start the hub with more --ports";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)
+            }
+            ReaderError::NoSuchExport(_) => {
+                let hint = "it has ended before; GET /api/v1/nbd/ports shows who has ports";
+                Self::new(StatusCode::NOT_FOUND, "no_such_export", message, hint)
+            }
+            ReaderError::Repository(error) => error.into(),
+            ReaderError::Port(error) => error.into(),
+            ReaderError::Read(ReadError::Repository(error)) => error.into(),
+            ReaderError::Read(ReadError::Export { .. } | ReadError::Digests { .. }) => {
+                Self::conflict(DAMAGED, message, "POST /api/v1/points/{id}/verify finds all of it")
+            }
+            ReaderError::Read(_) | ReaderError::System { .. } => Self::defect(message),
         }
     }
 }

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::backups::backup;
 use super::body::ApiPath;
 use super::error::{ApiError, ErrorBody};
 use super::shared::Shared;
@@ -86,6 +87,7 @@ async fn follow(
             match backups.and_then(|backups| backups.feed(id)) {
                 Some(feed) => Ok((VecDeque::new(), Some(feed.follow()))),
                 None => {
+                    backup(hub, id)?;
                     let steps = hub.catalog().steps(id)?;
                     Ok((steps.into_iter().map(EventRecord::from).collect(), None))
                 }

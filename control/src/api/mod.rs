@@ -5,7 +5,7 @@
 //!    │
 //!  trace    an id for each request, in its answer and in each line of the log
 //!  auth     Authorization: Bearer …, on all paths but that of health
-//!  router   a group of paths a file: ports, backups, points; what they are documented as
+//!  router   a group of paths a file: ports, backups, points, their reading; what they are documented as
 //!           │                                                  stands beside what they do
 //!  body     JSON in, with a limit and a deadline      error   {"error": {"code", "message", "hint"}}
 //! ```
@@ -23,6 +23,7 @@ mod metrics;
 mod points;
 mod ports;
 mod processes;
+mod reading;
 mod router;
 mod server;
 mod shared;
@@ -32,6 +33,7 @@ mod tests;
 mod trace;
 mod watch;
 
+pub(crate) use error::DAMAGED;
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
 pub use router::openapi;
 pub use server::{

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use super::shared::Shared;
-use super::{auth, backups, events, points, ports, processes, trace, watch};
+use super::{auth, backups, events, points, ports, processes, reading, trace, watch};
 
 const PREFIX: &str = "/api/v1";
 const TOKEN_SCHEME: &str = "token";
@@ -35,6 +35,7 @@ fn groups() -> OpenApiRouter<Arc<Shared>> {
             .merge(backups::routes())
             .merge(events::routes())
             .merge(points::routes())
+            .merge(reading::routes())
             .merge(watch::routes()),
     )
 }

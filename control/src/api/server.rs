@@ -9,6 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -16,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::router::router;
 use super::shared::{ApiSettings, Shared};
-use crate::hub::{Backups, Hub};
+use crate::hub::{Backups, Hub, Readers};
 
 /// Bytes of a body: the largest that most calls need is a few hundred.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
@@ -33,6 +34,9 @@ pub const MAX_CONNECTIONS: u32 = 512;
 /// other processes, and all else takes less.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
+/// For what was sent to be acknowledged by the other machine. Streams send something every
+/// `KEEP_ALIVE`.
+const GONE_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of a request's line and headers.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Threads that move bytes; what waits for the disk has threads of its own.
@@ -61,7 +65,8 @@ impl Stopper {
 }
 
 impl Server {
-    /// Binds the address; without `backups` the hub has no repository. Nothing is answered before [`run`](Self::run).
+    /// Binds the address; without `backups` and `readers` the hub has no repository.
+    /// Nothing is answered before [`run`](Self::run).
     ///
     /// # Errors
     /// What the system says.
@@ -69,11 +74,12 @@ impl Server {
         address: SocketAddr,
         hub: Arc<Hub>,
         backups: Option<Arc<Backups>>,
+        readers: Option<Arc<Readers>>,
         settings: ApiSettings,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::new(hub, backups, settings));
+        let shared = Arc::new(Shared::new(hub, backups, readers, settings));
         Ok(Self { listener, shared })
     }
 
@@ -165,6 +171,9 @@ async fn connection(
 ) {
     // Answers are short; only speed is lost where the kernel refuses.
     let _as_allowed = stream.set_nodelay(true);
+    // Who is gone without a word holds what was opened for it no longer than this.
+    let gone_ms = u32::try_from(GONE_DEADLINE.as_millis()).unwrap_or(u32::MAX);
+    let _as_allowed = sockopt::set_tcp_user_timeout(&stream, gone_ms);
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

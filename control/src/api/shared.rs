@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::error::ApiError;
 use super::events::MAX_FOLLOWERS;
-use crate::hub::{Backups, Hub, SubmitError};
+use super::reading::MAX_LENDERS;
+use crate::hub::{Backups, Hub, Readers, SubmitError};
 
 /// Where a line of the log goes.
 #[derive(Clone)]
@@ -50,8 +51,12 @@ pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     /// Nothing where the hub has no repository.
     pub(super) backups: Option<Arc<Backups>>,
+    /// Nothing where the hub has no repository.
+    pub(super) readers: Option<Arc<Readers>>,
     /// Places for those who follow a job.
     pub(super) followers: Arc<Semaphore>,
+    /// Places for those who are lent digests.
+    pub(super) lenders: Arc<Semaphore>,
     pub(super) settings: ApiSettings,
     /// Set when the server stops; an answer that goes on for long has to end then.
     pub(super) stop: watch::Sender<bool>,
@@ -63,14 +68,21 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(hub: Arc<Hub>, backups: Option<Arc<Backups>>, settings: ApiSettings) -> Self {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        backups: Option<Arc<Backups>>,
+        readers: Option<Arc<Readers>>,
+        settings: ApiSettings,
+    ) -> Self {
         let mut prefix = [0; 4];
         // Ids need not be secret, and without random bytes they are still apart in this process.
         let _ = getrandom(&mut prefix, GetRandomFlags::empty());
         Self {
             hub,
             backups,
+            readers,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            lenders: Arc::new(Semaphore::new(MAX_LENDERS)),
             settings,
             stop: watch::Sender::new(false),
             answers: Default::default(),
@@ -82,6 +94,11 @@ impl Shared {
     /// The backups, for what needs a repository.
     pub(super) fn backups(&self) -> Result<Arc<Backups>, ApiError> {
         self.backups.clone().ok_or_else(|| SubmitError::NoRepository.into())
+    }
+
+    /// Who reads points, for what needs a repository.
+    pub(super) fn readers(&self) -> Result<&Readers, ApiError> {
+        self.readers.as_deref().ok_or_else(|| SubmitError::NoRepository.into())
     }
 
     /// Does what waits for the disk, on a thread that may.

@@ -118,12 +118,7 @@ impl Submission {
 
 impl SubmittedDisk {
     fn check(self, local_sources: bool) -> Result<DiskRequest, ApiError> {
-        let uri: NbdUri = self.source.parse().map_err(|error| {
-            ApiError::unfit(format!("the source of disk {:?}: {error}", self.name))
-        })?;
-        if names_files(&uri) && !local_sources {
-            return Err(local_source(&self.name));
-        }
+        let source = source(&self.source, &self.name, local_sources)?;
         let changes = match (self.changed, self.bitmap) {
             (None, None) => Changes::Compared,
             (Some(areas), None) => Changes::Areas(area_set(areas, &self.name)?),
@@ -137,10 +132,21 @@ impl SubmittedDisk {
         Ok(DiskRequest {
             name: self.name.parse()?,
             uuid: self.uuid.as_deref().map(str::parse).transpose()?,
-            source: Endpoint::nbd(uri),
+            source,
             changes,
         })
     }
+}
+
+/// The source of a disk, if the hub may read it.
+pub(super) fn source(uri: &str, disk: &str, local_sources: bool) -> Result<Endpoint, ApiError> {
+    let uri: NbdUri = uri
+        .parse()
+        .map_err(|error| ApiError::unfit(format!("the source of disk {disk:?}: {error}")))?;
+    if names_files(&uri) && !local_sources {
+        return Err(local_source(disk));
+    }
+    Ok(Endpoint::nbd(uri))
 }
 
 /// Whether it has the hub open files of its machine: a socket, or keys and certificates.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::BackupError;
 use crate::catalog::SqliteCatalog;
 use crate::export::Listener;
-use crate::hub::{Exports, Holder, PortLease, PortUse, Ports};
+use crate::hub::{ExportAddress, Exports, PortLease, Ports};
 use crate::repository::Repository;
 
 /// What a backup stands on. The steps are the same everywhere; this is what differs.
@@ -21,13 +21,6 @@ pub(crate) struct Ground {
     /// A leased port for each disk, in the order of the request. Without a hub there are none:
     /// exports are on Unix sockets that nobody else can reach.
     pub(crate) ports: Option<(Arc<Ports>, Vec<PortLease>)>,
-}
-
-/// Where one export is, whichever process serves it.
-#[derive(Clone, Debug)]
-pub(super) enum Address {
-    Unix(Listener),
-    Port(Arc<Ports>, PortLease),
 }
 
 /// Its only clients are our own lanes.
@@ -50,23 +43,13 @@ impl Ground {
     }
 
     /// Where the export of a disk is to be; `folder` is for a socket.
-    pub(super) fn address(&self, disk: usize, folder: &Path) -> Result<Address, BackupError> {
+    pub(super) fn address(&self, disk: usize, folder: &Path) -> Result<ExportAddress, BackupError> {
         Ok(match &self.ports {
-            None => Address::Unix(Listener::unix(folder)?),
-            Some((ports, leases)) => Address::Port(Arc::clone(ports), leases[disk].clone()),
+            None => ExportAddress::Own {
+                listener: Listener::unix(folder)?,
+                name: UNIX_EXPORT_NAME.into(),
+            },
+            Some((ports, leases)) => ExportAddress::Port(Arc::clone(ports), leases[disk].clone()),
         })
-    }
-}
-
-impl Address {
-    /// What an export listens on, its name there, and what keeps the port while it does.
-    pub(super) fn take(&self) -> Result<(Listener, String, Option<PortUse>), BackupError> {
-        match self {
-            Self::Unix(listener) => Ok((listener.clone(), UNIX_EXPORT_NAME.into(), None)),
-            Self::Port(ports, lease) => {
-                let used = ports.use_for_export(lease.port, &Holder::from(lease.job))?;
-                Ok((used.listener(), lease.export_name(), Some(used)))
-            }
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! Images and exports of a job, ready for its lanes.
 
 use super::error::BackupError;
-use super::ground::{Address, Ground};
+use super::ground::Ground;
 use super::plan::Planned;
 use super::request::BackupSettings;
 use crate::child::each;
 use crate::export::{ExportAccess, ExportError, ExportSpec};
-use crate::hub::RunningExport;
+use crate::hub::{ExportAddress, RunningExport};
 use crate::image::Image;
 use crate::repository::Work;
 
@@ -14,7 +14,7 @@ use crate::repository::Work;
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) image: Image,
-    address: Address,
+    address: ExportAddress,
     export: RunningExport,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn stage(
 
 fn start(
     image: &Image,
-    address: &Address,
+    address: &ExportAddress,
     ground: &Ground,
     settings: &BackupSettings,
 ) -> Result<RunningExport, BackupError> {

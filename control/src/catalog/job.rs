@@ -19,6 +19,17 @@ words! {
 }
 
 words! {
+    /// What a job is for.
+    JobKind, "kind of job" {
+        /// A restore point of a VM.
+        Backup = "backup",
+        /// Disks of a point, served by a hub to somebody until they are called off. It has
+        /// `copying` for its state while it serves, and makes no point.
+        Export = "export",
+    }
+}
+
+words! {
     /// How far a job is.
     JobState, "state" {
         /// Waits for its turn.
@@ -76,6 +87,8 @@ words! {
 /// A job that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {
+    /// What for.
+    pub kind: JobKind,
     /// Of which VM.
     pub vm: VmName,
     /// How.
@@ -89,6 +102,8 @@ pub struct NewJob {
 pub struct Job {
     /// Its id.
     pub id: JobId,
+    /// What it is for.
+    pub kind: JobKind,
     /// Of which VM.
     pub vm: VmName,
     /// What was asked for.
@@ -140,6 +155,8 @@ impl Admission {
 /// Which jobs; all where nothing is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFilter {
+    /// Of this kind.
+    pub kind: Option<JobKind>,
     /// Of this VM.
     pub vm: Option<VmName>,
     /// In one of these states; in any where there are none.
@@ -153,7 +170,7 @@ pub trait Jobs {
     /// Adds a job, queued, or gives back the one that its key gave before.
     ///
     /// # Errors
-    /// [`CatalogError::KeyReused`] when the key was used for another VM or mode.
+    /// [`CatalogError::KeyReused`] when the key was used for another VM, mode or kind.
     fn add_job(&self, job: NewJob) -> Result<Admission, CatalogError>;
 
     /// One job.

@@ -36,7 +36,7 @@ use std::path::Path;
 pub use error::{CatalogError, PublishRule, StorageError};
 pub use id::{DiskId, JobId, LayerId, LeaseId, PointId};
 pub use job::{
-    Admission, BackupMode, FailureKind, Job, JobFilter, JobState, JobStep, Jobs, NewJob,
+    Admission, BackupMode, FailureKind, Job, JobFilter, JobKind, JobState, JobStep, Jobs, NewJob,
 };
 pub use lease::{Claim, ClaimKind, Lease, Leases};
 pub use name::{ChangeId, DiskName, DiskUuid, IdempotencyKey, ValueError, VmName};

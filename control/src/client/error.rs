@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::address::HubAddress;
+use crate::api::DAMAGED;
 use crate::catalog::{FailureKind, JobId, PointId};
 
 /// One line that says what went wrong, and what to do. None has the token in it.
@@ -74,9 +75,23 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
-    /// Called off before there was a job.
+    /// Called off before there was a job, or of what has none.
     #[error("interrupted")]
     NotAsked,
+    /// A point could not be read, or goes on being read no more.
+    #[error("{reason}")]
+    ReadFailed {
+        /// Whose fault it was.
+        failure: FailureKind,
+        /// Why.
+        reason: String,
+    },
+    /// Its answer ended before all was said.
+    #[error("the hub at {address} broke off its answer; has it ended? ask again when it runs")]
+    Cut {
+        /// Where.
+        address: HubAddress,
+    },
     /// The point of the job is gone.
     #[error("job {job} is done, and its point was deleted since")]
     NoPoint {
@@ -109,8 +124,9 @@ impl ClientError {
         const CONFLICT: u16 = 409;
         const TOO_MANY: u16 = 429;
         match self {
-            Self::JobFailed { failure, .. } => *failure,
+            Self::JobFailed { failure, .. } | Self::ReadFailed { failure, .. } => *failure,
             Self::Token => FailureKind::Request,
+            Self::Refused { code, .. } if code == DAMAGED => FailureKind::Source,
             Self::Refused { status, .. } => match *status {
                 CONFLICT | TOO_MANY => FailureKind::Other,
                 400..500 => FailureKind::Request,

@@ -3,19 +3,17 @@
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
+use hyper::Method;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::error::ClientError;
-use super::http::HubClient;
-use crate::api::KEEP_ALIVE;
+use super::http::{HubClient, SILENCE};
 
-/// A hub sends something three times as often.
-const SILENCE: Duration = Duration::from_secs(KEEP_ALIVE.as_secs() * 3);
-/// Bytes of one event: the progress of a hundred disks has a tenth of it.
-const MAX_EVENT_BYTES: usize = 1 << 20;
+/// Bytes of one event: what was found in ten thousand points, of which each has some disks.
+const MAX_EVENT_BYTES: usize = 64 << 20;
 
 /// Events that come in. Their data is JSON with the kind in it, so that names need not be read.
 pub(super) struct Events {
@@ -41,20 +39,29 @@ pub(super) enum Heard<T> {
 }
 
 impl HubClient {
+    /// The events of something that is there.
     pub(super) fn events(&self, call: &str) -> Result<Events, ClientError> {
-        let (runtime, body) = self.open(call)?;
-        Ok(Events {
+        self.open(Method::GET, call, None).map(Events::of)
+    }
+
+    /// Those of something that is asked for, and lasts as long as its events are followed.
+    pub(super) fn events_of(&self, call: &str, body: Vec<u8>) -> Result<Events, ClientError> {
+        self.open(Method::POST, call, Some(body)).map(Events::of)
+    }
+}
+
+impl Events {
+    fn of((runtime, body): (Runtime, Incoming)) -> Self {
+        Self {
             runtime,
             body,
             heard: Instant::now(),
             line: Vec::new(),
             data: Vec::new(),
             whole: std::collections::VecDeque::new(),
-        })
+        }
     }
-}
 
-impl Events {
     /// Waits for an event, no longer than `patience`.
     pub(super) fn next<T: DeserializeOwned>(
         &mut self,
@@ -72,8 +79,7 @@ impl Events {
             let came = self.runtime.block_on(async { timeout(left, frame).await });
             let Ok(came) = came else {
                 if self.heard.elapsed() > SILENCE {
-                    let silent_s = SILENCE.as_secs();
-                    return Err(client.unreachable(format!("it was silent for {silent_s} s")));
+                    return Err(client.silent());
                 }
                 return Ok(Heard::Nothing);
             };

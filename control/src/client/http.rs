@@ -17,12 +17,15 @@ use tokio::time::timeout;
 
 use super::address::HubAddress;
 use super::error::ClientError;
+use crate::api::KEEP_ALIVE;
 
 /// For a connection to the hub.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For an answer in full. A hub waits up to a minute for others who work in its repository.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
 
+/// For the next bytes of an answer that goes on; a hub sends something three times as often.
+pub(super) const SILENCE: Duration = Duration::from_secs(KEEP_ALIVE.as_secs() * 3);
 /// Bytes of an answer: a thousand points with long chains have some.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -93,11 +96,16 @@ impl HubClient {
     }
 
     /// A call whose answer goes on: its head is good, and its body follows.
-    pub(super) fn open(&self, call: &str) -> Result<(Runtime, Incoming), ClientError> {
+    pub(super) fn open(
+        &self,
+        method: Method,
+        call: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(Runtime, Incoming), ClientError> {
         let runtime = self.runtime()?;
         let body = runtime.block_on(async {
             let opened = async {
-                let response = self.send(Method::GET, call, None).await?;
+                let response = self.send(method, call, body).await?;
                 self.accepted(response).await
             };
             match timeout(ANSWER_DEADLINE, opened).await {
@@ -106,6 +114,34 @@ impl HubClient {
             }
         })?;
         Ok((runtime, body))
+    }
+
+    /// A call whose answer is bytes, `most` of them: `take` has them as they come, and says whether
+    /// it wants more.
+    pub(super) fn fetch(
+        &self,
+        call: &str,
+        most: u64,
+        take: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), ClientError> {
+        let (runtime, mut body) = self.open(Method::GET, call, None)?;
+        let mut left = most;
+        loop {
+            let frame = runtime.block_on(async { timeout(SILENCE, body.frame()).await });
+            let frame = match frame {
+                Err(_late) => return Err(self.silent()),
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => frame.map_err(|error| self.unreachable(error.to_string()))?,
+            };
+            let bytes = frame.data_ref().map_or(&[][..], |data| &data[..]);
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            left = left
+                .checked_sub(length)
+                .ok_or_else(|| self.no_hub(format!("an answer has more than {most} bytes")))?;
+            if !take(bytes) {
+                return Ok(());
+            }
+        }
     }
 
     fn runtime(&self) -> Result<Runtime, ClientError> {
@@ -176,6 +212,10 @@ impl HubClient {
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
         let read = body.collect().await;
         read.map(|read| read.to_bytes()).map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    pub(super) fn silent(&self) -> ClientError {
+        self.unreachable(format!("it was silent for {} s", SILENCE.as_secs()))
     }
 
     fn unanswered(&self) -> ClientError {

@@ -3,6 +3,9 @@
 //! ```text
 //!  HubClient   where the hub is, and the token         backup    asked for, followed to its end
 //!    │                                                 points    listed, deleted
+//!    │                                                 verify    read by the hub
+//!    │                                                 export    served by the hub
+//!    │                                                 restore   of what it serves, compared here
 //!  http        one request a connection, each wait with a deadline
 //!    └─ events   a stream of server-sent events; silence is a fault
 //! ```
@@ -13,13 +16,19 @@ mod address;
 mod backup;
 mod error;
 mod events;
+mod export;
 mod http;
 mod points;
+mod reading;
+mod restore;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use address::HubAddress;
 pub use backup::{DiskSubmission, Submission};
 pub use error::ClientError;
+pub use export::{Exporting, HubExport};
 pub use http::{ANSWER_DEADLINE, CONNECT_DEADLINE, HubClient};
 pub use points::PointsWanted;
+pub use verify::Verification;

@@ -9,6 +9,7 @@
 //!    │
 //!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
 //!      ├ Backups   queue ▸ all ports of a VM at once ▸ run ▸ published
+//!      ├ Readers   verifications, and exports of points, each as long as its caller listens
 //!      ├ Exports   the qemu-nbd processes that run now
 //!      └ TokenCheck
 //! ```
@@ -21,16 +22,19 @@
 //! Every call blocks for as long as the disk takes: from asynchronous code it is made on a thread
 //! that may block.
 
+mod address;
 mod backups;
 mod error;
 mod exports;
 mod machine;
 mod ports;
+mod readers;
 mod state;
 #[cfg(test)]
 mod tests;
 mod token;
 
+pub(crate) use address::ExportAddress;
 pub use backups::{
     Backups, DiskProgress, Feed, Follower, JobCounts, JobEvent, QueuePlace, Repositories,
     RepositoryName, SubmitError,
@@ -39,6 +43,10 @@ pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
 pub use machine::{Hub, HubSettings};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
+pub use readers::{
+    ExportAsked, MAX_EXPORTS, MAX_VERIFICATIONS, ReadEvent, ReaderCounts, ReaderError, Readers,
+    Reading, ServedDisk, ServedPoint, VerifyAsked,
+};
 pub use state::StateFolder;
 pub use token::{Token, TokenCheck, TokenError, TokenFacts, TokenId, Tokens};
 

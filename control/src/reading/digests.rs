@@ -1,12 +1,14 @@
 //! What a chain should hold, by the manifests of its layers.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use blockferry_dataplane::digest::{DIGEST_BLOCK, DigestAlgorithm};
 use blockferry_dataplane::manifest::{Entry, Manifest, ManifestError};
 use blockferry_dataplane::plan::{Area, AreaSet};
 
+use super::error::ReadError;
 use crate::catalog::Layer;
 use crate::repository::HeldLayer;
 
@@ -18,20 +20,20 @@ const BLOCK_BYTES: u64 = DIGEST_BLOCK as u64;
 
 /// The manifests of a chain, open, the newest first.
 #[derive(Debug)]
-pub(super) struct ChainDigests {
+pub(crate) struct ChainDigests {
     layers: Vec<Manifest>,
 }
 
 /// The digests of one layer, and why they cannot be had.
 #[derive(Debug)]
-pub(super) struct NoDigests<'a> {
+pub(crate) struct NoDigests<'a> {
     pub(super) layer: &'a Layer,
     pub(super) why: String,
 }
 
 impl ChainDigests {
     /// Opens the manifests of all layers of a chain, and sees that they go together.
-    pub(super) fn open<'a>(held: &'a HeldLayer, root: &Path) -> Result<Self, NoDigests<'a>> {
+    pub(crate) fn open<'a>(held: &'a HeldLayer, root: &Path) -> Result<Self, NoDigests<'a>> {
         let mut layers: Vec<Manifest> = Vec::with_capacity(held.chain.len());
         let size = held.layer().facts.size_bytes;
         for layer in &held.chain {
@@ -58,15 +60,36 @@ impl ChainDigests {
         Ok(Self { layers })
     }
 
+    /// What a whole chain should hold, where somebody has put that together.
+    pub(crate) fn of(whole: Manifest) -> Self {
+        Self { layers: vec![whole] }
+    }
+
+    /// A file with what the chain should hold as a whole: the manifest of the only layer, or else
+    /// one that is made in `folder`, where it has no name any more.
+    pub(crate) fn as_one(&self, folder: &Path) -> Result<File, ReadError> {
+        if let [only] = self.layers.as_slice() {
+            let path = only.path();
+            return File::open(path).map_err(|error| ReadError::system(path, "opening it", error));
+        }
+        let failed = |error| ReadError::system(folder, "making a folder in it", error);
+        // It goes at the end of this, and the file that is open stays.
+        let notes = tempfile::Builder::new().prefix("digests-").tempdir_in(folder);
+        let notes = notes.map_err(failed)?;
+        let path = notes.path().join("whole.manifest");
+        Manifest::overlay(&self.layers, &path)?;
+        File::open(&path).map_err(|error| ReadError::system(&path, "opening it", error))
+    }
+
     /// How the digests are made.
-    pub(super) fn algorithm(&self) -> Option<DigestAlgorithm> {
+    pub(crate) fn algorithm(&self) -> Option<DigestAlgorithm> {
         Some(self.layers.first()?.algorithm())
     }
 
     /// Where `read`, the manifest of what was read through the chain, differs: by the place in the
     /// chain of the lowest layer that can have the block. Of each block the first layer counts that
     /// has a digest, and a delta has digests also of blocks that it leaves to the layers below.
-    pub(super) fn differences(
+    pub(crate) fn differences(
         &self,
         read: &Manifest,
     ) -> Result<BTreeMap<usize, AreaSet>, ManifestError> {

@@ -7,7 +7,7 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::plan::Area;
 use blockferry_dataplane::{Fault, Side};
 
-use crate::catalog::{CatalogError, DiskName, LayerId, PointId};
+use crate::catalog::{CatalogError, DiskName, FailureKind, LayerId, PointId};
 use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::repository::{RepositoryError, disk_names};
@@ -63,18 +63,16 @@ pub enum ReadError {
     /// What was read is not what was written.
     #[error(
         "disk {disk}: the content differs from what was backed up, first at bytes {} to {} \
-         (layer {layer} of point {point}; {bytes} bytes in all); verify tells which points that \
-         touches",
+         ({}{bytes} bytes in all); verify tells which points that touches",
         first.start,
-        first.end()
+        first.end(),
+        at.map(|(layer, point)| format!("layer {layer} of point {point}; ")).unwrap_or_default()
     )]
     Differs {
         /// The disk.
         disk: DiskName,
-        /// The layer that has the first range.
-        layer: LayerId,
-        /// The point that the layer belongs to.
-        point: PointId,
+        /// The layer that has the first range, and the point that it belongs to, if that is known.
+        at: Option<(LayerId, PointId)>,
         /// The first range.
         first: Area,
         /// All that differs, in blocks of 64 KiB.
@@ -113,6 +111,22 @@ pub enum ReadError {
         fault: Box<Fault>,
         /// The last words of the export of the repository.
         said: String,
+    },
+    /// An export that is gone for good.
+    #[error("disk {disk} is served no more, for {exited}")]
+    Lost {
+        /// The disk.
+        disk: DiskName,
+        /// What became of its server.
+        exited: String,
+    },
+    /// What somebody else said who reads the point for us: a hub.
+    #[error("{words}")]
+    Remote {
+        /// Its words.
+        words: String,
+        /// Whose fault it is.
+        failure: FailureKind,
     },
     /// Ports for the exports.
     #[error("{error}")]
@@ -158,8 +172,32 @@ impl From<CatalogError> for ReadError {
 }
 
 impl ReadError {
-    pub(super) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
+    pub(crate) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
         Self::System { path: path.to_owned(), what, error }
+    }
+
+    /// Whose fault it is. The repository is the source.
+    #[must_use]
+    pub fn failure(&self) -> FailureKind {
+        match self {
+            Self::NotOneDisk { .. }
+            | Self::Exists { .. }
+            | Self::NoPorts { .. }
+            | Self::Repository(
+                RepositoryError::NoSuchDisk { .. }
+                | RepositoryError::Missing { .. }
+                | RepositoryError::Catalog(CatalogError::NoSuchPoint(_)),
+            ) => FailureKind::Request,
+            Self::Lane { fault, .. } if matches!(**fault, Fault::Request(_)) => {
+                FailureKind::Request
+            }
+            Self::Remote { failure, .. } => *failure,
+            other => match other.side() {
+                Some(Side::Source) => FailureKind::Source,
+                Some(Side::Target) => FailureKind::Target,
+                None => FailureKind::Other,
+            },
+        }
     }
 
     /// The side that is to blame, if it is one. The repository is the source.
@@ -168,7 +206,7 @@ impl ReadError {
         match self {
             Self::Lane { fault, .. } => fault.side(),
             Self::Repository(_) | Self::Digests { .. } => Some(Side::Source),
-            Self::Export { .. } | Self::Image { .. } => Some(Side::Source),
+            Self::Export { .. } | Self::Image { .. } | Self::Lost { .. } => Some(Side::Source),
             Self::NewImage { .. } | Self::System { .. } => Some(Side::Target),
             _ => None,
         }

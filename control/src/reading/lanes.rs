@@ -16,12 +16,43 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the exports of one run are started anew before it is given up: something kills them.
 const MAX_REVIVALS: u32 = 8;
 
-/// Runs a lane for each of `disks`, all at once; `exports` are all that they stand on, each with
-/// the disk that it is of. Lanes that fail leave the others alone.
+/// Starts exports anew that die, so often and no more.
+pub(crate) struct Reviver<'a> {
+    settings: &'a ReadSettings,
+    watch: &'a Arc<dyn Watch>,
+    left: u32,
+}
+
+impl<'a> Reviver<'a> {
+    pub(crate) fn new(settings: &'a ReadSettings, watch: &'a Arc<dyn Watch>) -> Self {
+        Self { settings, watch, left: MAX_REVIVALS }
+    }
+
+    /// Who wants to know what happens.
+    pub(crate) fn watch(&self) -> &Arc<dyn Watch> {
+        self.watch
+    }
+
+    /// Looks after an export. A lane finds another process at the same address, and goes on.
+    pub(super) fn revive(&mut self, disk: &DiskName, served: &mut Served) -> Result<(), ReadError> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        let failed = |error| ReadError::Export { disk: disk.clone(), error: Box::new(error) };
+        if let Some(exited) = served.revive(self.settings).map_err(failed)? {
+            self.left -= 1;
+            self.watch.note(&format!("disk {disk}: its export was started anew, for {exited}"));
+        }
+        Ok(())
+    }
+}
+
+/// Runs a lane for each of `disks`, all at once; `keep` is called now and then, to look after what
+/// they stand on. Lanes that fail leave the others alone.
 pub(super) fn run(
     disks: &[DiskName],
     lanes: Vec<Lane>,
-    exports: &mut [(DiskName, &mut Served)],
+    keep: &mut dyn FnMut(&mut Reviver<'_>) -> Result<(), ReadError>,
     settings: &ReadSettings,
     watch: &Arc<dyn Watch>,
     progress: &dyn Fn(&[Counts]),
@@ -43,27 +74,16 @@ pub(super) fn run(
     });
     let running = mover.start(lanes).map_err(ReadError::Mover)?;
     cancellation.lanes(Some(running.canceller()));
-    let mut revivals = 0;
+    let mut reviver = Reviver::new(settings, watch);
     let mut lost = None;
     while !running.wait_for(TICK) {
         let counts: Vec<_> = (0..disks.len()).map(|lane| running.lane_progress(lane)).collect();
         progress(&counts);
-        for (disk, served) in exports.iter_mut() {
-            if lost.is_some() || revivals == MAX_REVIVALS {
-                break;
-            }
-            // The lane finds another process at the same address, and goes on.
-            match served.revive(&settings.exports) {
-                Ok(None) => {}
-                Ok(Some(exited)) => {
-                    revivals += 1;
-                    watch.note(&format!("disk {disk}: its export was started anew, for {exited}"));
-                }
-                Err(error) => {
-                    running.canceller().cancel();
-                    lost = Some(ReadError::Export { disk: disk.clone(), error: Box::new(error) });
-                }
-            }
+        if lost.is_none()
+            && let Err(error) = keep(&mut reviver)
+        {
+            running.canceller().cancel();
+            lost = Some(error);
         }
     }
     cancellation.lanes(None);

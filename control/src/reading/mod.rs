@@ -19,6 +19,7 @@ mod error;
 mod lanes;
 mod list;
 mod offer;
+mod opened;
 mod partial;
 mod restore;
 mod serve;
@@ -26,10 +27,15 @@ mod settings;
 mod target;
 mod verify;
 
+pub(crate) use digests::ChainDigests;
 pub use error::ReadError;
+pub(crate) use lanes::Reviver;
 pub use list::{ListedDisk, ListedPoint, find_point, find_points, list_points};
+pub(crate) use offer::offer_at;
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
+pub(crate) use opened::{Opened, OpenedDisk, no_digests};
 pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
+pub(crate) use restore::{notes_folder, restore_opened};
 pub use settings::{DiskFormat, ReadSettings};
 pub use target::RestoreTarget;
 pub use verify::{

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use super::error::ReadError;
+use super::lanes::Reviver;
 use super::serve::Served;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, Layer, Point, PointId};
 use crate::child::each;
 use crate::export::{ExportAccess, ExportError, Listener};
+use crate::hub::ExportAddress;
 use crate::repository::{HeldPoint, Repository};
 
 /// Connections that each export is made for: those of nbdcopy, four times.
@@ -69,20 +71,29 @@ pub fn offer(
     settings: &ReadSettings,
 ) -> Result<Offer, ReadError> {
     let held = repository.hold_disks(request.point, &request.disks)?;
-    let settings = settings.at_once(held.layers.len());
     let listeners = listeners(&request.at, held.layers.len())?;
-    let wanted: Vec<_> = held.layers.iter().zip(listeners).collect();
-    let exports = each(&wanted, |(layer, listener)| {
+    let own = held.layers.iter().zip(listeners).map(|(held, listener)| {
+        let name = held.layer().disk_name.to_string();
+        ExportAddress::Own { listener, name }
+    });
+    let own = own.collect();
+    offer_at(held, own, &request.access, CLIENT_CONNECTIONS, settings)
+}
+
+/// Serves the disks of a point at these addresses, one for each.
+pub(crate) fn offer_at(
+    held: HeldPoint,
+    addresses: Vec<ExportAddress>,
+    access: &ExportAccess,
+    connections: u16,
+    settings: &ReadSettings,
+) -> Result<Offer, ReadError> {
+    let settings = settings.at_once(held.layers.len());
+    let wanted: Vec<_> = held.layers.iter().zip(addresses).collect();
+    let exports = each(&wanted, |(layer, address)| {
         let disk = &layer.layer().disk_name;
-        Served::start(
-            &layer.image,
-            disk.as_str(),
-            request.access.clone(),
-            CLIENT_CONNECTIONS,
-            listener.clone(),
-            &settings.exports,
-        )
-        .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
+        Served::start(&layer.image, address.clone(), access.clone(), connections, &settings)
+            .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
     })?;
     drop(wanted);
     Ok(Offer { held, exports })
@@ -139,6 +150,12 @@ impl Offer {
     pub fn lost(&self) -> Option<(DiskName, String)> {
         let mut disks = self.held.layers.iter().zip(&self.exports);
         disks.find_map(|(held, served)| Some((held.layer().disk_name.clone(), served.exited()?)))
+    }
+
+    /// Starts those anew that are gone, at their addresses.
+    pub(crate) fn revive(&mut self, reviver: &mut Reviver<'_>) -> Result<(), ReadError> {
+        let mut disks = self.held.layers.iter().zip(&mut self.exports);
+        disks.try_for_each(|(held, served)| reviver.revive(&held.layer().disk_name, served))
     }
 
     /// Takes all of them back.

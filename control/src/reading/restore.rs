@@ -4,21 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::manifest::Manifest;
-use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Counts, Lane, LaneReport, LaneSettings};
 use tempfile::TempDir;
 
-use super::damaged::by_layer;
-use super::digests::{ChainDigests, NoDigests};
 use super::error::ReadError;
-use super::lanes;
-use super::serve::{Served, serve};
+use super::lanes::{self, Reviver};
+use super::opened::{Opened, OpenedDisk, OpenedHere};
 use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
 use crate::backup::{Cancellation, Watch};
-use crate::catalog::{DiskName, Layer, Point, PointId};
-use crate::image::ImageTool;
-use crate::repository::{HeldLayer, HeldPoint, Repository};
+use crate::catalog::{DiskName, LayerId, PointId, VmName};
+use crate::repository::Repository;
 
 /// What is to be restored, and where to.
 #[derive(Clone, Debug)]
@@ -36,7 +32,9 @@ pub struct RestoreRequest {
 #[non_exhaustive]
 pub struct RestoreReport {
     /// The point.
-    pub point: Point,
+    pub point: PointId,
+    /// Its VM.
+    pub vm: VmName,
     /// Its disks, by their names.
     pub disks: Vec<RestoredDisk>,
     /// Time from the request to the end.
@@ -47,8 +45,12 @@ pub struct RestoreReport {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RestoredDisk {
-    /// Its layer in the point, with its name and exact size.
-    pub layer: Layer,
+    /// Its name.
+    pub name: DiskName,
+    /// Its layer in the point.
+    pub layer: LayerId,
+    /// Its exact size.
+    pub size_bytes: u64,
     /// What was moved.
     pub counts: Counts,
     /// Time that its lane took.
@@ -71,142 +73,111 @@ pub fn restore(
 ) -> Result<RestoreReport, ReadError> {
     let started = Instant::now();
     let held = repository.hold_disks(request.point, &request.disks)?;
-    check_number(&held, request)?;
     // Images are written through exports too.
     let settings = &settings.at_once(2 * held.layers.len());
-    let mut digests = Vec::with_capacity(held.layers.len());
-    for layer in &held.layers {
-        let opened = ChainDigests::open(layer, repository.root());
-        digests.push(opened.map_err(|none| no_digests(layer, &none))?);
-    }
-    if let RestoreTarget::Folder { path, .. } = &request.target {
+    let mut opened = OpenedHere::open(repository, held, settings)?;
+    let disks = restore_opened(&mut opened, &request.target, settings, watch, cancellation)?;
+    let (point, vm) = (opened.point(), opened.vm().clone());
+    Ok(RestoreReport { point, vm, disks, elapsed: started.elapsed() })
+}
+
+/// The same of a point that is open, wherever it is kept.
+pub(crate) fn restore_opened(
+    opened: &mut dyn Opened,
+    target: &RestoreTarget,
+    settings: &ReadSettings,
+    watch: &Arc<dyn Watch>,
+    cancellation: &Cancellation,
+) -> Result<Vec<RestoredDisk>, ReadError> {
+    check_number(opened, target)?;
+    if let RestoreTarget::Folder { path, .. } = target {
         make_folder(path)?;
     }
-    let mut targets = Vec::with_capacity(held.layers.len());
-    for layer in &held.layers {
-        targets.push(request.target.prepare(layer.layer(), settings)?);
+    let disks: Vec<OpenedDisk> = opened.disks().to_vec();
+    let mut targets = Vec::with_capacity(disks.len());
+    for disk in &disks {
+        targets.push(target.prepare(disk, settings)?);
     }
-    let layers: Vec<&HeldLayer> = held.layers.iter().collect();
-    let mut sources = serve(&layers, settings)?;
     let notes = notes_folder(settings)?;
-    let reports = move_all(
-        &held,
-        &mut sources,
-        &mut targets,
-        &digests,
-        &notes,
-        settings,
-        watch,
-        cancellation,
-    )?;
+    let reports = move_all(opened, &disks, &mut targets, &notes, settings, watch, cancellation)?;
     let mut compared = Vec::with_capacity(reports.len());
-    let each = held.layers.iter().zip(&sources).zip(&digests).zip(reports);
-    for (index, (((layer, source), digests), report)) in each.enumerate() {
+    for (index, report) in reports.into_iter().enumerate() {
         let (counts, elapsed) = (report.counts, report.elapsed);
-        let same = compare(layer, source, report, digests, &notes, index, &settings.image_tool);
-        compared.push((layer.layer().clone(), counts, elapsed, same));
+        compared.push((counts, elapsed, compare(opened, index, report, &notes)));
     }
     if cancellation.is_cancelled() {
         return Err(ReadError::Cancelled);
     }
-    let disks = compared.into_iter().zip(targets);
-    let disks = disks.map(|((layer, counts, elapsed, same), target)| {
-        let outcome = same.and_then(|()| target.finish(&layer.disk_name, settings));
-        RestoredDisk { layer, counts, elapsed, outcome }
+    let each = disks.into_iter().zip(compared).zip(targets);
+    let restored = each.map(|((disk, (counts, elapsed, same)), target)| {
+        let OpenedDisk { name, layer, size_bytes } = disk;
+        let outcome = same.and_then(|()| target.finish(&name, settings));
+        RestoredDisk { name, layer, size_bytes, counts, elapsed, outcome }
     });
-    let disks = disks.collect();
-    Ok(RestoreReport { point: held.point.clone(), disks, elapsed: started.elapsed() })
+    Ok(restored.collect())
 }
 
-fn check_number(held: &HeldPoint, request: &RestoreRequest) -> Result<(), ReadError> {
-    match &request.target {
-        RestoreTarget::Whole(endpoint) if held.layers.len() != 1 => Err(ReadError::NotOneDisk {
-            point: request.point,
-            disks: held.layers.iter().map(|held| held.layer().disk_name.clone()).collect(),
+fn check_number(opened: &dyn Opened, target: &RestoreTarget) -> Result<(), ReadError> {
+    match target {
+        RestoreTarget::Whole(endpoint) if opened.disks().len() != 1 => Err(ReadError::NotOneDisk {
+            point: opened.point(),
+            disks: opened.disks().iter().map(|disk| disk.name.clone()).collect(),
             target: endpoint.to_string(),
         }),
         _ => Ok(()),
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a restore has in hand, once, and split up")]
 fn move_all(
-    held: &HeldPoint,
-    sources: &mut [Served],
+    opened: &mut dyn Opened,
+    disks: &[OpenedDisk],
     targets: &mut [Target],
-    digests: &[ChainDigests],
     notes: &TempDir,
     settings: &ReadSettings,
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
 ) -> Result<Vec<LaneReport>, ReadError> {
-    let names: Vec<DiskName> =
-        held.layers.iter().map(|held| held.layer().disk_name.clone()).collect();
-    let mut work = Vec::with_capacity(names.len());
-    for (index, layer) in held.layers.iter().enumerate() {
-        let lane = Lane::new(sources[index].endpoint(), targets[index].endpoint());
+    let names: Vec<DiskName> = disks.iter().map(|disk| disk.name.clone()).collect();
+    let mut work = Vec::with_capacity(disks.len());
+    for (index, (disk, target)) in disks.iter().zip(&*targets).enumerate() {
+        let lane = Lane::new(opened.endpoint(index), target.endpoint());
         work.push(lane.with_settings(LaneSettings {
-            source_bytes: Some(layer.layer().facts.size_bytes),
-            digest: digests[index].algorithm(),
+            source_bytes: Some(disk.size_bytes),
+            digest: opened.algorithm(index),
             manifest: Some(note(notes, index)),
-            target_is_zero: targets[index].is_zero(),
+            target_is_zero: target.is_zero(),
             ..settings.lane.clone()
         }));
     }
-    let mut exports: Vec<(DiskName, &mut Served)> =
-        names.iter().cloned().zip(sources.iter_mut()).collect();
-    for (name, target) in names.iter().zip(targets.iter_mut()) {
-        exports.extend(target.served().map(|served| (name.clone(), served)));
-    }
+    let mut keep = |reviver: &mut Reviver<'_>| {
+        opened.keep(reviver)?;
+        let mut targets = names.iter().zip(targets.iter_mut());
+        targets.try_for_each(|(disk, target)| {
+            target.served().map_or(Ok(()), |served| reviver.revive(disk, served))
+        })
+    };
     let told = Arc::clone(watch);
     let progress = move |counts: &[Counts]| told.progress(counts);
-    lanes::run(&names, work, &mut exports, settings, watch, &progress, cancellation)
+    lanes::run(&names, work, &mut keep, settings, watch, &progress, cancellation)
 }
 
 /// Whether a disk is what was backed up.
 fn compare(
-    layer: &HeldLayer,
-    source: &Served,
+    opened: &dyn Opened,
+    disk: usize,
     report: LaneReport,
-    digests: &ChainDigests,
     notes: &TempDir,
-    index: usize,
-    tool: &ImageTool,
 ) -> Result<(), ReadError> {
-    let disk = &layer.layer().disk_name;
     report.outcome.map_err(|fault| ReadError::Lane {
-        disk: disk.clone(),
+        disk: opened.disks()[disk].name.clone(),
         fault: Box::new(fault),
-        said: source.said(),
+        said: opened.said(disk),
     })?;
-    let found = digests.differences(&Manifest::open(&note(notes, index))?)?;
-    let differences = by_layer(layer, found, tool);
-    let first = differences.iter().filter_map(|(damaged, ranges)| {
-        let first = ranges.as_slice().first()?;
-        Some((*first, *damaged))
-    });
-    let Some((first, damaged)) = first.min_by_key(|(area, _)| area.start) else { return Ok(()) };
-    let damaged = layer.chain.get(damaged).unwrap_or(layer.layer());
-    Err(ReadError::Differs {
-        disk: disk.clone(),
-        layer: damaged.facts.id,
-        point: damaged.point,
-        first,
-        bytes: differences.values().map(AreaSet::total).sum(),
-    })
-}
-
-pub(super) fn no_digests(held: &HeldLayer, none: &NoDigests<'_>) -> ReadError {
-    ReadError::Digests {
-        disk: held.layer().disk_name.clone(),
-        layer: none.layer.facts.id,
-        point: none.layer.point,
-        why: none.why.clone(),
-    }
+    opened.compare(disk, &Manifest::open(&note(notes, disk))?)
 }
 
 /// A folder for the digests of what is read.
-pub(super) fn notes_folder(settings: &ReadSettings) -> Result<TempDir, ReadError> {
+pub(crate) fn notes_folder(settings: &ReadSettings) -> Result<TempDir, ReadError> {
     let failed = |error| ReadError::system(&settings.folder, "making a folder in it", error);
     tempfile::Builder::new().prefix("blockferry-").tempdir_in(&settings.folder).map_err(failed)
 }

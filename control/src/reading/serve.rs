@@ -8,7 +8,8 @@ use blockferry_dataplane::nbd::NbdUri;
 use super::error::ReadError;
 use super::settings::ReadSettings;
 use crate::child::each;
-use crate::export::{Export, ExportAccess, ExportError, ExportSettings, ExportSpec, Listener};
+use crate::export::{ExportAccess, ExportError, ExportSpec, Listener};
+use crate::hub::{ExportAddress, RunningExport};
 use crate::repository::HeldLayer;
 
 /// Its clients are our own lanes, each of which knows which it is.
@@ -18,42 +19,45 @@ const EXPORT_NAME: &str = "disk";
 #[derive(Debug)]
 pub(super) struct Served {
     image: PathBuf,
-    name: String,
+    address: ExportAddress,
     access: ExportAccess,
     connections: u16,
-    listener: Listener,
-    export: Option<Export>,
+    export: Option<RunningExport>,
 }
 
 impl Served {
     /// Starts an export of an image.
     pub(super) fn start(
         image: &Path,
-        name: &str,
+        address: ExportAddress,
         access: ExportAccess,
         connections: u16,
-        listener: Listener,
-        settings: &ExportSettings,
+        settings: &ReadSettings,
     ) -> Result<Self, ExportError> {
-        let (image, name) = (image.to_owned(), name.to_owned());
-        let mut served = Self { image, name, access, connections, listener, export: None };
+        let image = image.to_owned();
+        let mut served = Self { image, address, access, connections, export: None };
         served.start_again(settings)?;
         Ok(served)
     }
 
-    fn start_again(&mut self, settings: &ExportSettings) -> Result<(), ExportError> {
+    fn start_again(&mut self, settings: &ReadSettings) -> Result<(), ExportError> {
+        // Only who has let go of the lease meets this.
+        let (listener, name, port) = self.address.take().map_err(|error| {
+            let (image, reason) = (self.image.clone(), error.to_string());
+            ExportError::Exited { image, reason }
+        })?;
         let spec = ExportSpec {
             image: self.image.clone(),
-            name: self.name.clone(),
-            listener: self.listener.clone(),
+            name,
+            listener,
             access: self.access.clone(),
             connections: self.connections,
         };
-        self.export = Some(Export::start(spec, settings)?);
+        self.export = Some(settings.running.start(spec, port, &settings.exports)?);
         Ok(())
     }
 
-    fn export(&self) -> &Export {
+    fn export(&self) -> &RunningExport {
         self.export.as_ref().expect("it is started when it is made, and ended last")
     }
 
@@ -85,7 +89,7 @@ impl Served {
     /// Starts it anew if it is gone; says what became of it then.
     pub(super) fn revive(
         &mut self,
-        settings: &ExportSettings,
+        settings: &ReadSettings,
     ) -> Result<Option<String>, ExportError> {
         let Some(exited) = self.exited() else { return Ok(None) };
         self.start_again(settings)?;
@@ -94,7 +98,7 @@ impl Served {
 
     /// Ends it. What it served is free then.
     pub(super) fn end(mut self) -> Result<(), ExportError> {
-        self.export.take().map_or(Ok(()), Export::end)
+        self.export.take().map_or(Ok(()), RunningExport::end)
     }
 }
 
@@ -117,14 +121,20 @@ pub(super) fn serve_to_read(
     held: &HeldLayer,
     settings: &ReadSettings,
 ) -> Result<Served, ExportError> {
-    let listener = Listener::unix(&settings.folder)?;
-    let (connections, access) = (settings.lane.connections, ExportAccess::ReadOnly);
-    Served::start(&held.image, EXPORT_NAME, access, connections, listener, &settings.exports)
+    serve_to_us(&held.image, ExportAccess::ReadOnly, settings)
 }
 
 /// Serves a new image to one of our own lanes, which writes it.
 pub(super) fn serve_to_write(image: &Path, settings: &ReadSettings) -> Result<Served, ExportError> {
+    serve_to_us(image, ExportAccess::Writable, settings)
+}
+
+fn serve_to_us(
+    image: &Path,
+    access: ExportAccess,
+    settings: &ReadSettings,
+) -> Result<Served, ExportError> {
     let listener = Listener::unix(&settings.folder)?;
-    let (connections, access) = (settings.lane.connections, ExportAccess::Writable);
-    Served::start(image, EXPORT_NAME, access, connections, listener, &settings.exports)
+    let address = ExportAddress::Own { listener, name: EXPORT_NAME.into() };
+    Served::start(image, address, access, settings.lane.connections, settings)
 }

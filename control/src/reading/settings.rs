@@ -2,10 +2,12 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 
 use crate::export::ExportSettings;
+use crate::hub::Exports;
 use crate::image::ImageTool;
 
 /// How points are read.
@@ -17,6 +19,8 @@ pub struct ReadSettings {
     pub mover: MoverSettings,
     /// How exports are run.
     pub exports: ExportSettings,
+    /// Where those that run are listed: those of a hub are seen from outside.
+    pub running: Arc<Exports>,
     /// How images are made and checked.
     pub image_tool: ImageTool,
     /// A folder for the sockets of exports, and for the digests of what was read: 33 bytes for
@@ -32,6 +36,7 @@ impl Default for ReadSettings {
             lane: LaneSettings::default(),
             mover: MoverSettings::default(),
             exports: ExportSettings::for_exports(1),
+            running: Arc::default(),
             image_tool: ImageTool::default(),
             folder: env::temp_dir(),
         }
@@ -39,9 +44,11 @@ impl Default for ReadSettings {
 }
 
 impl ReadSettings {
-    /// The same, with the memory of exports shared by as many as there will be.
-    pub(super) fn at_once(&self, exports: usize) -> Self {
-        let exports_at_once = u16::try_from(exports.max(1)).unwrap_or(u16::MAX);
+    /// The same, with the memory of exports shared by as many as there will be, if that is more
+    /// than was foreseen.
+    pub(crate) fn at_once(&self, exports: usize) -> Self {
+        let exports = u16::try_from(exports).unwrap_or(u16::MAX);
+        let exports_at_once = self.exports.exports_at_once.max(exports);
         let exports = ExportSettings { exports_at_once, ..self.exports.clone() };
         Self { exports, ..self.clone() }
     }

@@ -8,10 +8,11 @@ use blockferry_dataplane::Endpoint;
 use rustix::fs::OFlags;
 
 use super::error::ReadError;
+use super::opened::OpenedDisk;
 use super::partial::PartialFile;
 use super::serve::{Served, serve_to_write};
 use super::settings::{DiskFormat, ReadSettings};
-use crate::catalog::{DiskName, Layer};
+use crate::catalog::DiskName;
 use crate::image::{CheckVerdict, Image};
 
 /// Where disks are to go.
@@ -57,7 +58,7 @@ impl RestoreTarget {
     /// Makes ready for one disk.
     pub(super) fn prepare(
         &self,
-        layer: &Layer,
+        disk: &OpenedDisk,
         settings: &ReadSettings,
     ) -> Result<Target, ReadError> {
         match self {
@@ -69,11 +70,11 @@ impl RestoreTarget {
                 Ok(Target::Whole { endpoint: endpoint.clone(), _device: device })
             }
             Self::Folder { path, format, force } => {
-                let name = format!("{}.{}", layer.disk_name, format.as_str());
+                let name = format!("{}.{}", disk.name, format.as_str());
                 let file = PartialFile::create(path.join(name), *force)?;
                 match format {
                     DiskFormat::Raw => Ok(Target::Raw(file)),
-                    DiskFormat::Qcow2 => new_image(file, layer, settings),
+                    DiskFormat::Qcow2 => new_image(file, disk, settings),
                 }
             }
         }
@@ -82,17 +83,17 @@ impl RestoreTarget {
 
 fn new_image(
     mut file: PartialFile,
-    layer: &Layer,
+    disk: &OpenedDisk,
     settings: &ReadSettings,
 ) -> Result<Target, ReadError> {
-    let disk = || layer.disk_name.clone();
+    let name = || disk.name.clone();
     file.make_anew(|path| {
-        Image::create(path, layer.facts.size_bytes, None, settings.image_tool.clone())
+        Image::create(path, disk.size_bytes, None, settings.image_tool.clone())
             .map(|_made| ())
-            .map_err(|error| ReadError::NewImage { disk: disk(), what: error.to_string() })
+            .map_err(|error| ReadError::NewImage { disk: name(), what: error.to_string() })
     })?;
     let served = serve_to_write(file.partial(), settings)
-        .map_err(|error| ReadError::NewImage { disk: disk(), what: error.to_string() })?;
+        .map_err(|error| ReadError::NewImage { disk: name(), what: error.to_string() })?;
     Ok(Target::Image { file, served: Box::new(served) })
 }
 

@@ -4,7 +4,7 @@ use blockferry_dataplane::Counts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::catalog::{Job, JobStep, UnixMillis, ValueError};
+use crate::catalog::{Job, JobKind, JobStep, UnixMillis, ValueError};
 use crate::hub::{DiskProgress, QueuePlace};
 
 /// A backup of a hub.
@@ -124,6 +124,7 @@ impl JobRecord {
     pub fn job(&self) -> Result<Job, ValueError> {
         let time = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
         Ok(Job {
+            kind: JobKind::Backup,
             id: self.id.parse()?,
             vm: self.vm.parse()?,
             mode: self.mode.parse()?,

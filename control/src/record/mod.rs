@@ -1,8 +1,9 @@
-//! What is told of jobs and points, as JSON: the same from a repository and from a hub.
+//! What is told of jobs, points and what was found in them, as JSON: the same from a repository and from a hub.
 //!
 //! ```text
 //!  JobRecord     how far a job is           EventRecord   what happens to it
 //!  PointRecord   a point and its disks      BytesRecord   bytes, apart
+//!  ReadingRecord what happens while a hub reads a point   VerifyRecord  what a verification found
 //! ```
 //!
 //! A hub writes them, its client reads them, and the command line prints them. Fields are added,
@@ -11,7 +12,14 @@
 mod event;
 mod job;
 mod point;
+mod reading;
+mod verify;
 
 pub use event::{EventRecord, MovedRecord};
 pub use job::{BytesRecord, JobRecord, ProgressRecord, QueueRecord, StepRecord};
 pub use point::{DiskRecord, KeptBytesRecord, LayerRecord, PointRecord};
+pub use reading::{ExportRecord, ExportedDiskRecord, ReadingRecord};
+pub use verify::{
+    AgainstRecord, DamageRecord, RangeRecord, RangesRecord, VerifiedDiskRecord,
+    VerifiedPointRecord, VerifyRecord,
+};

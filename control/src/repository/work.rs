@@ -8,8 +8,8 @@ use super::error::RepositoryError;
 use super::folder::{self, HeldFolder};
 use super::{FOLDER_MODE, Repository};
 use crate::catalog::{
-    BackupMode, CatalogError, Job, JobId, JobState, Jobs, LayerId, NewJob, NewPoint, Point,
-    PointId, Points, RelativePath, VmName,
+    BackupMode, CatalogError, Job, JobId, JobKind, JobState, Jobs, LayerId, NewJob, NewPoint,
+    Point, PointId, Points, RelativePath, VmName,
 };
 
 /// In a folder whose point is not in the catalog, or was not when this was last looked at.
@@ -35,7 +35,8 @@ impl Repository {
     pub fn begin(&self, vm: VmName, mode: BackupMode) -> Result<(Job, Work), RepositoryError> {
         let exclusively = self.exclusively()?;
         self.clean_up_under(&exclusively)?;
-        let job = self.catalog.add_job(NewJob { vm, mode, key: None })?.into_job();
+        let job =
+            self.catalog.add_job(NewJob { kind: JobKind::Backup, vm, mode, key: None })?.into_job();
         match self.make_work(job.id) {
             Ok(work) => Ok((job, work)),
             Err(error) => {

@@ -14,7 +14,7 @@ use super::format::{
 };
 use super::write::io_error;
 use super::{Entry, MAX_ZERO_RUNS, ManifestError};
-use crate::digest::{Digest, DigestAlgorithm};
+use crate::digest::{DIGEST_BLOCK, Digest, DigestAlgorithm};
 use crate::plan::AreaSet;
 
 /// Entries that an iterator reads at a time: 1,024 * 33 bytes at most.
@@ -69,6 +69,15 @@ impl Manifest {
             .and_then(|trailer| decode_runs(&trailer, layout.blocks()))
             .ok_or_else(|| damaged("its runs of zeros are not what was written".to_owned()))?;
         Ok(Self { file, path: path.to_owned(), layout, zeros })
+    }
+
+    /// Bytes that the manifest of a disk of this size has at most, whatever its algorithm.
+    #[must_use]
+    pub fn most_bytes(disk_size: u64) -> u64 {
+        let blocks = disk_size.div_ceil(DIGEST_BLOCK as u64);
+        let entries = blocks.saturating_mul(MAX_STRIDE as u64);
+        let runs = MAX_ZERO_RUNS as u64 * RUN_BYTES;
+        entries.saturating_add(HEADER_BYTES as u64 + runs)
     }
 
     /// Where it was opened.

@@ -31,6 +31,7 @@ impl Jobs for SqliteCatalog {
         let places = vec!["?"; filter.states.len()].join(", ");
         let mut conditions = vec!["TRUE".to_owned()];
         conditions.extend(filter.vm.as_ref().map(|_| "vm = ?".to_owned()));
+        conditions.extend(filter.kind.map(|_| "kind = ?".to_owned()));
         if !filter.states.is_empty() {
             conditions.push(format!("state IN ({places})"));
         }
@@ -41,7 +42,8 @@ impl Jobs for SqliteCatalog {
             filter.newest.map_or(-1, i64::from)
         );
         let vm = filter.vm.iter().map(|vm| vm.as_str());
-        let values = vm.chain(filter.states.iter().map(|state| state.as_str()));
+        let kind = filter.kind.iter().map(|kind| kind.as_str());
+        let values = vm.chain(kind).chain(filter.states.iter().map(|state| state.as_str()));
         let mut jobs = self.read(|tables| tables.all(&sql, params_from_iter(values), rows::job))?;
         jobs.reverse();
         Ok(jobs)
@@ -80,7 +82,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
     if let Some(key) = &new.key
         && let Some(known) = of_key(tables, key)?
     {
-        if (&known.vm, known.mode) != (&new.vm, new.mode) {
+        if (&known.vm, known.mode, known.kind) != (&new.vm, new.mode, new.kind) {
             let (job, vm) = (known.id, known.vm);
             return Err(CatalogError::KeyReused { key: key.clone(), job, vm }.into());
         }
@@ -89,6 +91,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
     let now = UnixMillis::now();
     let job = Job {
         id: JobId::new(),
+        kind: new.kind,
         vm: new.vm,
         mode: new.mode,
         state: JobState::Queued,
@@ -99,8 +102,9 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
         failure: None,
     };
     tables.change(
-        "INSERT INTO jobs (id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO jobs (id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
+                           kind)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             job.id.as_str(),
             job.vm.as_str(),
@@ -110,6 +114,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
             rows::millis(job.created),
             rows::millis(job.changed),
             job.reason,
+            job.kind.as_str(),
         ],
     )?;
     note(tables, &job)?;

@@ -14,7 +14,7 @@ use crate::catalog::point::{ByteCounts, Disk, Layer, LayerFacts, ManifestFacts, 
 use crate::catalog::time::UnixMillis;
 
 pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
-    failure";
+    failure, kind";
 pub(super) const LEASE: &str = "id, kind, key, owner, created_ms";
 pub(super) const DISK: &str = "id, vm, name, uuid";
 pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job";
@@ -36,6 +36,7 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         changed: time(row, 6)?,
         reason: row.get(7)?,
         failure: optional(row, 8)?,
+        kind: text(row, 9)?,
     })
 }
 

@@ -4,7 +4,13 @@
 pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+
+/// What a job is for: those that serve a point are no backups, and are not listed as such.
+const VERSION_3: &str = "
+ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'backup'
+    CHECK (kind IN ('backup', 'export'));
+";
 
 /// Whose fault it was that a job failed: whoever asked for it from afar has nothing else to go by.
 const VERSION_2: &str = "

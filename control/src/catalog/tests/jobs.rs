@@ -15,6 +15,22 @@ fn a_job_begins_in_the_queue() {
 }
 
 #[test]
+fn jobs_are_told_apart_by_what_they_are_for() {
+    let place = Place::new();
+    let add = |kind| {
+        let job = place.catalog.add_job(NewJob { kind, ..new_job("db1") });
+        job.unwrap().into_job()
+    };
+    let (backup, export) = (add(JobKind::Backup), add(JobKind::Export));
+    for job in [&backup, &export] {
+        assert_eq!(&place.catalog.job(job.id).unwrap(), job);
+        let filter = JobFilter { kind: Some(job.kind), ..JobFilter::default() };
+        assert_eq!(place.catalog.jobs(&filter).unwrap(), [job.clone()]);
+    }
+    assert_eq!(place.catalog.jobs(&JobFilter::default()).unwrap(), [backup, export]);
+}
+
+#[test]
 fn a_job_takes_every_legal_step_and_no_other() {
     let place = Place::new();
     for &from in JobState::ALL {

@@ -14,8 +14,8 @@ use super::run::run;
 use super::tally::{JobCounts, Tally};
 use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
 use crate::catalog::{
-    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobState, Jobs, NewJob,
-    SqliteCatalog,
+    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind, JobState, Jobs,
+    NewJob, SqliteCatalog,
 };
 use crate::hub::{Exports, Holder, PortError, PortLease, Ports};
 use crate::repository::Repository;
@@ -147,7 +147,7 @@ impl Backups {
         if state.waiting.len() >= MAX_WAITING {
             return Err(SubmitError::QueueFull { waiting: state.waiting.len() });
         }
-        let new = NewJob { vm: request.vm.clone(), mode: request.mode, key };
+        let new = NewJob { kind: JobKind::Backup, vm: request.vm.clone(), mode: request.mode, key };
         let admission = self.shared.catalog.add_job(new)?;
         if let Admission::New(job) = &admission {
             let names = request.disks.iter().map(|disk| disk.name.clone()).collect();

@@ -10,7 +10,7 @@ use super::holder::Holder;
 use super::lease::PortLease;
 use super::table::{Hold, PortMetrics, Slot, Stage, Table};
 use crate::catalog::{
-    BackupMode, CatalogError, DiskName, Job, Jobs, Leases, NewJob, SqliteCatalog, VmName,
+    BackupMode, CatalogError, DiskName, Job, JobKind, Jobs, Leases, NewJob, SqliteCatalog, VmName,
 };
 use crate::export::{ExportError, Listener};
 
@@ -163,7 +163,7 @@ impl Ports {
             Some(known) => known,
             None => {
                 let (vm, key) = (vm.clone(), Some(holder.name().clone()));
-                let new = NewJob { vm, mode: BackupMode::Auto, key };
+                let new = NewJob { kind: JobKind::Backup, vm, mode: BackupMode::Auto, key };
                 match self.callers.add_job(new) {
                     Ok(admission) => (admission.into_job(), true),
                     // All of them are made in this way, so only the VM can be another.

@@ -11,7 +11,7 @@ use blockferry_doubles::PortBlock;
 use tempfile::TempDir;
 
 use super::*;
-use crate::catalog::{BackupMode, DiskName, Job, Jobs, NewJob, SqliteCatalog, VmName};
+use crate::catalog::{BackupMode, DiskName, Job, JobKind, Jobs, NewJob, SqliteCatalog, VmName};
 
 /// A state folder and a range of ports.
 struct Place {
@@ -55,7 +55,7 @@ fn disk(text: &str) -> DiskName {
 
 /// A job of the hub itself.
 fn own_job(catalog: &Arc<SqliteCatalog>, name: &str) -> Job {
-    let new = NewJob { vm: vm(name), mode: BackupMode::Auto, key: None };
+    let new = NewJob { kind: JobKind::Backup, vm: vm(name), mode: BackupMode::Auto, key: None };
     catalog.add_job(new).unwrap().into_job()
 }
 

@@ -18,7 +18,7 @@ use crate::export::ExportError;
 use crate::reading::damaged::by_layer;
 use crate::reading::digests::{ChainDigests, unequal};
 use crate::reading::error::ReadError;
-use crate::reading::lanes;
+use crate::reading::lanes::{self, Reviver};
 use crate::reading::restore::{note, notes_folder};
 use crate::reading::serve::{Served, serve_to_read};
 use crate::repository::{HeldLayer, HeldPoint};
@@ -161,12 +161,15 @@ impl Run<'_> {
         if work.is_empty() {
             return Ok(Vec::new());
         }
-        let mut exports: Vec<(DiskName, &mut Served)> =
-            readable.iter_mut().map(|found| (name(found.disk), &mut found.served)).collect();
+        let of: Vec<DiskName> = readable.iter().map(|found| name(found.disk)).collect();
+        let mut keep = |reviver: &mut Reviver<'_>| {
+            let mut disks = of.iter().zip(readable.iter_mut());
+            disks.try_for_each(|(disk, found)| reviver.revive(disk, &mut found.served))
+        };
         let watch: Arc<dyn Watch> = Arc::clone(self.watch);
         let tell = |counts: &[Counts]| self.tell(counts);
         let (settings, cancellation) = (self.settings, self.cancellation);
-        lanes::run(&names, work, &mut exports, settings, &watch, &tell, cancellation)
+        lanes::run(&names, work, &mut keep, settings, &watch, &tell, cancellation)
     }
 
     /// What came of a disk, and the digests of what was read.

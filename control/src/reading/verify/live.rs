@@ -49,7 +49,7 @@ impl Run<'_> {
         let reports = lanes::run(
             &names,
             lanes.collect(),
-            &mut [],
+            &mut |_reviver| Ok(()),
             self.settings,
             &watch,
             &|_| {},

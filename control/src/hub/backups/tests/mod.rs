@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::backup::{BackupRequest, BackupSettings, Changes, DiskRequest};
 use crate::catalog::{
-    Admission, BackupMode, Claim, ClaimKind, Job, JobId, JobState, Jobs, Leases, PointFilter,
-    Points, SqliteCatalog,
+    Admission, BackupMode, Claim, ClaimKind, Job, JobId, JobKind, JobState, Jobs, Leases,
+    PointFilter, Points, SqliteCatalog,
 };
 use crate::hub::{Hub, HubSettings};
 
@@ -241,7 +241,12 @@ fn jobs_of_a_hub_that_was_killed_have_failed_or_are_done_by_their_point() {
         let catalog = SqliteCatalog::open_or_create(&state.join("hub.db")).unwrap();
         let add = |vm: &str| {
             let (vm, mode) = (vm.parse().unwrap(), BackupMode::Auto);
-            let job = catalog.add_job(crate::catalog::NewJob { vm, mode, key: None });
+            let job = catalog.add_job(crate::catalog::NewJob {
+                kind: JobKind::Backup,
+                vm,
+                mode,
+                key: None,
+            });
             job.unwrap().into_job().id
         };
         let (waiting, copying) = (add("db1"), add("db2"));

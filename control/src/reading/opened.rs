@@ -1,0 +1,158 @@
+//! Disks of a point that are open to be read, wherever they are kept.
+//!
+//! ```text
+//!  Repository ──► OpenedHere    exports of our own, manifests of the chain ─┐
+//!                                                                           ├─► restore
+//!  HubClient  ──► OpenedByHub   exports of a hub, digests that it lent us  ─┘
+//! ```
+
+use blockferry_dataplane::Endpoint;
+use blockferry_dataplane::digest::DigestAlgorithm;
+use blockferry_dataplane::manifest::Manifest;
+use blockferry_dataplane::plan::AreaSet;
+
+use super::damaged::by_layer;
+use super::digests::{ChainDigests, NoDigests};
+use super::error::ReadError;
+use super::lanes::Reviver;
+use super::serve::{Served, serve};
+use super::settings::ReadSettings;
+use crate::catalog::{DiskName, LayerId, PointId, VmName};
+use crate::repository::{HeldLayer, HeldPoint, Repository};
+
+/// A disk of an opened point.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenedDisk {
+    pub(crate) name: DiskName,
+    /// Its layer in the point.
+    pub(crate) layer: LayerId,
+    /// Its exact size.
+    pub(crate) size_bytes: u64,
+}
+
+/// A point whose disks can be read. It is not deleted while this lives.
+pub(crate) trait Opened {
+    /// The point.
+    fn point(&self) -> PointId;
+
+    /// Its VM.
+    fn vm(&self) -> &VmName;
+
+    /// Its disks, by their names.
+    fn disks(&self) -> &[OpenedDisk];
+
+    /// Where one of them is read.
+    fn endpoint(&self, disk: usize) -> Endpoint;
+
+    /// How its digests are made.
+    fn algorithm(&self, disk: usize) -> Option<DigestAlgorithm>;
+
+    /// Looks after what the disks are read from; called now and then while they are.
+    ///
+    /// # Errors
+    /// When they can be read no more.
+    fn keep(&mut self, reviver: &mut Reviver<'_>) -> Result<(), ReadError>;
+
+    /// The last words of what serves a disk, in one line.
+    fn said(&self, disk: usize) -> String;
+
+    /// Whether what was read is what was backed up.
+    ///
+    /// # Errors
+    /// [`ReadError::Differs`] if it is not.
+    fn compare(&self, disk: usize, read: &Manifest) -> Result<(), ReadError>;
+}
+
+/// A point of a repository that is here.
+#[derive(Debug)]
+pub(super) struct OpenedHere<'a> {
+    held: HeldPoint,
+    disks: Vec<OpenedDisk>,
+    sources: Vec<Served>,
+    digests: Vec<ChainDigests>,
+    settings: &'a ReadSettings,
+}
+
+impl<'a> OpenedHere<'a> {
+    /// Opens a point that is held.
+    pub(super) fn open(
+        repository: &Repository,
+        held: HeldPoint,
+        settings: &'a ReadSettings,
+    ) -> Result<Self, ReadError> {
+        let mut digests = Vec::with_capacity(held.layers.len());
+        for layer in &held.layers {
+            let opened = ChainDigests::open(layer, repository.root());
+            digests.push(opened.map_err(|none| no_digests(layer, &none))?);
+        }
+        let layers: Vec<&HeldLayer> = held.layers.iter().collect();
+        let sources = serve(&layers, settings)?;
+        let disks = layers.iter().map(|held| OpenedDisk {
+            name: held.layer().disk_name.clone(),
+            layer: held.layer().facts.id,
+            size_bytes: held.layer().facts.size_bytes,
+        });
+        let disks = disks.collect();
+        Ok(Self { held, disks, sources, digests, settings })
+    }
+}
+
+impl Opened for OpenedHere<'_> {
+    fn point(&self) -> PointId {
+        self.held.point.id
+    }
+
+    fn vm(&self) -> &VmName {
+        &self.held.point.vm
+    }
+
+    fn disks(&self) -> &[OpenedDisk] {
+        &self.disks
+    }
+
+    fn endpoint(&self, disk: usize) -> Endpoint {
+        self.sources[disk].endpoint()
+    }
+
+    fn algorithm(&self, disk: usize) -> Option<DigestAlgorithm> {
+        self.digests[disk].algorithm()
+    }
+
+    fn keep(&mut self, reviver: &mut Reviver<'_>) -> Result<(), ReadError> {
+        let mut disks = self.disks.iter().zip(&mut self.sources);
+        disks.try_for_each(|(disk, served)| reviver.revive(&disk.name, served))
+    }
+
+    fn said(&self, disk: usize) -> String {
+        self.sources[disk].said()
+    }
+
+    fn compare(&self, disk: usize, read: &Manifest) -> Result<(), ReadError> {
+        let layer = &self.held.layers[disk];
+        let found = self.digests[disk].differences(read)?;
+        let differences = by_layer(layer, found, &self.settings.image_tool);
+        let first = differences.iter().filter_map(|(damaged, ranges)| {
+            let first = ranges.as_slice().first()?;
+            Some((*first, *damaged))
+        });
+        let Some((first, damaged)) = first.min_by_key(|(area, _)| area.start) else {
+            return Ok(());
+        };
+        let damaged = layer.chain.get(damaged).unwrap_or(layer.layer());
+        Err(ReadError::Differs {
+            disk: self.disks[disk].name.clone(),
+            at: Some((damaged.facts.id, damaged.point)),
+            first,
+            bytes: differences.values().map(AreaSet::total).sum(),
+        })
+    }
+}
+
+pub(crate) fn no_digests(held: &HeldLayer, none: &NoDigests<'_>) -> ReadError {
+    ReadError::Digests {
+        disk: held.layer().disk_name.clone(),
+        layer: none.layer.facts.id,
+        point: none.layer.point,
+        why: none.why.clone(),
+    }
+}
