@@ -20,8 +20,8 @@ pub(crate) struct CompletionsOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ManOptions {
-    /// The subcommand that the page is about; none: all of blockferry
-    command: Option<String>,
+    /// The subcommand that the page is about, and one of its own; none: all of blockferry
+    command: Vec<String>,
     /// Write the pages of all commands to this folder
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     dir: Option<PathBuf>,
@@ -49,15 +49,14 @@ pub(crate) fn man(options: &ManOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     command.build();
-    let page = match &options.command {
-        None => command,
-        Some(name) => match command.find_subcommand(name) {
-            Some(found) => found.clone(),
-            None => return Err(Refusal::usage(format!("there is no command '{name}'"))),
-        },
-    };
+    let mut page = &command;
+    for name in &options.command {
+        page = page.find_subcommand(name).ok_or_else(|| {
+            Refusal::usage(format!("there is no command '{}'", options.command.join(" ")))
+        })?;
+    }
     let mut text = Vec::new();
-    Man::new(page).render(&mut text)?;
+    Man::new(page.clone()).render(&mut text)?;
     print(&text)
 }
 

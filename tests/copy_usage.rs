@@ -348,6 +348,13 @@ fn help_version_completions_and_manual_pages_are_there() {
     assert!(printed(&["completions", "bash"]).contains("--request-size"));
     assert!(printed(&["man", "copy"]).contains("request\\-size"));
     printed(&["man", "--dir", "pages"]);
+    // A page of a command's own command is the one that --dir writes.
+    for words in [vec!["hub", "serve"], vec!["points", "delete"]] {
+        let page = printed(&[&["man"], &words[..]].concat());
+        let file = format!("pages/blockferry-{}.1", words.join("-"));
+        assert_eq!(page, fs::read_to_string(folder.path().join(file)).unwrap());
+    }
+    assert_eq!(code(&run(folder.path(), &["man", "hub", "dance"])), 2);
     assert!(folder.path().join("pages/blockferry-copy.1").exists());
     let long = printed(&["copy", "--long-options"]);
     for option in ["--allocated", "--target-is-zero", "--version", "--lanes"] {

@@ -107,6 +107,49 @@ fn sockets_are_in_a_folder_that_only_this_user_can_enter() {
 }
 
 #[test]
+fn sockets_of_killed_exports_are_removed_by_the_next_and_those_of_others_stay() {
+    let kept = Kept::new();
+    kept.disk("root", 100_000, 1);
+    let point = kept.back_up(&["root"]);
+    fs::create_dir(kept.path("sockets")).unwrap();
+    fs::create_dir(kept.path("sockets/somebodys")).unwrap();
+    let line = format!("{point} --repository repository --socket-dir sockets");
+    let (living, report) = ready(&kept, &line);
+    let (mut killed, _) = ready(&kept, &line);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(kept.names("sockets").len(), 3);
+    let (next, _) = ready(&kept, &line);
+    assert_eq!(kept.names("sockets").len(), 3, "one went, one came");
+    let uri = report["exports"][0]["uri"].as_str().unwrap();
+    assert!(nbd("nbdinfo", &["--size", uri], &kept).status.success());
+    for child in [living, next] {
+        assert_eq!(code(&end(child, Signal::TERM)), 0);
+    }
+    assert_eq!(kept.names("sockets"), ["somebodys"]);
+}
+
+#[test]
+fn what_a_killed_verification_left_is_removed_by_an_export() {
+    let kept = Kept::new();
+    kept.disk("root", 3 << 20, 1);
+    let point = kept.back_up(&["root"]);
+    let line = format!("verify {point} --repository repository --rate-limit 100K");
+    let mut child = kept.command(&line).spawn().unwrap();
+    let digests = |name: &str| kept.names(&format!("temporary/{name}")).len() >= 3;
+    while !kept.names("temporary").iter().any(|name| digests(name)) {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(kept.names("temporary").len(), 1);
+    let (child, _) = ready(&kept, &format!("{point} --repository repository"));
+    assert_eq!(kept.names("temporary"), [] as [&str; 0]);
+    assert_eq!(code(&end(child, Signal::TERM)), 0);
+}
+
+#[test]
 fn two_readers_serve_the_same_point_and_it_cannot_be_deleted_meanwhile() {
     let kept = Kept::new();
     let [_, _, newest] = kept.chain();

@@ -109,6 +109,11 @@ fn a_point_that_others_stand_on_is_not_deleted_and_the_newest_is() {
     let ids: Vec<&str> = listed.iter().map(|point| point["id"].as_str().unwrap()).collect();
     assert_eq!(ids, points);
     assert_eq!(hub.get(&token, "/points?limit=1")["points"][0]["id"], points[1].as_str());
+    let before = |point: &str| hub.get(&token, &format!("/points?limit=1&before={point}"));
+    assert_eq!(before(&points[1])["points"][0]["id"], points[0].as_str());
+    assert_eq!(before(&points[0]), json!({ "points": [] }));
+    let elsewhere = hub.ask(&token, "GET", "/points?before=01kat0h4m2f6q8r0s2", &Value::Null);
+    assert_eq!(elsewhere.0, 404, "{}", elsewhere.1);
     let delete = |point: &str| hub.ask(&token, "DELETE", &format!("/points/{point}"), &Value::Null);
     let (status, answer) = delete(&points[0]);
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("stood_on")), "{answer}");

@@ -6,12 +6,15 @@
 mod blockferry;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blockferry::{Hub, code, command, place, run, signal, stderr};
+use blockferry_control::catalog::{JobId, PointId};
 use blockferry_doubles::{Nbdkit, PortBlock, Server};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -186,6 +189,81 @@ fn ctrl_c_calls_the_job_off_waits_for_its_end_and_exits_7() {
     assert_eq!(shown["state"], "cancelled");
 }
 
+/// An interrupt is for somebody who waits: much less than the minutes that a hub may be away.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+/// Interrupts a backup that a hub does not answer any more; gives back what it says.
+fn interrupted(child: Child, name: Signal) -> String {
+    let began = Instant::now();
+    signal(&child, name);
+    let ended = child.wait_with_output().unwrap();
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(report["outcome"], "interrupted");
+    let error = report["error"].as_str().unwrap();
+    let told = stderr(&ended).lines().filter(|line| line.ends_with(error)).count();
+    assert_eq!(told, 1, "{}", stderr(&ended));
+    error.to_owned()
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_a_hub_that_is_gone_or_stuck_and_says_that_the_job_may_go_on() {
+    for (how, name) in [(Signal::KILL, Signal::TERM), (Signal::STOP, Signal::INT)] {
+        let place = Place::new();
+        let disk = slow_source();
+        let mut child = place.start(&format!("{} -v", line(&disk)));
+        let job = place.job_that_is("copying");
+        // It has heard of the job: byte by byte, for the rest of what it says is read later.
+        let mut said = Vec::new();
+        while !said.ends_with(b"is copying") {
+            let mut byte = [0];
+            child.stderr.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            said.extend(byte);
+        }
+        place.hub().signal(how);
+        let error = interrupted(child, name);
+        assert!(error.contains(&format!("job {job} may still run there")), "{error}");
+    }
+}
+
+#[test]
+fn an_interrupt_before_the_hub_has_answered_tells_whether_there_may_be_a_job() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), "blockferry_token").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let line = format!(
+        "backup --json --vm db1 --disk root=nbd://127.0.0.1:1/x --hub {url} --token-file token"
+    );
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let start = || {
+        let mut command = command(folder.path(), &words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // The connection, once the head of a request has come.
+    let asked = |call: &str| {
+        let (connection, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.starts_with(call), "{first}");
+        assert!(lines.any(|line| line.unwrap().is_empty()));
+        connection
+    };
+    let child = start();
+    let silent = asked("GET /api/v1/health");
+    assert_eq!(interrupted(child, Signal::TERM), "interrupted");
+    drop(silent);
+
+    let child = start();
+    let mut health = asked("GET /api/v1/health");
+    health.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    let silent = asked("POST /api/v1/backups");
+    let error = interrupted(child, Signal::TERM);
+    assert!(error.contains("the job may still run there"), "{error}");
+    drop(silent);
+}
+
 #[test]
 fn a_hub_that_is_killed_and_started_again_meanwhile_tells_what_became_of_the_job() {
     let mut place = Place::new();
@@ -245,4 +323,42 @@ fn a_hub_that_cannot_be_had_is_told_in_one_line() {
     let said = stderr(&output);
     assert_eq!((code(&output), said.contains("hub token")), (2, true), "{said}");
     assert!(!said.contains("blockferry_wrong"), "{said}");
+}
+
+#[test]
+fn all_points_of_all_repositories_are_listed_however_many_there_are() {
+    let (folder, token) = place();
+    fs::write(folder.path().join("token"), format!("{token}\n")).unwrap();
+    let ports = PortBlock::take();
+    let options = "--repository one=one --repository two=two --repository three=three";
+    drop(Hub::start_with(folder.path(), &ports, options));
+    // More than an answer has, as many, and none.
+    let counts = [("one", 2_300), ("three", 0), ("two", 1_000)];
+    let mut expected = Vec::new();
+    for (repository, count) in counts {
+        let path = folder.path().join(repository).join("catalog.db");
+        let mut catalog = rusqlite::Connection::open(path).unwrap();
+        let points = catalog.transaction().unwrap();
+        for _ in 0..count {
+            let (point, job) = (PointId::new(), JobId::new());
+            let sql = "INSERT INTO points VALUES (NULL, ?1, 'db1', 1, 2, 'auto', ?2)";
+            points.execute(sql, [point.as_str(), job.as_str()]).unwrap();
+            expected.push(point.to_string());
+        }
+        points.commit().unwrap();
+    }
+    let hub = Hub::start_with(folder.path(), &ports, options);
+    let line = format!("points --hub {} --token-file token --json", hub.url());
+    let output = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let listed: Vec<&str> = listed["points"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["id"].as_str().unwrap())
+        .collect();
+    // The repositories come by their names.
+    assert_eq!(listed.len(), expected.len());
+    assert_eq!(listed, expected);
 }

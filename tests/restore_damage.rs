@@ -15,7 +15,7 @@ type Damage = fn(&Kept, &str);
 
 #[test]
 fn damage_is_found_while_it_is_read_and_no_file_is_left() {
-    let damages: [(&str, Damage, &[i32]); 7] = [
+    let damages: [(&str, Damage, &[i32]); 8] = [
         ("a flipped bit", |kept, point| kept.flip_a_bit_of(&kept.image(point, "root")), &[6]),
         (
             "a cut image",
@@ -44,6 +44,7 @@ fn damage_is_found_while_it_is_read_and_no_file_is_left() {
             },
             &[4],
         ),
+        ("the manifest of another layer", Kept::swap_manifest, &[4]),
         (
             "a corrupt header",
             |kept, point| {
@@ -88,18 +89,46 @@ fn damage_is_found_while_it_is_read_and_no_file_is_left() {
     }
 }
 
-#[test]
-fn content_that_is_not_what_its_digest_says_is_not_restored() {
-    let kept = Kept::new();
-    let [.., newest] = kept.chain();
-    // Behind the header, one entry of 33 bytes for each of 80 blocks.
-    let path = kept.manifest(&newest, "root");
+/// Changes the digest of the last of 80 blocks of disk `root`.
+fn change_a_digest(kept: &Kept, point: &str) {
+    // Behind the header, one entry of 33 bytes for each.
+    let path = kept.manifest(point, "root");
     let manifest = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     manifest.read_exact_at(&mut byte, 4096 + 79 * 33 + 20).unwrap();
     manifest.write_all_at(&[byte[0] ^ 1], 4096 + 79 * 33 + 20).unwrap();
-    let (exit, report) =
-        kept.json(&format!("restore {newest} --repository repository --to out --json"));
+}
+
+#[test]
+fn digests_that_were_changed_vouch_for_nothing_and_all_points_are_named_that_they_touch() {
+    let kept = Kept::new();
+    let [full, delta, newest] = kept.chain();
+    change_a_digest(&kept, &delta);
+    for point in [&delta, &newest] {
+        let line = format!("restore {point} --repository repository --to out --json");
+        let (exit, report) = kept.json(&line);
+        assert_eq!(exit, 4, "{report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("is not what was published with the layer"), "{error}");
+        let touched = format!("points that stand on it: {delta}, {newest} ");
+        assert!(error.contains(&touched), "{error}");
+        assert_eq!(kept.names("out"), [] as [&str; 0]);
+    }
+    let line = format!("restore {full} --repository repository --to out --json");
+    assert_eq!(kept.json(&line).0, 0);
+}
+
+#[test]
+fn content_that_is_not_what_its_digest_says_is_not_restored() {
+    let kept = Kept::new();
+    let [.., newest] = kept.chain();
+    kept.forget_manifests();
+    let line = format!("restore {newest} --repository repository --to out --json");
+    let (exit, report) = kept.json(&format!("{line} --force"));
+    assert_eq!(exit, 0, "layers of an older program are read: {report}");
+    fs::remove_file(kept.path("out/root.raw")).unwrap();
+    change_a_digest(&kept, &newest);
+    let (exit, report) = kept.json(&line);
     assert_eq!(exit, 6, "{report}");
     let error = report["error"].as_str().unwrap();
     assert!(error.contains("first at bytes 5177344 to 5242880"), "{error}");
@@ -115,12 +144,19 @@ fn a_damaged_disk_leaves_the_others_alone() {
     kept.flip_a_bit_of(&kept.image(&point, "root"));
     let (exit, report) =
         kept.json(&format!("restore {point} --repository repository --to out --json"));
-    assert_eq!(exit, 6, "{report}");
+    assert_eq!((exit, &report["outcome"]), (3, &"partly_done".into()), "{report}");
     let outcomes: Vec<_> = report["disks"].as_array().unwrap().iter().collect();
     assert_eq!((&outcomes[0]["name"], &outcomes[0]["outcome"]), (&"data".into(), &"done".into()));
     assert_eq!(outcomes[1]["outcome"], "content_differs");
     assert_eq!(kept.names("out"), ["data.raw"]);
     kept.assert_same("data", "out/data.raw");
+    // Of those that were asked for none is right.
+    let line = format!("restore {point} --repository repository --disk root --to other --json");
+    assert_eq!(kept.json(&line).0, 6);
+    kept.flip_a_bit_of(&kept.image(&point, "data"));
+    let line = format!("restore {point} --repository repository --to other --json");
+    assert_eq!(kept.json(&line).0, 6);
+    kept.flip_a_bit_of(&kept.image(&point, "data"));
     // Neither does one that is gone.
     fs::remove_file(kept.image(&point, "root")).unwrap();
     let line = format!("restore {point} --repository repository --disk data --to again");

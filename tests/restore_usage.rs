@@ -195,9 +195,17 @@ fn what_a_killed_restore_left_is_taken_over_by_the_next() {
         let output = kept.run(&line);
         assert_eq!(code(&output), 1, "{}", stderr(&output));
         assert!(stderr(&output).contains("another restore"), "{}", stderr(&output));
+        // Its sockets and digests were not taken from it.
+        let temporary = kept.names("temporary");
+        assert_eq!(temporary.len(), 1, "{temporary:?}");
+        let its = kept.names(&format!("temporary/{}", temporary[0]));
+        assert!(its.iter().any(|name| name.starts_with("export-")), "{its:?}");
+        assert!(its.iter().any(|name| name.starts_with("digests-")), "{its:?}");
         child.kill().unwrap();
         child.wait().unwrap();
+        assert_eq!(kept.names("temporary"), temporary);
         assert_eq!(code_of(&kept, &line), 0);
+        assert_eq!(kept.names("temporary"), [] as [&str; 0]);
         assert!(!kept.path(&format!("out/root.{format}.partial")).exists());
     }
     kept.assert_same("root", "out/root.raw");

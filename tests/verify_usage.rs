@@ -17,7 +17,7 @@ use serde_json::Value;
 /// Damages what a point has of disk `root`.
 type Damage = fn(&Kept, &str);
 
-const DAMAGES: [(&str, Damage, &[&str]); 9] = [
+const DAMAGES: [(&str, Damage, &[&str]); 10] = [
     ("a flipped bit", |kept, point| kept.flip_a_bit_of(&kept.image(point, "root")), &["content"]),
     (
         "a cut image",
@@ -51,6 +51,7 @@ const DAMAGES: [(&str, Damage, &[&str]); 9] = [
         |kept, point| fs::write(kept.manifest(point, "root"), vec![7; 9000]).unwrap(),
         &["no_digests"],
     ),
+    ("the manifest of another layer", Kept::swap_manifest, &["no_digests"]),
     (
         "a corrupt header",
         |kept, point| {
@@ -125,6 +126,19 @@ fn assert_damage(report: &Value, point: &str, kinds: &[&str], touched: &[String]
     for point in touched {
         assert!(says.contains(point), "{says}");
     }
+}
+
+#[test]
+fn layers_that_an_older_program_published_are_verified_by_the_manifests_that_are_there() {
+    let kept = Kept::new();
+    let [_, _, newest] = kept.chain();
+    kept.forget_manifests();
+    let (code, report) = kept.json("verify --all --repository repository --json");
+    assert_eq!(code, 0, "{report}");
+    // A manifest that goes with another content is only found by that.
+    kept.swap_manifest(&newest);
+    let (code, report) = kept.json(&format!("verify {newest} --repository repository --json"));
+    assert_eq!((code, &report["damage"][0]["kind"]), (6, &"content".into()), "{report}");
 }
 
 #[test]

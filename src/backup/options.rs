@@ -55,7 +55,8 @@ pub(crate) struct BackupOptions {
     #[arg(long, value_name = "NAME=FILE", value_parser = named)]
     pub(crate) changed: Vec<Named>,
 
-    /// The dirty bitmap of a source that marks what has changed since the last point
+    /// The dirty bitmap of a source that marks what has changed since the last point; a source
+    /// without it is compared with the digests of that point
     #[arg(long, value_name = "NAME=BITMAP", value_parser = named)]
     pub(crate) bitmap: Vec<Named>,
 

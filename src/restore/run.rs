@@ -92,13 +92,13 @@ fn folder(path: PathBuf, options: &RestoreOptions) -> RestoreTarget {
     RestoreTarget::Folder { path, format: options.format.unwrap_or_default(), force: options.force }
 }
 
-/// Content that differs goes first: it is what a person has to know.
+/// Where some disks are right, the others are told one by one. Where none is, content that differs
+/// goes first: it is what a person has to know.
 fn exit_of(report: &RestoreReport) -> Exit {
-    let failed = |disk: &RestoredDisk| disk.outcome.as_ref().err().map(Exit::of_read);
-    let exits: Vec<Exit> = report.disks.iter().filter_map(failed).collect();
-    match exits.first() {
-        Some(_) if exits.contains(&Exit::Differs) => Exit::Differs,
-        Some(first) => *first,
-        None => Exit::Done,
+    let exit = |disk: &RestoredDisk| disk.outcome.as_ref().err().map_or(Exit::Done, Exit::of_read);
+    let exits: Vec<Exit> = report.disks.iter().map(exit).collect();
+    if exits.contains(&Exit::Differs) && !exits.contains(&Exit::Done) {
+        return Exit::Differs;
     }
+    Exit::of_lanes(exits.iter().copied())
 }

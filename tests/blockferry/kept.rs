@@ -108,6 +108,22 @@ impl Kept {
         self.image(point, disk).with_extension("manifest")
     }
 
+    /// Puts the manifest of another point in the place of that of a point. Both are whole.
+    pub(crate) fn swap_manifest(&self, point: &str) {
+        let (_, listed) = self.json("points --repository repository --json");
+        let points = listed["points"].as_array().unwrap();
+        let other = points.iter().find(|other| other["id"] != point).unwrap();
+        let other = self.manifest(other["id"].as_str().unwrap(), "root");
+        fs::copy(other, self.manifest(point, "root")).unwrap();
+    }
+
+    /// Makes the catalog one whose layers were published by a program that did not note which
+    /// manifests they have.
+    pub(crate) fn forget_manifests(&self) {
+        let catalog = rusqlite::Connection::open(self.path("repository/catalog.db")).unwrap();
+        assert_ne!(catalog.execute("UPDATE layers SET manifest_id = NULL", []).unwrap(), 0);
+    }
+
     /// Flips a bit of the first data that an image has of its own.
     pub(crate) fn flip_a_bit_of(&self, image: &Path) {
         let at = self.first_data_of(image);

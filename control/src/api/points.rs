@@ -41,6 +41,10 @@ struct Wanted {
     /// The newest so many of each repository; 100 where nothing is said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
+    /// Those of the same repository that were published before this point: with the first one of
+    /// an answer that has as many as `limit` says, the answer before it.
+    #[param(pattern = "^[0-9a-hjkmnp-tv-z]{18}$")]
+    before: Option<String>,
 }
 
 /// Points.
@@ -66,6 +70,8 @@ struct Deleted {
     responses(
         (status = 200, description = "The points", body = PointList),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
+        (status = 404, description = "There is no such point that others could be before",
+         body = ErrorBody),
         (status = 422, description = "A filter is wrong, or there is no such repository",
          body = ErrorBody),
         (status = 500, description = "The hub failed", body = ErrorBody),
@@ -78,7 +84,8 @@ async fn list(
     ApiQuery(wanted): ApiQuery<Wanted>,
 ) -> Result<Json<PointList>, ApiError> {
     let vm = wanted.vm.as_deref().map(VmName::from_str).transpose()?;
-    let filter = PointFilter { vm, newest: Some(limit(wanted.limit)?) };
+    let before = wanted.before.as_deref().map(PointId::from_str).transpose()?;
+    let filter = PointFilter { vm, newest: Some(limit(wanted.limit)?), before };
     let name = wanted.repository.as_deref().map(RepositoryName::from_str).transpose();
     let name = name.map_err(ApiError::unfit)?;
     let Some(backups) = shared.backups.clone() else {
@@ -86,9 +93,10 @@ async fn list(
     };
     let points = shared.blocking(move |_hub| {
         let all = backups.repositories();
-        let chosen: Vec<_> = match &name {
-            Some(name) => vec![all.named(Some(name))?],
-            None => all.iter().collect(),
+        let chosen: Vec<_> = match (&name, before) {
+            (Some(name), _) => vec![all.named(Some(name))?],
+            (None, Some(before)) => vec![all.with_point(before)?],
+            (None, None) => all.iter().collect(),
         };
         let mut points = Vec::new();
         for (name, repository) in chosen {

@@ -46,6 +46,14 @@ pub enum BackupError {
         /// Why not.
         why: String,
     },
+    /// A source without content.
+    #[error(
+        "{disk}: its source has a size of 0 bytes; is it the right one, and is its medium there?"
+    )]
+    Empty {
+        /// The disk.
+        disk: WhichDisk,
+    },
     /// A disk that cannot be read or written.
     #[error("{disk}: {}", told(fault, exports))]
     Disk {
@@ -143,6 +151,7 @@ impl BackupError {
     pub fn side(&self) -> Option<Side> {
         match self {
             Self::Disk { fault, .. } => fault.side(),
+            Self::Empty { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
                 Some(Side::Target)

@@ -55,6 +55,9 @@ pub(super) fn look(
             fault: Box::new(fault),
             exports: String::new(),
         })?;
+        if size == 0 {
+            return Err(BackupError::Empty { disk: WhichDisk(disks[index].name.clone()) });
+        }
         looked.push(Looked { size, has_bitmap });
     }
     Ok(looked)

@@ -163,18 +163,28 @@ fn delta(
             let reason = format!("dirty bitmap {name} of the source says what changed");
             (Extent::Bitmap(name.clone()), None, reason)
         }
-        Changes::Bitmap(name) => {
-            return Ok(Err(format!("the source has no dirty bitmap {name}")));
+        // Else all of it is read and compared, which needs nobody to say what changed.
+        Changes::Bitmap(_) | Changes::Compared => {
+            let lacks = match &disk.changes {
+                Changes::Bitmap(name) => format!("the source has no dirty bitmap {name}, "),
+                _ => String::new(),
+            };
+            match digests(&below, repository, &work.base(layer)) {
+                Ok(base) => {
+                    let so = if lacks.is_empty() { "" } else { "so " };
+                    let reason = format!(
+                        "{lacks}{so}all of it is compared with the digests of point {point}"
+                    );
+                    (Extent::Whole, Some(Arc::new(base)), reason)
+                }
+                Err(why) => {
+                    let and = if lacks.is_empty() { "" } else { "and " };
+                    return Ok(Err(format!(
+                        "{lacks}{and}point {point} cannot be compared with: {why}"
+                    )));
+                }
+            }
         }
-        Changes::Compared => match digests(&below, &work.base(layer)) {
-            Ok(base) => {
-                let reason = format!("all of it is compared with the digests of point {point}");
-                (Extent::Whole, Some(Arc::new(base)), reason)
-            }
-            Err(why) => {
-                return Ok(Err(format!("point {point} cannot be compared with: {why}")));
-            }
-        },
     };
     Ok(Ok(Delta { below, held, extent, base, reason }))
 }
@@ -210,13 +220,10 @@ fn whole(path: &Path, size_bytes: u64, tool: &ImageTool) -> Result<(), String> {
 
 /// The digests of all that a chain holds. They are laid over each other in the file `at`, which
 /// has no name any more when this returns.
-fn digests(below: &HeldLayer, at: &Path) -> Result<Manifest, String> {
-    if below.manifests.len() < below.chain.len() {
-        return Err("a layer has no manifest".into());
-    }
+fn digests(below: &HeldLayer, repository: &Repository, at: &Path) -> Result<Manifest, String> {
+    let manifests = below.chain.iter().map(|layer| repository.manifest(layer));
+    let manifests = manifests.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
     let overlaid = || {
-        let manifests = below.manifests.iter().map(|path| Manifest::open(path));
-        let manifests = manifests.collect::<Result<Vec<_>, _>>()?;
         Manifest::overlay(&manifests, at)?;
         Manifest::open(at)
     };

@@ -19,7 +19,7 @@ pub enum Changes {
     Compared,
     /// These areas and no others.
     Areas(AreaSet),
-    /// What this dirty bitmap of the source marks.
+    /// What this dirty bitmap of the source marks; by comparing, if the source has no such one.
     Bitmap(String),
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::{Counts, Event, LaneReport};
 
 use super::cancel::Cancellation;
@@ -18,7 +19,8 @@ use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, stage};
 use crate::catalog::{
     ByteCounts, CatalogError, Claim, ClaimKind, DiskId, DiskName, Job, JobId, JobState, Jobs,
-    LayerFacts, LeaseId, Leases, ManifestFacts, NewPoint, Point, PointId, RelativePath, UnixMillis,
+    LayerFacts, LeaseId, Leases, ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath,
+    UnixMillis,
 };
 use crate::child::each;
 use crate::export::ExportError;
@@ -152,7 +154,7 @@ impl Run<'_> {
 
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
-        let disks = self.finish_images(images, plans, lanes)?;
+        let disks = self.finish_images(images, plans, lanes, work)?;
         if self.cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
@@ -236,12 +238,13 @@ impl Run<'_> {
         Ok(images)
     }
 
-    /// Checks the images, and makes them durable.
+    /// Checks the images, makes them durable, and notes which manifests go with them.
     fn finish_images(
         &self,
         images: Vec<Image>,
         plans: Vec<Planned>,
         lanes: Vec<LaneReport>,
+        work: &Work,
     ) -> Result<Vec<Finished>, BackupError> {
         let ended: Vec<_> = images.into_iter().zip(plans).zip(lanes).collect();
         each(&ended, |((image, planned), lane)| {
@@ -264,10 +267,12 @@ impl Run<'_> {
             });
             let metadata = synced
                 .map_err(|error| RepositoryError::system(path, "writing it to the disk", error))?;
+            let manifest = Manifest::open(&work.manifest(planned.plan.layer))?.content_id()?;
             // The unit of st_blocks, whatever the file system's blocks are (stat(2)).
             const BLOCK_BYTES: u64 = 512;
             Ok(Finished {
                 disk: planned.disk.id,
+                manifest: manifest.parse().map_err(CatalogError::from)?,
                 report: DiskReport {
                     plan: planned.plan.clone(),
                     counts: lane.counts,
@@ -283,6 +288,7 @@ impl Run<'_> {
 #[derive(Debug)]
 struct Finished {
     disk: DiskId,
+    manifest: ManifestId,
     report: DiskReport,
 }
 
@@ -302,6 +308,7 @@ impl Finished {
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,
                 path: RelativePath::of_manifest(point, plan.layer),
+                id: Some(self.manifest.clone()),
             }),
             counts: ByteCounts {
                 read: counts.read,

@@ -39,7 +39,7 @@ pub use job::{
     Admission, BackupMode, FailureKind, Job, JobFilter, JobKind, JobState, JobStep, Jobs, NewJob,
 };
 pub use lease::{Claim, ClaimKind, Lease, Leases};
-pub use name::{ChangeId, DiskName, DiskUuid, IdempotencyKey, ValueError, VmName};
+pub use name::{ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, ValueError, VmName};
 pub use path::RelativePath;
 pub use point::{
     ByteCounts, Disk, Layer, LayerFacts, LayerKind, ManifestFacts, NewPoint, Point, PointFilter,

@@ -99,6 +99,12 @@ checked_text! {
     "it has 1 to 1024 bytes and no control characters"
 }
 checked_text! {
+    /// What tells the content of a digest manifest from that of any other.
+    ManifestId, "id of a manifest",
+    |text| text.len() == 32 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte)),
+    "it has 32 hexadecimal digits"
+}
+checked_text! {
     /// Chosen by who asks for a job, so that asking again gives the same one.
     IdempotencyKey, "idempotency key", |text| is_token(text, 255),
     "it has 1 to 255 visible ASCII characters"

@@ -5,7 +5,7 @@ use blockferry_dataplane::digest::DigestAlgorithm;
 use super::error::CatalogError;
 use super::id::{DiskId, JobId, LayerId, PointId};
 use super::job::BackupMode;
-use super::name::{ChangeId, DiskName, DiskUuid, VmName};
+use super::name::{ChangeId, DiskName, DiskUuid, ManifestId, VmName};
 use super::path::RelativePath;
 use super::time::UnixMillis;
 use super::word::words;
@@ -66,6 +66,9 @@ pub struct ManifestFacts {
     pub algorithm: DigestAlgorithm,
     /// The file that has them.
     pub path: RelativePath,
+    /// What was in it when the layer was published: no other file is taken for it. Unknown of
+    /// layers that an older program published.
+    pub id: Option<ManifestId>,
 }
 
 /// A layer, as it is handed in and kept.
@@ -147,6 +150,8 @@ pub struct PointFilter {
     pub vm: Option<VmName>,
     /// No more than so many, the newest ones.
     pub newest: Option<u32>,
+    /// Published before this one.
+    pub before: Option<PointId>,
 }
 
 /// The points of a catalog, and what they are made of.
@@ -189,7 +194,7 @@ pub trait Points {
     /// Points in the order in which they were published.
     ///
     /// # Errors
-    /// [`CatalogError::Storage`].
+    /// [`CatalogError::NoSuchPoint`] when the one that they were to come before is not there.
     fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, CatalogError>;
 
     /// The point that a job published, if it did.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::error::ClientError;
 use super::events::Heard;
 use super::http::HubClient;
+use super::patience::{AWAY, Patience};
 use crate::backup::{BackupReport, Cancellation, DiskPlan, DiskReport, Parent, Watch, plan_words};
 use crate::catalog::{
     BackupMode, DiskName, FailureKind, Job, JobId, JobState, LayerKind, Point, PointId, UnixMillis,
@@ -25,9 +26,6 @@ use crate::record::{DiskRecord, EventRecord, JobRecord, MovedRecord, PointRecord
 
 /// How often it is looked whether the job is to be called off.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a hub that was there may be away: it is started anew in a moment, and its machine in
-/// some minutes.
-const AWAY: Duration = Duration::from_secs(180);
 /// Pause before the first attempt to reach it again; it doubles, up to the second one.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -99,7 +97,8 @@ impl HubClient {
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
     ) -> Result<BackupReport, ClientError> {
-        let asked = self.submit(submission, cancellation)?;
+        let patience = Patience::new(cancellation);
+        let asked = self.submit(submission, &patience)?;
         let known = |error: ValueError| self.no_hub(error.to_string());
         let job = asked.job().map_err(known)?;
         if let Some(queue) = &asked.queue
@@ -115,14 +114,14 @@ impl HubClient {
             client: self,
             job,
             watch,
-            cancellation,
+            patience,
             told_to_cancel: false,
             states: HashSet::new(),
             plans: HashSet::new(),
             words: 0,
             moved: None,
-            heard: Instant::now(),
         };
+        following.patience.heard();
         let ended = following.until_over()?;
         let job = ended.job().map_err(known)?;
         match job.state {
@@ -149,38 +148,50 @@ impl HubClient {
     fn submit(
         &self,
         submission: &Submission,
-        cancellation: &Cancellation,
+        patience: &Patience,
     ) -> Result<JobRecord, ClientError> {
         let failed = |error: serde_json::Error| self.no_hub(error.to_string());
         let mut body = serde_json::to_value(submission).map_err(failed)?;
         body["idempotency_key"] = Value::String(key());
         let body = serde_json::to_vec(&body).map_err(failed)?;
-        let (began, mut pause) = (Instant::now(), PAUSE);
-        let mut reached = false;
+        // Nothing is sent to who does not answer at all: the address may be wrong.
+        let called_off = || patience.is_called_off();
+        let reached = self.ask_unless::<Value>(&called_off, Method::GET, "/health", None);
+        if patience.is_called_off() {
+            return Err(ClientError::NotAsked);
+        }
+        reached?;
+        patience.heard();
+        let mut pause = PAUSE;
+        // What happened to an attempt that may have made a job.
+        let mut lost = None;
         loop {
-            if cancellation.is_cancelled() {
-                return Err(ClientError::NotAsked);
-            }
-            if !reached {
-                // Nothing is sent to who does not answer at all: the address may be wrong.
-                self.ask::<Value>(Method::GET, "/health", None)?;
-                reached = true;
-            }
-            match self.ask(Method::POST, "/backups", Some(body.clone())) {
-                Err(error) if error.is_passing() && began.elapsed() < AWAY => {
-                    wait(pause_of(&error, pause), cancellation);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+            let given_up = || patience.is_over();
+            let asked = self.ask_unless(&given_up, Method::POST, "/backups", Some(body.clone()));
+            let error = match asked {
+                Err(error) if error.is_passing() && !patience.is_exhausted() => error,
                 other => return other,
+            };
+            wait(pause_of(&error, pause), patience);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if let ClientError::Unreachable { what, .. } = error {
+                lost = Some(what);
+            }
+            if patience.is_called_off() {
+                let address = self.address().clone();
+                return Err(match lost {
+                    Some(what) => ClientError::Left { address, job: None, what },
+                    None => ClientError::NotAsked,
+                });
             }
         }
     }
 }
 
 /// Waits, unless it is called off meanwhile.
-fn wait(pause: Duration, cancellation: &Cancellation) {
+fn wait(pause: Duration, patience: &Patience) {
     let end = Instant::now() + pause;
-    while !cancellation.is_cancelled() && Instant::now() < end {
+    while !patience.is_called_off() && Instant::now() < end {
         thread::sleep(TICK.min(end.saturating_duration_since(Instant::now())));
     }
 }
@@ -206,7 +217,7 @@ struct Following<'a> {
     client: &'a HubClient,
     job: Job,
     watch: &'a Arc<dyn Watch>,
-    cancellation: &'a Cancellation,
+    patience: Patience,
     told_to_cancel: bool,
     /// What was told before: a stream that is opened anew begins with it again.
     states: HashSet<String>,
@@ -214,8 +225,6 @@ struct Following<'a> {
     words: usize,
     /// What was moved, as the hub told when the point was published.
     moved: Option<(f64, Vec<MovedRecord>)>,
-    /// When the hub was heard last.
-    heard: Instant,
 }
 
 impl Following<'_> {
@@ -225,7 +234,8 @@ impl Following<'_> {
         loop {
             let followed = self.follow().and_then(|()| {
                 let call = format!("/backups/{}", self.job.id);
-                self.client.ask::<JobRecord>(Method::GET, &call, None)
+                let given_up = || self.patience.is_over();
+                self.client.ask_unless::<JobRecord>(&given_up, Method::GET, &call, None)
             });
             match followed {
                 Ok(job) if is_over(&job) => {
@@ -235,7 +245,14 @@ impl Following<'_> {
                 // Its stream was cut, as that of a hub that is being stopped.
                 Ok(_) => {}
                 Err(error) if !error.is_passing() => return Err(error),
-                Err(error) if self.heard.elapsed() > AWAY => {
+                Err(error) if self.patience.is_over() => {
+                    return Err(ClientError::Left {
+                        address: self.client.address().clone(),
+                        job: Some(self.job.id),
+                        what: said(error),
+                    });
+                }
+                Err(error) if self.patience.is_exhausted() => {
                     return Err(ClientError::Lost {
                         address: self.client.address().clone(),
                         job: self.job.id,
@@ -246,21 +263,26 @@ impl Following<'_> {
                 Err(error) => {
                     self.watch.detail(&format!("{error}; asking again"));
                     if let ClientError::Refused { .. } = error {
-                        self.heard = Instant::now();
+                        self.patience.heard();
                     }
                     pause = (pause_of(&error, pause) * 2).min(LONGEST_PAUSE);
                 }
             }
-            // Called off or not: what becomes of the job is told by the hub alone.
-            thread::sleep(pause);
+            wait(pause, &self.patience);
+            if self.patience.is_called_off() {
+                // What becomes of the job is told by the hub alone, if it can be had at once.
+                thread::sleep(TICK);
+            }
         }
     }
 
     /// Tells what happens, to the end of the stream.
     fn follow(&mut self) -> Result<(), ClientError> {
         self.call_off()?;
-        let mut events = self.client.events(&format!("/backups/{}/events", self.job.id))?;
-        self.heard = Instant::now();
+        let given_up = || self.patience.is_over();
+        let call = format!("/backups/{}/events", self.job.id);
+        let mut events = self.client.events(&given_up, &call)?;
+        self.patience.heard();
         let mut words = 0;
         loop {
             self.call_off()?;
@@ -269,19 +291,21 @@ impl Following<'_> {
                 Heard::Nothing => {}
                 Heard::End => return Ok(()),
             }
-            self.heard = Instant::now();
+            self.patience.heard();
         }
     }
 
     fn call_off(&mut self) -> Result<(), ClientError> {
-        if self.cancellation.is_cancelled() && !self.told_to_cancel {
+        if self.patience.is_called_off() && !self.told_to_cancel {
             let call = format!("/backups/{}/cancel", self.job.id);
-            match self.client.ask::<JobRecord>(Method::POST, &call, None) {
+            let given_up = || self.patience.is_over();
+            match self.client.ask_unless::<JobRecord>(&given_up, Method::POST, &call, None) {
                 // It has ended before, in one way or the other.
                 Ok(_) | Err(ClientError::Refused { status: 409, .. }) => {}
                 Err(error) => return Err(error),
             }
             self.told_to_cancel = true;
+            self.patience.heard();
         }
         Ok(())
     }
@@ -329,6 +353,14 @@ impl Following<'_> {
             reason.clone_into(&mut self.job.reason);
             self.watch.job(&self.job);
         }
+    }
+}
+
+/// What happened, without the address, which is told anyway.
+fn said(error: ClientError) -> String {
+    match error {
+        ClientError::Unreachable { what, .. } => what,
+        other => other.to_string(),
     }
 }
 

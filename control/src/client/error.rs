@@ -35,6 +35,19 @@ pub enum ClientError {
         /// What happened last.
         what: String,
     },
+    /// Called off here, and the hub could not be told, or did not tell what became of it.
+    #[error(
+        "interrupted, and the hub at {address} cannot be asked ({what}): {} may still run there",
+        which(job.as_ref())
+    )]
+    Left {
+        /// Where.
+        address: HubAddress,
+        /// The job, if the hub told which it is.
+        job: Option<JobId>,
+        /// What happened last.
+        what: String,
+    },
     /// It said no.
     #[error("the hub refused: {message} ({hint})")]
     Refused {
@@ -110,11 +123,15 @@ pub enum ClientError {
     },
 }
 
+fn which(job: Option<&JobId>) -> String {
+    job.map_or_else(|| "the job".to_owned(), |job| format!("job {job}"))
+}
+
 impl ClientError {
     /// Whether it was called off.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled { .. } | Self::NotAsked)
+        matches!(self, Self::Cancelled { .. } | Self::Left { .. } | Self::NotAsked)
     }
 
     /// Whose fault it is.

@@ -39,14 +39,18 @@ pub(super) enum Heard<T> {
 }
 
 impl HubClient {
-    /// The events of something that is there.
-    pub(super) fn events(&self, call: &str) -> Result<Events, ClientError> {
-        self.open(Method::GET, call, None).map(Events::of)
+    /// The events of something that is there, unless `given_up` is true before they begin.
+    pub(super) fn events(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        call: &str,
+    ) -> Result<Events, ClientError> {
+        self.open(given_up, Method::GET, call, None).map(Events::of)
     }
 
     /// Those of something that is asked for, and lasts as long as its events are followed.
     pub(super) fn events_of(&self, call: &str, body: Vec<u8>) -> Result<Events, ClientError> {
-        self.open(Method::POST, call, Some(body)).map(Events::of)
+        self.open(&|| false, Method::POST, call, Some(body)).map(Events::of)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Requests and answers, each on a connection of its own, each wait with a deadline.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -24,6 +25,8 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For an answer in full. A hub waits up to a minute for others who work in its repository.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
 
+/// How often it is looked whether an answer is still wanted.
+const TICK: Duration = Duration::from_millis(100);
 /// For the next bytes of an answer that goes on; a hub sends something three times as often.
 pub(super) const SILENCE: Duration = Duration::from_secs(KEEP_ALIVE.as_secs() * 3);
 /// Bytes of an answer: a thousand points with long chains have some.
@@ -80,40 +83,60 @@ impl HubClient {
         call: &str,
         body: Option<Vec<u8>>,
     ) -> Result<T, ClientError> {
+        self.ask_unless(&|| false, method, call, body)
+    }
+
+    /// The same, unless `given_up` is true before there is an answer.
+    pub(super) fn ask_unless<T: DeserializeOwned>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        method: Method,
+        call: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, ClientError> {
         let runtime = self.runtime()?;
-        runtime.block_on(async {
-            let asked = async {
-                let response = self.send(method, call, body).await?;
-                let response = self.accepted(response).await?;
-                self.read(response).await
-            };
-            let bytes = match timeout(ANSWER_DEADLINE, asked).await {
-                Ok(answered) => answered?,
-                Err(_late) => return Err(self.unanswered()),
-            };
-            serde_json::from_slice(&bytes).map_err(|error| self.no_hub(error.to_string()))
-        })
+        let asked = async {
+            let response = self.send(method, call, body).await?;
+            let response = self.accepted(response).await?;
+            self.read(response).await
+        };
+        let bytes = runtime.block_on(self.in_time(given_up, asked))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.no_hub(error.to_string()))
     }
 
     /// A call whose answer goes on: its head is good, and its body follows.
     pub(super) fn open(
         &self,
+        given_up: &dyn Fn() -> bool,
         method: Method,
         call: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(Runtime, Incoming), ClientError> {
         let runtime = self.runtime()?;
-        let body = runtime.block_on(async {
-            let opened = async {
-                let response = self.send(method, call, body).await?;
-                self.accepted(response).await
-            };
-            match timeout(ANSWER_DEADLINE, opened).await {
-                Ok(response) => response.map(Response::into_body),
-                Err(_late) => Err(self.unanswered()),
+        let opened = async {
+            let response = self.send(method, call, body).await?;
+            self.accepted(response).await
+        };
+        let response = runtime.block_on(self.in_time(given_up, opened))?;
+        Ok((runtime, response.into_body()))
+    }
+
+    /// What is asked for, within the deadline and as long as it is wanted.
+    async fn in_time<T>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        asked: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let mut asked = pin!(asked);
+        let end = Instant::now() + ANSWER_DEADLINE;
+        loop {
+            match timeout(TICK, asked.as_mut()).await {
+                Ok(answered) => return answered,
+                Err(_) if given_up() => return Err(self.unreachable("it does not answer".into())),
+                Err(_) if Instant::now() >= end => return Err(self.unanswered()),
+                Err(_) => {}
             }
-        })?;
-        Ok((runtime, body))
+        }
     }
 
     /// A call whose answer is bytes, `most` of them: `take` has them as they come, and says whether
@@ -124,7 +147,7 @@ impl HubClient {
         most: u64,
         take: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<(), ClientError> {
-        let (runtime, mut body) = self.open(Method::GET, call, None)?;
+        let (runtime, mut body) = self.open(&|| false, Method::GET, call, None)?;
         let mut left = most;
         loop {
             let frame = runtime.block_on(async { timeout(SILENCE, body.frame()).await });

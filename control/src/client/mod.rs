@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod export;
 mod http;
+mod patience;
 mod points;
 mod reading;
 mod restore;

@@ -21,7 +21,7 @@ use crate::catalog::{PointId, ValueError, VmName};
 use crate::hub::RepositoryName;
 use crate::reading::{
     ChainDigests, Opened, OpenedDisk, ReadError, ReadSettings, RestoreReport, RestoreRequest,
-    Reviver, notes_folder, restore_opened,
+    Reviver, Scratch, notes_folder, restore_opened,
 };
 
 impl HubClient {
@@ -48,7 +48,8 @@ impl HubClient {
         };
         let export = self.export(&asked, watch)?;
         // Images are written through exports of our own.
-        let settings = &settings.at_once(export.served().disks.len());
+        let scratch = Scratch::make(&settings.folder)?;
+        let settings = &settings.at_once(export.served().disks.len()).within(&scratch);
         let mut opened = OpenedByHub::open(self, request.point, export, settings, cancellation)?;
         let restored = restore_opened(&mut opened, &request.target, settings, watch, cancellation);
         let (point, vm) = (opened.point(), opened.vm().clone());

@@ -9,8 +9,7 @@ use blockferry_dataplane::manifest::{Entry, Manifest, ManifestError};
 use blockferry_dataplane::plan::{Area, AreaSet};
 
 use super::error::ReadError;
-use crate::catalog::Layer;
-use crate::repository::HeldLayer;
+use crate::repository::{HeldLayer, Repository, RepositoryError};
 
 /// Ranges that are kept of one layer at most; of more, the smallest gaps between them are taken
 /// for damage too.
@@ -24,36 +23,27 @@ pub(crate) struct ChainDigests {
     layers: Vec<Manifest>,
 }
 
-/// The digests of one layer, and why they cannot be had.
-#[derive(Debug)]
-pub(crate) struct NoDigests<'a> {
-    pub(super) layer: &'a Layer,
-    pub(super) why: String,
-}
-
 impl ChainDigests {
     /// Opens the manifests of all layers of a chain, and sees that they go together.
-    pub(crate) fn open<'a>(held: &'a HeldLayer, root: &Path) -> Result<Self, NoDigests<'a>> {
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoDigests`] with the first layer whose digests are of no use.
+    pub(crate) fn open(held: &HeldLayer, repository: &Repository) -> Result<Self, RepositoryError> {
         let mut layers: Vec<Manifest> = Vec::with_capacity(held.chain.len());
         let size = held.layer().facts.size_bytes;
         for layer in &held.chain {
-            let none = |why: String| NoDigests { layer, why };
-            let facts = &layer.facts;
-            let path = facts.manifest.as_ref().map(|manifest| manifest.path.under(root));
-            let path = path.ok_or_else(|| none("none were kept".into()))?;
-            let manifest = Manifest::open(&path).map_err(|error| none(error.to_string()))?;
+            let manifest = repository.manifest(layer)?;
             if manifest.disk_size() != size {
-                let other = manifest.disk_size();
-                return Err(none(format!("they are of a disk of {other} bytes, not {size}")));
+                let why =
+                    format!("they are of a disk of {} bytes, not {size}", manifest.disk_size());
+                return Err(repository.no_digests(layer, why));
             }
             if let Some(newest) = layers.first()
                 && newest.algorithm() != manifest.algorithm()
             {
-                return Err(none(format!(
-                    "they are {}, and those of the newest layer {}",
-                    manifest.algorithm(),
-                    newest.algorithm()
-                )));
+                let (has, above) = (manifest.algorithm(), newest.algorithm());
+                let why = format!("they are {has}, and those of the newest layer {above}");
+                return Err(repository.no_digests(layer, why));
             }
             layers.push(manifest);
         }
@@ -174,7 +164,7 @@ fn block(index: u64, size: u64) -> Area {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use blockferry_dataplane::manifest::ManifestWriter;
 

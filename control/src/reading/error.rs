@@ -10,7 +10,7 @@ use blockferry_dataplane::{Fault, Side};
 use crate::catalog::{CatalogError, DiskName, FailureKind, LayerId, PointId};
 use crate::export::ExportError;
 use crate::image::ImageError;
-use crate::repository::{RepositoryError, disk_names};
+use crate::repository::{RepositoryError, disk_names, point_list};
 
 /// One line that says what went wrong, and what to do. The repository is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,8 @@ pub enum ReadError {
     /// Nobody can say whether the content is right.
     #[error(
         "disk {disk}: the digests of layer {layer} (point {point}) cannot be had, so its content \
-         cannot be vouched for: {why} (export serves it as it is)"
+         cannot be vouched for: {why}; points that stand on it: {} (export serves it as it is)",
+        point_list(touched)
     )]
     Digests {
         /// The disk.
@@ -59,6 +60,8 @@ pub enum ReadError {
         point: PointId,
         /// What is wrong with them.
         why: String,
+        /// All points that stand on the layer, its own too.
+        touched: Vec<PointId>,
     },
     /// What was read is not what was written.
     #[error(

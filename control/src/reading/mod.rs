@@ -22,6 +22,7 @@ mod offer;
 mod opened;
 mod partial;
 mod restore;
+mod scratch;
 mod serve;
 mod settings;
 mod target;
@@ -36,6 +37,7 @@ pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
 pub(crate) use opened::{Opened, OpenedDisk, no_digests};
 pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
 pub(crate) use restore::{notes_folder, restore_opened};
+pub(crate) use scratch::Scratch;
 pub use settings::{DiskFormat, ReadSettings};
 pub use target::RestoreTarget;
 pub use verify::{

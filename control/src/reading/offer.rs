@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::error::ReadError;
 use super::lanes::Reviver;
+use super::scratch::{Scratch, clean_up};
 use super::serve::Served;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, Layer, Point, PointId};
@@ -47,6 +48,8 @@ pub struct OfferRequest {
 pub struct Offer {
     held: HeldPoint,
     exports: Vec<Served>,
+    /// Behind the exports, whose sockets are in it.
+    _scratch: Option<Scratch>,
 }
 
 /// One disk of it.
@@ -71,13 +74,16 @@ pub fn offer(
     settings: &ReadSettings,
 ) -> Result<Offer, ReadError> {
     let held = repository.hold_disks(request.point, &request.disks)?;
-    let listeners = listeners(&request.at, held.layers.len())?;
+    // Others may have left something there, though nothing is needed of it now.
+    clean_up(&settings.folder);
+    let (listeners, scratch) = listeners(&request.at, held.layers.len())?;
     let own = held.layers.iter().zip(listeners).map(|(held, listener)| {
         let name = held.layer().disk_name.to_string();
         ExportAddress::Own { listener, name }
     });
     let own = own.collect();
-    offer_at(held, own, &request.access, CLIENT_CONNECTIONS, settings)
+    let offer = offer_at(held, own, &request.access, CLIENT_CONNECTIONS, settings)?;
+    Ok(Offer { _scratch: scratch, ..offer })
 }
 
 /// Serves the disks of a point at these addresses, one for each.
@@ -96,14 +102,18 @@ pub(crate) fn offer_at(
             .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
     })?;
     drop(wanted);
-    Ok(Offer { held, exports })
+    Ok(Offer { held, exports, _scratch: None })
 }
 
-fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
+/// Listeners, and what has to stay as long as they do.
+fn listeners(at: &OfferAt, wanted: usize) -> Result<(Vec<Listener>, Option<Scratch>), ReadError> {
     let failed = |error| ReadError::Listen { error: Box::new(error) };
     let first = match at {
         OfferAt::Folder(folder) => {
-            return (0..wanted).map(|_| Listener::unix(folder).map_err(failed)).collect();
+            let scratch = Scratch::make(folder)?;
+            let unix = |_| Listener::unix(scratch.path()).map_err(failed);
+            let listeners = (0..wanted).map(unix).collect::<Result<_, _>>()?;
+            return Ok((listeners, Some(scratch)));
         }
         OfferAt::Ports { first } => *first,
     };
@@ -122,7 +132,7 @@ fn listeners(at: &OfferAt, wanted: usize) -> Result<Vec<Listener>, ReadError> {
     if listeners.len() < wanted {
         return Err(ReadError::NoPorts { wanted, first, last });
     }
-    Ok(listeners)
+    Ok((listeners, None))
 }
 
 impl Offer {

@@ -12,13 +12,13 @@ use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::plan::AreaSet;
 
 use super::damaged::by_layer;
-use super::digests::{ChainDigests, NoDigests};
+use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes::Reviver;
 use super::serve::{Served, serve};
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
-use crate::repository::{HeldLayer, HeldPoint, Repository};
+use crate::repository::{HeldLayer, HeldPoint, Repository, RepositoryError};
 
 /// A disk of an opened point.
 #[derive(Clone, Debug)]
@@ -82,8 +82,8 @@ impl<'a> OpenedHere<'a> {
     ) -> Result<Self, ReadError> {
         let mut digests = Vec::with_capacity(held.layers.len());
         for layer in &held.layers {
-            let opened = ChainDigests::open(layer, repository.root());
-            digests.push(opened.map_err(|none| no_digests(layer, &none))?);
+            let opened = ChainDigests::open(layer, repository);
+            digests.push(opened.map_err(|error| no_digests(layer, error))?);
         }
         let layers: Vec<&HeldLayer> = held.layers.iter().collect();
         let sources = serve(&layers, settings)?;
@@ -148,11 +148,16 @@ impl Opened for OpenedHere<'_> {
     }
 }
 
-pub(crate) fn no_digests(held: &HeldLayer, none: &NoDigests<'_>) -> ReadError {
-    ReadError::Digests {
-        disk: held.layer().disk_name.clone(),
-        layer: none.layer.facts.id,
-        point: none.layer.point,
-        why: none.why.clone(),
+/// The error, with the disk that cannot be vouched for.
+pub(crate) fn no_digests(held: &HeldLayer, error: RepositoryError) -> ReadError {
+    match error {
+        RepositoryError::NoDigests { layer, why, touched } => ReadError::Digests {
+            disk: held.layer().disk_name.clone(),
+            layer: layer.facts.id,
+            point: layer.point,
+            why,
+            touched,
+        },
+        other => other.into(),
     }
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::error::ReadError;
 use super::lanes::{self, Reviver};
 use super::opened::{Opened, OpenedDisk, OpenedHere};
+use super::scratch::Scratch;
 use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
 use crate::backup::{Cancellation, Watch};
@@ -73,8 +74,10 @@ pub fn restore(
 ) -> Result<RestoreReport, ReadError> {
     let started = Instant::now();
     let held = repository.hold_disks(request.point, &request.disks)?;
+    // Before all that is in it, so that it goes last.
+    let scratch = Scratch::make(&settings.folder)?;
     // Images are written through exports too.
-    let settings = &settings.at_once(2 * held.layers.len());
+    let settings = &settings.at_once(2 * held.layers.len()).within(&scratch);
     let mut opened = OpenedHere::open(repository, held, settings)?;
     let disks = restore_opened(&mut opened, &request.target, settings, watch, cancellation)?;
     let (point, vm) = (opened.point(), opened.vm().clone());
@@ -179,7 +182,7 @@ fn compare(
 /// A folder for the digests of what is read.
 pub(crate) fn notes_folder(settings: &ReadSettings) -> Result<TempDir, ReadError> {
     let failed = |error| ReadError::system(&settings.folder, "making a folder in it", error);
-    tempfile::Builder::new().prefix("blockferry-").tempdir_in(&settings.folder).map_err(failed)
+    tempfile::Builder::new().prefix("digests-").tempdir_in(&settings.folder).map_err(failed)
 }
 
 pub(super) fn note(notes: &TempDir, index: usize) -> std::path::PathBuf {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 
+use super::scratch::Scratch;
 use crate::export::ExportSettings;
 use crate::hub::Exports;
 use crate::image::ImageTool;
@@ -23,8 +24,8 @@ pub struct ReadSettings {
     pub running: Arc<Exports>,
     /// How images are made and checked.
     pub image_tool: ImageTool,
-    /// A folder for the sockets of exports, and for the digests of what was read: 33 bytes for
-    /// each 64 KiB of data.
+    /// Where the folder is made for the sockets of exports, and for the digests of what was read:
+    /// 33 bytes for each 64 KiB of data. What a killed process left there is removed.
     pub folder: PathBuf,
 }
 
@@ -51,6 +52,11 @@ impl ReadSettings {
         let exports_at_once = self.exports.exports_at_once.max(exports);
         let exports = ExportSettings { exports_at_once, ..self.exports.clone() };
         Self { exports, ..self.clone() }
+    }
+
+    /// The same, with the folder that was made.
+    pub(crate) fn within(self, scratch: &Scratch) -> Self {
+        Self { folder: scratch.path().to_owned(), ..self }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::catalog::{
-    CatalogError, DiskName, FailureKind, LayerId, PointId, RelativePath, StorageError,
+    CatalogError, DiskName, FailureKind, Layer, LayerId, PointId, RelativePath, StorageError,
 };
 
 /// One line that says what went wrong, and what to do. Published points are as they were.
@@ -93,6 +93,20 @@ pub enum RepositoryError {
         layer: LayerId,
         /// Where its image should be.
         path: RelativePath,
+        /// All points that stand on it, its own too.
+        touched: Vec<PointId>,
+    },
+    /// Digests of a layer that are not there, or not those that were published with it.
+    #[error(
+        "the digests of layer {} (point {}) cannot be had: {why}; points that stand on it: {} \
+         (bring the file back from a copy of the repository)",
+        layer.facts.id, layer.point, list(touched)
+    )]
+    NoDigests {
+        /// The layer. Boxed: it is many times as large as the others.
+        layer: Box<Layer>,
+        /// What is wrong with them.
+        why: String,
         /// All points that stand on it, its own too.
         touched: Vec<PointId>,
     },

@@ -25,8 +25,6 @@ pub struct HeldLayer {
     pub chain: Vec<Layer>,
     /// Its image, which names those below.
     pub image: PathBuf,
-    /// The manifests of the chain, newest first, as far down as all layers have one.
-    pub manifests: Vec<PathBuf>,
 }
 
 /// Which images have to be there.
@@ -120,15 +118,7 @@ impl Repository {
                 return Err(self.missing(below));
             }
         }
-        let manifests = chain.iter().map_while(|below| {
-            let manifest = below.facts.manifest.as_ref()?;
-            Some(manifest.path.under(self.root()))
-        });
-        Ok(HeldLayer {
-            image: layer.facts.path.under(self.root()),
-            manifests: manifests.collect(),
-            chain,
-        })
+        Ok(HeldLayer { image: layer.facts.path.under(self.root()), chain })
     }
 
     fn hold_folder(

@@ -22,6 +22,7 @@ mod delete;
 mod error;
 mod folder;
 mod hold;
+mod manifest;
 mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::RepositoryError;
-pub(crate) use error::names as disk_names;
+pub(crate) use error::{list as point_list, names as disk_names};
 pub use hold::{HeldLayer, HeldPoint};
 pub use reconcile::CleanedUp;
 pub use work::Work;

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod format;
+mod identity;
 mod lookup;
 mod mark;
 mod overlay;

@@ -20,14 +20,11 @@ use crate::plan::AreaSet;
 /// Entries that an iterator reads at a time: 1,024 * 33 bytes at most.
 const ENTRIES_PER_READ: u64 = 1024;
 
-/// Bytes that are hashed at a time.
-const HASHED_BYTES: usize = 1 << 20;
-
 /// A complete manifest, open for reading. Memory: its runs of zeros, 1 MiB at most.
 #[derive(Debug)]
 pub struct Manifest {
-    file: File,
-    path: PathBuf,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
     layout: Layout,
     /// Runs of zero blocks, in blocks.
     pub(super) zeros: AreaSet,
@@ -165,32 +162,6 @@ impl Manifest {
             return Err(incomparable("the size of the disk in bytes", one, theirs));
         }
         Ok(())
-    }
-
-    /// What tells the content of the file from that of any other: 32 hexadecimal digits. All of it
-    /// is read.
-    ///
-    /// # Errors
-    /// A failed read.
-    pub fn content_id(&self) -> Result<String, ManifestError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut chunk = vec![0; HASHED_BYTES];
-        let mut at = 0;
-        loop {
-            let read = match self.file.read_at(&mut chunk, at) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(io_error("read", &self.path, source)),
-            };
-            if read == 0 {
-                break;
-            }
-            hasher.update(&chunk[..read]);
-            at += u64::try_from(read).unwrap_or(u64::MAX);
-        }
-        let mut digits = hasher.finalize().to_hex();
-        digits.truncate(32);
-        Ok(digits.to_string())
     }
 
     /// Bytes of the disk in a block: all but the last one are full.

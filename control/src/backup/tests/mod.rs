@@ -64,6 +64,12 @@ impl Place {
         back_up(&self.repository, request, &settings, &watch, &Cancellation::default())
     }
 
+    /// The manifest of the only disk of a point.
+    fn manifest(&self, point: PointId) -> PathBuf {
+        let layers = self.repository.catalog().layers(point).unwrap();
+        layers[0].facts.manifest.as_ref().unwrap().path.under(self.repository.root())
+    }
+
     /// What a disk was at a point, as qemu-img reads it.
     fn content(&self, point: PointId, disk: &str, size: u64) -> Vec<u8> {
         let held = self.repository.hold(point).unwrap();

@@ -123,14 +123,50 @@ fn a_parent_that_is_missing_or_corrupt_is_not_stood_on() {
 }
 
 #[test]
-fn a_disk_without_the_bitmap_that_was_named_is_copied_in_full() {
+fn a_disk_without_the_bitmap_that_was_named_is_compared_and_the_reason_says_so() {
     let place = Place::new();
     let disk = place.disk("root", MIB);
     let mut request = request(&[("root", &disk)]);
-    place.back_up(&request).unwrap();
+    let first = place.back_up(&request).unwrap().point.id;
+    write(&disk, 65_536, &[3; 65_536]);
+    request.disks[0].changes = Changes::Bitmap("daily".into());
+    request.mode = BackupMode::Incremental;
+    let report = place.back_up(&request).unwrap();
+    let reason = format!(
+        "the source has no dirty bitmap daily, so all of it is compared with the digests of point \
+         {first}"
+    );
+    assert_eq!(kinds(&report), [(LayerKind::Delta, reason.as_str())]);
+    assert_eq!(report.disks[0].counts.sent, 65_536);
+    assert!(place.content(report.point.id, "root", MIB) == fs::read(&disk).unwrap());
+}
+
+#[test]
+fn a_disk_without_the_bitmap_and_without_digests_is_copied_in_full_for_both_reasons() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    fs::remove_file(place.manifest(first)).unwrap();
     request.disks[0].changes = Changes::Bitmap("daily".into());
     let report = place.back_up(&request).unwrap();
-    assert_eq!(kinds(&report), [(LayerKind::Full, "the source has no dirty bitmap daily")]);
+    let plan = &report.disks[0].plan;
+    let reasons = format!(
+        "the source has no dirty bitmap daily, and point {first} cannot be compared with: the digests"
+    );
+    assert!(plan.reason.starts_with(&reasons), "{}", plan.reason);
+    assert_eq!(plan.kind, LayerKind::Full);
+}
+
+#[test]
+fn a_source_of_no_bytes_is_the_sources_fault_and_makes_nothing() {
+    let place = Place::new();
+    let (root, data) = (place.disk("root", MIB), place.disk("data", 0));
+    let error = place.back_up(&request(&[("root", &root), ("data", &data)])).unwrap_err();
+    assert!(error.to_string().starts_with("disk data: its source has a size of 0 bytes"));
+    assert_eq!(error.failure(), crate::catalog::FailureKind::Source);
+    assert_eq!(place.repository.catalog().points(&PointFilter::default()).unwrap(), []);
+    place.assert_tidy();
 }
 
 #[test]
@@ -195,12 +231,46 @@ fn digests_that_cannot_be_read_make_a_full_and_no_guess() {
     let disk = place.disk("root", MIB);
     let request = request(&[("root", &disk)]);
     let first = place.back_up(&request).unwrap().point.id;
-    let manifest = place.repository.hold(first).unwrap().layers[0].manifests[0].clone();
+    let manifest = place.manifest(first);
     write(&manifest, 0, b"spoilt");
     let report = place.back_up(&request).unwrap();
     assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
     let reason = &report.disks[0].plan.reason;
     assert!(reason.starts_with(&format!("point {first} cannot be compared with: ")), "{reason}");
+}
+
+#[test]
+fn a_manifest_that_another_one_was_copied_over_is_not_compared_with() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    let first = place.back_up(&request).unwrap().point.id;
+    write(&disk, 0, &[1; 65_536]);
+    let second = place.back_up(&request).unwrap().point.id;
+    // It is whole, of the same disk, and says that nothing has changed since the second point.
+    fs::copy(place.manifest(second), place.manifest(first)).unwrap();
+    request.mode = BackupMode::Incremental;
+    let error = place.back_up(&request).unwrap_err().to_string();
+    let file = place.manifest(first);
+    let file = file.strip_prefix(place.repository.root()).unwrap().display().to_string();
+    assert!(error.contains(&format!("{file} is not what was published")), "{error}");
+    assert!(error.contains(&format!("that stand on it: {first}, {second} ")), "{error}");
+    request.mode = BackupMode::Auto;
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Full);
+    assert!(place.content(report.point.id, "root", MIB) == fs::read(&disk).unwrap());
+}
+
+#[test]
+fn layers_of_which_nobody_noted_the_manifest_are_compared_with_all_the_same() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let request = request(&[("root", &disk)]);
+    place.back_up(&request).unwrap();
+    let catalog = rusqlite::Connection::open(place.repository.catalog().path()).unwrap();
+    assert_eq!(catalog.execute("UPDATE layers SET manifest_id = NULL", []).unwrap(), 1);
+    let report = place.back_up(&request).unwrap();
+    assert_eq!(report.disks[0].plan.kind, LayerKind::Delta);
 }
 
 #[test]

@@ -44,14 +44,25 @@ impl Points for SqliteCatalog {
     }
 
     fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, CatalogError> {
-        let condition = filter.vm.as_ref().map_or("TRUE", |_| "vm = ?");
+        let mut conditions = vec!["TRUE"];
+        let mut values = Vec::new();
+        if let Some(vm) = &filter.vm {
+            conditions.push("vm = ?");
+            values.push(vm.as_str());
+        }
+        if let Some(before) = &filter.before {
+            conditions.push("number < (SELECT number FROM points WHERE id = ?)");
+            values.push(before.as_str());
+        }
         let sql = format!(
-            "SELECT {POINT} FROM points WHERE {condition} ORDER BY number DESC LIMIT {}",
+            "SELECT {POINT} FROM points WHERE {} ORDER BY number DESC LIMIT {}",
+            conditions.join(" AND "),
             filter.newest.map_or(-1, i64::from)
         );
-        let values = filter.vm.iter().map(|vm| vm.as_str());
-        let mut points =
-            self.read(|tables| tables.all(&sql, params_from_iter(values), rows::point))?;
+        let mut points = self.read(|tables| {
+            filter.before.map_or(Ok(()), |before| tables.known_point(before).map(|_| ()))?;
+            tables.all(&sql, params_from_iter(values), rows::point)
+        })?;
         points.reverse();
         Ok(points)
     }

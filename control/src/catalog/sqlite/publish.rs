@@ -10,7 +10,7 @@ use super::rows::{self, Ask, JOB, POINT};
 use crate::catalog::error::{CatalogError, PublishRule};
 use crate::catalog::id::LayerId;
 use crate::catalog::job::JobState;
-use crate::catalog::name::DiskName;
+use crate::catalog::name::{DiskName, ManifestId};
 use crate::catalog::point::{LayerFacts, LayerKind, NewPoint, Point};
 use crate::catalog::time::UnixMillis;
 
@@ -162,8 +162,8 @@ fn insert_layer(
     tables.change(
         "INSERT INTO layers (id, point, disk, disk_name, kind, reason, parent, path, size_bytes,
              stored_bytes, change_id, digest, manifest_path, read_bytes, zero_bytes, sent_bytes,
-             skipped_bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             skipped_bytes, manifest_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         params![
             layer.id.as_str(),
             point,
@@ -182,6 +182,7 @@ fn insert_layer(
             zero,
             sent,
             skipped,
+            manifest.and_then(|manifest| manifest.id.as_ref()).map(ManifestId::as_str),
         ],
     )?;
     Ok(())

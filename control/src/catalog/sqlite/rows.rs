@@ -22,7 +22,7 @@ pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job";
 pub(super) const LAYER: &str = "layers.id, points.id, layers.disk, layers.disk_name, layers.kind,
     layers.reason, layers.parent, layers.path, layers.size_bytes, layers.stored_bytes,
     layers.change_id, layers.digest, layers.manifest_path, layers.read_bytes, layers.zero_bytes,
-    layers.sent_bytes, layers.skipped_bytes";
+    layers.sent_bytes, layers.skipped_bytes, layers.manifest_id";
 pub(super) const LAYERS: &str = "layers JOIN points ON points.number = layers.point";
 
 pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
@@ -78,7 +78,9 @@ pub(super) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
 
 pub(super) fn layer(row: &Row<'_>) -> rusqlite::Result<Layer> {
     let manifest = match (optional(row, 11)?, optional(row, 12)?) {
-        (Some(algorithm), Some(path)) => Some(ManifestFacts { algorithm, path }),
+        (Some(algorithm), Some(path)) => {
+            Some(ManifestFacts { algorithm, path, id: optional(row, 17)? })
+        }
         _ => None,
     };
     Ok(Layer {

@@ -4,10 +4,16 @@
 pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+
+/// Which content the manifest of a layer had when it was published.
+const VERSION_3: &str = "
+ALTER TABLE layers ADD COLUMN manifest_id TEXT
+    CHECK (manifest_id IS NULL OR manifest_path IS NOT NULL);
+";
 
 /// What a job is for: those that serve a point are no backups, and are not listed as such.
-const VERSION_3: &str = "
+const VERSION_4: &str = "
 ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'backup'
     CHECK (kind IN ('backup', 'export'));
 ";

@@ -219,6 +219,30 @@ fn an_older_catalog_is_migrated_with_what_is_in_it_and_refused_by_the_older_prog
 }
 
 #[test]
+fn layers_of_the_second_version_are_read_and_their_manifests_are_not_known_by_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(crate::catalog::CATALOG_FILE);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let old = open::connect(&path, flags, BUSY_DEADLINE, &schema::MIGRATIONS[..2]).unwrap();
+    let (point, layer) = (crate::catalog::PointId::new(), LayerId::new());
+    old.execute_batch(&format!(
+        "INSERT INTO disks VALUES (1, 'db1', 'root', NULL);
+         INSERT INTO points VALUES (1, '{point}', 'db1', 1, 2, 'auto', '{}');
+         INSERT INTO layers VALUES ('{layer}', 1, 1, 'root', 'full', 'first', NULL,
+             'points/{point}/{layer}.qcow2', 4096, 4096, NULL, 'blake3',
+             'points/{point}/{layer}.manifest', 1, 2, 3, 4)",
+        crate::catalog::JobId::new()
+    ))
+    .unwrap();
+    drop(old);
+    let catalog = SqliteCatalog::open(&path).unwrap();
+    let layers = catalog.layers(point).unwrap();
+    let manifest = layers[0].facts.manifest.as_ref().unwrap();
+    assert_eq!((layers[0].facts.id, &manifest.id), (layer, &None));
+    assert_eq!(manifest.path, crate::catalog::RelativePath::of_manifest(point, layer));
+}
+
+#[test]
 fn a_migration_that_fails_changes_nothing() {
     let place = Place::new();
     let job = place.job();

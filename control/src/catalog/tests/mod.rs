@@ -105,6 +105,7 @@ pub(super) fn full(disk: DiskId) -> LayerFacts {
         manifest: Some(ManifestFacts {
             algorithm: "xxh3".parse().unwrap(),
             path: RelativePath::of_manifest(point, id),
+            id: Some(a("0123456789abcdef0123456789abcdef")),
         }),
         counts: ByteCounts { read: 4, zero: 3, sent: 2, skipped: 1 },
     }

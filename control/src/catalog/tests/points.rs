@@ -63,9 +63,12 @@ fn points_are_listed_as_they_were_published_by_vm_and_the_newest_only() {
         place.catalog.points(&filter).unwrap().iter().map(|point| point.id).collect()
     };
     assert_eq!(list(PointFilter::default()), [first, second, third]);
-    assert_eq!(list(PointFilter { vm: Some(a("db1")), newest: None }), [first, third]);
-    assert_eq!(list(PointFilter { vm: Some(a("db1")), newest: Some(1) }), [third]);
-    assert_eq!(list(PointFilter { vm: Some(a("db3")), newest: None }), []);
+    let of = |vm, newest, before| list(PointFilter { vm: Some(a(vm)), newest, before });
+    assert_eq!(of("db1", None, None), [first, third]);
+    assert_eq!(of("db1", Some(1), None), [third]);
+    assert_eq!(of("db1", Some(1), Some(third)), [first]);
+    assert_eq!(of("db1", None, Some(first)), []);
+    assert_eq!(of("db3", None, None), []);
 }
 
 #[test]

@@ -81,8 +81,8 @@ impl Readers {
             disk: disk.clone(),
             has: export.layers.iter().map(|held| held.layer().disk_name.clone()).collect(),
         })?;
-        let digests = ChainDigests::open(layer, &export.root);
-        let digests = digests.map_err(|none| no_digests(layer, &none))?;
+        let digests = ChainDigests::open(layer, &export.repository);
+        let digests = digests.map_err(|error| no_digests(layer, error))?;
         Ok(digests.as_one(&self.shared.settings.folder)?)
     }
 
@@ -198,8 +198,8 @@ impl Claimed<'_> {
         let ports: Vec<String> = leases.iter().map(|lease| lease.port.to_string()).collect();
         let why = format!("point {} is served on {}", offer.point().id, ports.join(", "));
         shared.catalog.advance(job, JobState::Copying, &why)?;
-        let root = repository.root().to_owned();
-        ticket.opened.get_or_init(|| OpenExport { job, point, root, layers });
+        let repository = repository.clone();
+        ticket.opened.get_or_init(|| OpenExport { job, point, repository, layers });
         Ok((offer, leases, room))
     }
 

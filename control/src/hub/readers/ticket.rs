@@ -1,12 +1,11 @@
 //! One reading, for those who call it off.
 
-use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use crate::backup::Cancellation;
 use crate::catalog::{DiskName, JobId, PointId};
 use crate::child::held;
-use crate::repository::HeldLayer;
+use crate::repository::{HeldLayer, Repository};
 
 /// What it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub(super) struct Ticket {
 pub(super) struct OpenExport {
     pub(super) job: JobId,
     pub(super) point: PointId,
-    pub(super) root: PathBuf,
+    pub(super) repository: Repository,
     pub(super) layers: Vec<HeldLayer>,
 }
 

@@ -21,7 +21,7 @@ use crate::reading::error::ReadError;
 use crate::reading::lanes::{self, Reviver};
 use crate::reading::restore::{note, notes_folder};
 use crate::reading::serve::{Served, serve_to_read};
-use crate::repository::{HeldLayer, HeldPoint};
+use crate::repository::{HeldLayer, HeldPoint, RepositoryError};
 
 /// The digests of a live source whose disk has none of its own.
 const DIGEST: DigestAlgorithm = DigestAlgorithm::Blake3;
@@ -100,16 +100,13 @@ impl Run<'_> {
         if !self.chain(held)? {
             return Ok(Err("an image of its chain cannot be opened".into()));
         }
-        let digests = match ChainDigests::open(held, self.repository.root()) {
+        let digests = match ChainDigests::open(held, self.repository) {
             Ok(digests) => Some(digests),
-            Err(none) => {
-                let path = match &none.layer.facts.manifest {
-                    Some(manifest) => manifest.path.clone(),
-                    None => none.layer.facts.path.clone(),
-                };
-                self.ledger.note(none.layer, path, DamageKind::NoDigests(none.why))?;
+            Err(RepositoryError::NoDigests { layer, why, .. }) => {
+                self.lacks_digests(&layer, why)?;
                 None
             }
+            Err(error) => return Err(error.into()),
         };
         if digests.is_none() && !compared {
             return Ok(Err("there are no digests that it could be compared with".into()));

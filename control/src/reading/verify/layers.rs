@@ -2,14 +2,12 @@
 
 use std::fs;
 
-use blockferry_dataplane::manifest::Manifest;
-
 use super::Run;
 use super::report::DamageKind;
 use crate::catalog::Layer;
 use crate::image::{CheckVerdict, Image, ImageError};
 use crate::reading::error::ReadError;
-use crate::repository::HeldLayer;
+use crate::repository::{HeldLayer, RepositoryError};
 
 impl Run<'_> {
     /// Checks the layers of a chain that were not met before. Returns whether the uppermost one can
@@ -105,17 +103,17 @@ impl Run<'_> {
     }
 
     fn manifest(&mut self, layer: &Layer) -> Result<(), ReadError> {
-        let Some(manifest) = &layer.facts.manifest else {
-            return self.damage(layer, DamageKind::NoDigests("none were kept".into()));
-        };
-        let (path, size) = (manifest.path.clone(), layer.facts.size_bytes);
-        let why = match Manifest::open(&path.under(self.repository.root())) {
-            Ok(manifest) if manifest.disk_size() == size => return Ok(()),
-            Ok(manifest) => {
-                format!("they are of a disk of {} bytes, not {size}", manifest.disk_size())
-            }
-            Err(error) => error.to_string(),
-        };
+        match self.repository.manifest(layer) {
+            Ok(_as_published) => Ok(()),
+            Err(RepositoryError::NoDigests { layer, why, .. }) => self.lacks_digests(&layer, why),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The digests of a layer are of no use.
+    pub(super) fn lacks_digests(&mut self, layer: &Layer, why: String) -> Result<(), ReadError> {
+        let manifest = layer.facts.manifest.as_ref();
+        let path = manifest.map_or(&layer.facts.path, |manifest| &manifest.path).clone();
         Ok(self.ledger.note(layer, path, DamageKind::NoDigests(why))?)
     }
 

@@ -24,6 +24,7 @@ pub use self::report::{
     Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
 };
 use super::error::ReadError;
+use super::scratch::Scratch;
 use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::{CatalogError, DiskName, PointFilter, PointId, Points};
@@ -60,7 +61,8 @@ pub fn verify(
         request.points.clone()
     };
     let (planned, disks) = planned(repository, &points, request)?;
-    let settings = &settings.at_once(disks);
+    let scratch = Scratch::make(&settings.folder)?;
+    let settings = &settings.at_once(disks).within(&scratch);
     let mut run = Run {
         repository,
         request,
