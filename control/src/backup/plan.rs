@@ -147,6 +147,9 @@ fn delta(
     let Some(below) = below.cloned() else {
         return Ok(Err(format!("point {point} does not have its layer any more")));
     };
+    if let Some(why) = known_damage(&below, repository) {
+        return Ok(Err(format!("point {point} cannot be stood on: {why}")));
+    }
     if let Err(why) = usable(&below, repository.root(), tool) {
         return Ok(Err(format!(
             "point {point} cannot be stood on: {why}; verify --all tells what that touches"
@@ -189,6 +192,21 @@ fn delta(
     Ok(Ok(Delta { below, held, extent, base, reason }))
 }
 
+/// What is known to be wrong with a chain before anything of it is opened.
+fn known_damage(below: &HeldLayer, repository: &Repository) -> Option<String> {
+    below.chain.iter().rev().find_map(|layer| {
+        let of = format!("{} of point {}", layer.facts.path, layer.point);
+        if let Some(damage) = &layer.damage {
+            let says = &damage.says;
+            return Some(format!(
+                "verify found {of} damaged: {says}; once that is mended, verify takes the mark off"
+            ));
+        }
+        let why = repository.wrong_length(layer)?;
+        Some(format!("{of} is damaged: {why}; verify --all tells what that touches"))
+    })
+}
+
 /// Whether a chain can be stood on: all its images are whole, as far as their tables tell. A delta
 /// on a damaged one would be a new point that is wrong from the start.
 fn usable(below: &HeldLayer, root: &Path, tool: &ImageTool) -> Result<(), String> {
@@ -208,8 +226,9 @@ fn whole(path: &Path, size_bytes: u64, tool: &ImageTool) -> Result<(), String> {
     if info.corrupt {
         return Err("is marked as corrupt".into());
     }
-    if info.virtual_bytes < size_bytes {
-        return Err("is smaller than its disk".into());
+    if !info.is_of(size_bytes) {
+        let has = info.virtual_bytes;
+        return Err(format!("is the image of {has} bytes, and its disk has {size_bytes}"));
     }
     match image.check().map_err(told)?.verdict {
         CheckVerdict::Clean | CheckVerdict::Leaks { .. } => Ok(()),

@@ -279,6 +279,7 @@ impl Run<'_> {
                     elapsed: lane.elapsed,
                     stored_bytes: metadata.blocks() * BLOCK_BYTES,
                 },
+                file_bytes: metadata.len(),
             })
         })
     }
@@ -289,6 +290,7 @@ impl Run<'_> {
 struct Finished {
     disk: DiskId,
     manifest: ManifestId,
+    file_bytes: u64,
     report: DiskReport,
 }
 
@@ -304,6 +306,7 @@ impl Finished {
             path: RelativePath::of_layer(point, plan.layer),
             size_bytes: plan.size_bytes,
             stored_bytes: *stored_bytes,
+            file_bytes: Some(self.file_bytes),
             change: None,
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,

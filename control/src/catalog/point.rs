@@ -90,6 +90,9 @@ pub struct LayerFacts {
     pub size_bytes: u64,
     /// Bytes that the image takes on disk.
     pub stored_bytes: u64,
+    /// Length of the image's file, which never changes: one of another length is damaged. Unknown
+    /// of layers that an older program published.
+    pub file_bytes: Option<u64>,
     /// From where on the source can tell what changes. It is a base only through this layer.
     pub change: Option<ChangeId>,
     /// Its digests.
@@ -105,8 +108,19 @@ pub struct Layer {
     pub point: PointId,
     /// What its disk was called then.
     pub disk_name: DiskName,
+    /// What the last verification found wrong with it, if anything.
+    pub damage: Option<FoundDamage>,
     /// The rest of it.
     pub facts: LayerFacts,
+}
+
+/// Damage of a layer that a verification found, and none since then found mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundDamage {
+    /// What is wrong, in words.
+    pub says: String,
+    /// When that was found first.
+    pub found: UnixMillis,
 }
 
 /// A point that is to be published.
@@ -227,6 +241,17 @@ pub trait Points {
     /// # Errors
     /// [`CatalogError::NoSuchLayer`].
     fn points_on(&self, layer: LayerId) -> Result<Vec<PointId>, CatalogError>;
+
+    /// Notes what a verification found: the layers that are damaged, with how, and those that are
+    /// right, whose marks go. Layers whose points were deleted meanwhile are passed over.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn note_verified(
+        &self,
+        damaged: &[(LayerId, String)],
+        right: &[LayerId],
+    ) -> Result<(), CatalogError>;
 
     /// Takes a point out. Its files are [`leftovers`](Self::leftovers) from then on, for the
     /// caller to remove; they are given back.

@@ -8,6 +8,9 @@ use super::Image;
 use super::error::ImageError;
 use super::tool::ToolRun;
 
+/// Unit of the size of an image.
+const SECTOR_BYTES: u64 = 512;
+
 /// The header of an image, and the size of its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,6 +31,14 @@ pub struct ImageInfo {
     pub dirty: bool,
     /// qemu found it corrupt, and marked it.
     pub corrupt: bool,
+}
+
+impl ImageInfo {
+    /// Whether it is the image of a disk of so many bytes: its size is that, rounded up.
+    #[must_use]
+    pub fn is_of(&self, size_bytes: u64) -> bool {
+        size_bytes.checked_next_multiple_of(SECTOR_BYTES) == Some(self.virtual_bytes)
+    }
 }
 
 #[derive(Deserialize)]

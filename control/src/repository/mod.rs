@@ -20,6 +20,7 @@
 
 mod delete;
 mod error;
+mod files;
 mod folder;
 mod hold;
 mod manifest;

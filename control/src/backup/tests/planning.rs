@@ -302,3 +302,32 @@ fn a_damaged_layer_below_is_not_stood_on_and_named() {
         assert!(place.content(full.point.id, "root", 4 * MIB) == fs::read(&disk).unwrap());
     }
 }
+
+#[test]
+fn the_image_of_a_larger_disk_in_the_place_of_a_smaller_one_is_not_stood_on() {
+    for lengths_are_known in [true, false] {
+        let place = Place::new();
+        let (root, data) = (place.disk("root", 3 * MIB), place.disk("data", MIB));
+        let request = request(&[("root", &root), ("data", &data)]);
+        let first = place.back_up(&request).unwrap().point.id;
+        if !lengths_are_known {
+            let catalog = rusqlite::Connection::open(place.repository.catalog().path()).unwrap();
+            assert_eq!(catalog.execute("UPDATE layers SET file_bytes = NULL", []).unwrap(), 2);
+        }
+        let held = place.repository.hold(first).unwrap();
+        let image = |disk: &str| {
+            let held = held.layers.iter().find(|held| held.layer().disk_name.as_str() == disk);
+            held.unwrap().image.clone()
+        };
+        fs::copy(image("root"), image("data")).unwrap();
+        let report = place.back_up(&request).unwrap();
+        let found: Vec<_> = report.disks.iter().map(|disk| &disk.plan).collect();
+        let [root, data] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((root.kind, data.kind), (LayerKind::Delta, LayerKind::Full), "{data:?}");
+        assert!(data.reason.contains(&format!("of point {first} ")), "{}", data.reason);
+        if !lengths_are_known {
+            let says = "is the image of 3145728 bytes, and its disk has 1048576";
+            assert!(data.reason.contains(says), "{}", data.reason);
+        }
+    }
+}

@@ -119,6 +119,34 @@ impl Points for SqliteCatalog {
         })
     }
 
+    fn note_verified(
+        &self,
+        damaged: &[(LayerId, String)],
+        right: &[LayerId],
+    ) -> Result<(), CatalogError> {
+        if damaged.is_empty() && right.is_empty() {
+            return Ok(());
+        }
+        let (damaged, right) = (damaged.to_vec(), right.to_vec());
+        let now = rows::millis(UnixMillis::now());
+        self.write(move |tables| {
+            for (layer, says) in &damaged {
+                tables.change(
+                    "UPDATE layers SET damage = ?2, damage_ms = coalesce(damage_ms, ?3)
+                     WHERE id = ?1",
+                    params![layer.as_str(), says, now],
+                )?;
+            }
+            for layer in &right {
+                tables.change(
+                    "UPDATE layers SET damage = NULL, damage_ms = NULL WHERE id = ?1",
+                    [layer.as_str()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
     fn delete_point(&self, point: PointId) -> Result<Vec<RelativePath>, CatalogError> {
         self.write(move |tables| delete(tables, point))
     }

@@ -202,6 +202,7 @@ impl Run<'_> {
             let why = "there are no digests that it could be compared with";
             return Ok((Content::Unknown(why.into()), Some(read)));
         };
+        self.ledger.note_read(held.layer());
         let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool);
         for (damaged, ranges) in &differences {
             self.ledger.note_content(held.chain.get(*damaged).unwrap_or(held.layer()), ranges);

@@ -47,6 +47,9 @@ impl Run<'_> {
             self.damage(layer, DamageKind::ImageMissing)?;
             return Ok(false);
         }
+        if let Some(why) = self.repository.wrong_length(layer) {
+            self.damage(layer, DamageKind::ImageUnfit(why))?;
+        }
         if !below_opens {
             return Ok(false);
         }
@@ -78,7 +81,7 @@ impl Run<'_> {
                 self.damage(layer, DamageKind::ImageCorrupt { faults })?;
             }
         }
-        if info.virtual_bytes < facts.size_bytes {
+        if !info.is_of(facts.size_bytes) {
             let (has, size) = (info.virtual_bytes, facts.size_bytes);
             let why = format!("it has {has} bytes, and the disk {size}");
             self.damage(layer, DamageKind::ImageUnfit(why))?;

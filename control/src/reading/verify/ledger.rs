@@ -1,6 +1,6 @@
 //! The damage that was found, by layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blockferry_dataplane::plan::AreaSet;
 
@@ -16,11 +16,19 @@ pub(super) struct Ledger<'a> {
     opens: BTreeMap<LayerId, bool>,
     damage: Vec<Damage>,
     content: BTreeMap<LayerId, (Layer, AreaSet)>,
+    /// Layers that were marked as damaged, and that were read through to the end.
+    read: BTreeSet<LayerId>,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(repository: &'a Repository) -> Self {
-        Self { repository, opens: BTreeMap::new(), damage: Vec::new(), content: BTreeMap::new() }
+        Self {
+            repository,
+            opens: BTreeMap::new(),
+            damage: Vec::new(),
+            content: BTreeMap::new(),
+            read: BTreeSet::new(),
+        }
     }
 
     /// Whether a layer can be opened, if it was checked before.
@@ -71,7 +79,24 @@ impl<'a> Ledger<'a> {
         *all = all.union(ranges);
     }
 
-    pub(super) fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
+    /// All that a layer's point shows of it was read, and held against its digests.
+    pub(super) fn note_read(&mut self, layer: &Layer) {
+        if layer.damage.is_some() {
+            self.read.insert(layer.facts.id);
+        }
+    }
+
+    /// The damage; and the layers that were marked as damaged and are right now.
+    pub(super) fn into_findings(self) -> Result<(Vec<Damage>, Vec<LayerId>), CatalogError> {
+        let mut right = self.read.clone();
+        let damage = self.into_damage()?;
+        for found in &damage {
+            right.remove(&found.layer.facts.id);
+        }
+        Ok((damage, right.into_iter().collect()))
+    }
+
+    fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
         let mut damage = self.damage;
         for (layer, ranges) in self.content.into_values() {
             let touched = self.repository.catalog().points_on(layer.facts.id)?;

@@ -27,7 +27,7 @@ use super::error::ReadError;
 use super::scratch::Scratch;
 use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
-use crate::catalog::{CatalogError, DiskName, PointFilter, PointId, Points};
+use crate::catalog::{CatalogError, DiskName, LayerId, PointFilter, PointId, Points};
 use crate::repository::{Repository, RepositoryError};
 
 /// What is to be verified.
@@ -41,7 +41,9 @@ pub struct VerifyRequest {
     pub against: Vec<(DiskName, Endpoint)>,
 }
 
-/// Reads points and says what is damaged. Nothing is changed, and what is found is no error.
+/// Reads points and says what is damaged, which is no error. It is kept in the catalog: no backup
+/// stands on a layer that was found damaged, until a verification finds it right. Nothing else is
+/// changed.
 ///
 /// # Errors
 /// [`ReadError`] where it could not be found out.
@@ -73,21 +75,27 @@ pub fn verify(
         planned,
         finished: 0,
     };
-    let mut verified = Vec::with_capacity(points.len());
-    let mut against = Vec::new();
-    for id in points {
-        if cancellation.is_cancelled() {
-            return Err(ReadError::Cancelled);
-        }
-        match repository.hold_as_found(id, &request.disks) {
-            Ok(held) => verified.push(run.point(&held, &mut against)?),
-            // It was deleted meanwhile.
-            Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if all => {}
-            Err(error) => return Err(error.into()),
+    let looked = run.all_of(&points, all);
+    let (damage, right) = run.ledger.into_findings()?;
+    // Also of a verification that was called off, or could not go on.
+    keep(repository, &damage, &right, watch);
+    let (verified, against) = looked?;
+    Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
+}
+
+/// Keeps what was found, for those who list points and those who would stand on a layer.
+fn keep(repository: &Repository, damage: &[Damage], right: &[LayerId], watch: &Arc<dyn Watch>) {
+    let mut damaged: Vec<(LayerId, String)> = Vec::new();
+    for found in damage {
+        let (id, says) = (found.layer.facts.id, found.kind.to_string());
+        match damaged.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, all)) => *all = format!("{all}; {says}"),
+            None => damaged.push((id, says)),
         }
     }
-    let damage = run.ledger.into_damage()?;
-    Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
+    if let Err(error) = repository.catalog().note_verified(&damaged, right) {
+        watch.note(&format!("what was found cannot be kept in the repository: {error}"));
+    }
 }
 
 /// Bytes that are to be read, for the display, and the disks of the point that has most of them.
@@ -128,6 +136,28 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Verifies all these points, or all that there are of them.
+    fn all_of(
+        &mut self,
+        points: &[PointId],
+        some_may_go: bool,
+    ) -> Result<(Vec<VerifiedPoint>, Vec<Against>), ReadError> {
+        let mut verified = Vec::with_capacity(points.len());
+        let mut against = Vec::new();
+        for id in points {
+            if self.cancellation.is_cancelled() {
+                return Err(ReadError::Cancelled);
+            }
+            match self.repository.hold_as_found(*id, &self.request.disks) {
+                Ok(held) => verified.push(self.point(&held, &mut against)?),
+                // It was deleted meanwhile.
+                Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if some_may_go => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((verified, against))
+    }
+
     /// Tells how far all points are, with the lanes of this one.
     fn tell(&self, lanes: &[Counts]) {
         let sum = lanes.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));
