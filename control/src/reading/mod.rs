@@ -41,6 +41,6 @@ pub(crate) use scratch::Scratch;
 pub use settings::{DiskFormat, ReadSettings};
 pub use target::RestoreTarget;
 pub use verify::{
-    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint,
-    VerifyReport, VerifyRequest, verify,
+    Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
+    VerifiedPoint, VerifyReport, VerifyRequest, verify,
 };

@@ -71,6 +71,14 @@ pub enum RepositoryError {
         /// The point.
         point: PointId,
     },
+    /// A folder of a point, and no point in the catalog.
+    #[error(
+        "points/{point} is there, and the catalog does not know the point; put a copy of catalog.db in its place that does (verify tells what else is wrong)"
+    )]
+    PointUnknown {
+        /// The point.
+        point: PointId,
+    },
     /// A disk that the point does not have.
     #[error("point {point} has no disk \"{disk}\"; it has {}", names(has))]
     NoSuchDisk {

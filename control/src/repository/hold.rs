@@ -84,7 +84,7 @@ impl Repository {
     ) -> Result<HeldPoint, RepositoryError> {
         // Nobody deletes meanwhile.
         let _exclusively = self.exclusively()?;
-        let point = self.catalog().point(id)?;
+        let point = self.catalog().point(id).map_err(|error| self.not_found(error))?;
         let mut folders = BTreeMap::new();
         let mut layers = Vec::new();
         for layer in self.wanted(id, disks)? {

@@ -27,6 +27,7 @@ mod manifest;
 mod reconcile;
 #[cfg(test)]
 mod tests;
+mod unmatched;
 mod work;
 
 use std::fs::{self, DirBuilder};

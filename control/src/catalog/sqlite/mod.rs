@@ -15,6 +15,7 @@
 
 mod copy;
 mod failure;
+mod faults;
 mod jobs;
 mod leases;
 mod open;

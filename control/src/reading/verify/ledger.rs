@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blockferry_dataplane::plan::AreaSet;
 
 use super::report::{Damage, DamageKind};
-use crate::catalog::{CatalogError, Layer, LayerId, Points, RelativePath};
+use crate::catalog::{CatalogError, Layer, LayerId, PointId, Points, RelativePath};
 use crate::repository::Repository;
 
 /// What is known of layers. The same layer is met in many points.
@@ -51,7 +51,7 @@ impl<'a> Ledger<'a> {
             damage.layer.facts.id == layer.facts.id && damage.kind.word() == kind.word()
         };
         if !self.damage.iter().any(known) {
-            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+            let touched = self.touched(layer)?;
             self.damage.push(Damage { layer: layer.clone(), path, kind, touched });
         }
         Ok(())
@@ -96,10 +96,23 @@ impl<'a> Ledger<'a> {
         Ok((damage, right.into_iter().collect()))
     }
 
+    /// All points that a layer touches: its own in any case, also where the catalog is so damaged
+    /// that it does not find the layer by its id.
+    fn touched(&self, layer: &Layer) -> Result<Vec<PointId>, CatalogError> {
+        let mut touched = match self.repository.catalog().points_on(layer.facts.id) {
+            Err(CatalogError::NoSuchLayer(_)) => Vec::new(),
+            touched => touched?,
+        };
+        if !touched.contains(&layer.point) {
+            touched.insert(0, layer.point);
+        }
+        Ok(touched)
+    }
+
     fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
-        let mut damage = self.damage;
-        for (layer, ranges) in self.content.into_values() {
-            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+        let mut damage = self.damage.clone();
+        for (layer, ranges) in self.content.values().cloned() {
+            let touched = self.touched(&layer)?;
             let path = layer.facts.path.clone();
             damage.push(Damage { layer, path, kind: DamageKind::Content(ranges), touched });
         }

@@ -1,6 +1,7 @@
 //! Verifying: whether what is kept still is what was backed up.
 //!
 //! ```text
+//!  catalog     the file itself; points without folders, and folders without points
 //!  for each point, held:
 //!    layers    of each chain, the full first: its file, qemu-img check, its parent, its manifest
 //!    content   read through the chain by lanes into nothing, against the manifests;
@@ -21,7 +22,8 @@ use blockferry_dataplane::{Counts, Endpoint};
 
 use self::ledger::Ledger;
 pub use self::report::{
-    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
+    Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
+    VerifiedPoint, VerifyReport,
 };
 use super::error::ReadError;
 use super::scratch::Scratch;
@@ -62,6 +64,7 @@ pub fn verify(
     } else {
         request.points.clone()
     };
+    let catalog = catalog_faults(repository, &request.points)?;
     let (planned, disks) = planned(repository, &points, request)?;
     let scratch = Scratch::make(&settings.folder)?;
     let settings = &settings.at_once(disks).within(&scratch);
@@ -80,7 +83,23 @@ pub fn verify(
     // Also of a verification that was called off, or could not go on.
     keep(repository, &damage, &right, watch);
     let (verified, against) = looked?;
-    Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
+    Ok(VerifyReport { points: verified, damage, catalog, against, elapsed: started.elapsed() })
+}
+
+/// What is wrong with the catalog itself, and with what it says of these points; of all where none
+/// is named.
+fn catalog_faults(
+    repository: &Repository,
+    points: &[PointId],
+) -> Result<Vec<CatalogFault>, ReadError> {
+    let file = repository.catalog().faults()?.into_iter().map(CatalogFault::File);
+    let unmatched = repository.unmatched()?;
+    let folders = unmatched.folders.into_iter().map(CatalogFault::FolderWithoutPoint);
+    let without = unmatched.points.into_iter().map(CatalogFault::PointWithoutFolder);
+    let wanted = |fault: &CatalogFault| {
+        points.is_empty() || fault.point().is_none_or(|point| points.contains(&point))
+    };
+    Ok(file.chain(folders).chain(without).filter(wanted).collect())
 }
 
 /// Keeps what was found, for those who list points and those who would stand on a layer.
@@ -152,6 +171,8 @@ impl Run<'_> {
                 Ok(held) => verified.push(self.point(&held, &mut against)?),
                 // It was deleted meanwhile.
                 Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if some_may_go => {}
+                // It is one of the faults of the catalog.
+                Err(RepositoryError::PointUnknown { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
