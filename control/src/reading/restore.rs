@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::manifest::Manifest;
-use blockferry_dataplane::{Counts, Lane, LaneReport, LaneSettings};
+use blockferry_dataplane::{Counts, Fault, Lane, LaneReport, LaneSettings, Side};
 use tempfile::TempDir;
 
 use super::error::ReadError;
@@ -106,7 +106,7 @@ pub(crate) fn restore_opened(
     let mut compared = Vec::with_capacity(reports.len());
     for (index, report) in reports.into_iter().enumerate() {
         let (counts, elapsed) = (report.counts, report.elapsed);
-        compared.push((counts, elapsed, compare(opened, index, report, &notes)));
+        compared.push((counts, elapsed, compare(opened, index, report, &targets[index], &notes)));
     }
     if cancellation.is_cancelled() {
         return Err(ReadError::Cancelled);
@@ -169,11 +169,17 @@ fn compare(
     opened: &dyn Opened,
     disk: usize,
     report: LaneReport,
+    target: &Target,
     notes: &TempDir,
 ) -> Result<(), ReadError> {
     report.outcome.map_err(|fault| ReadError::Lane {
         disk: opened.disks()[disk].name.clone(),
-        fault: Box::new(fault),
+        fault: Box::new(match fault {
+            Fault::Side { side: Side::Target, cause, .. } => {
+                Fault::Side { side: Side::Target, endpoint: target.named(), cause }
+            }
+            other => other,
+        }),
         said: opened.said(disk),
     })?;
     opened.compare(disk, &Manifest::open(&note(notes, disk))?)

@@ -33,7 +33,8 @@ impl Repository {
         let is_left = |point: &PointId| {
             let folder = format!("{}/", RelativePath::of_point(*point));
             // Its publishing was cut off, or its deletion: whoever cleans up next removes it.
-            self.is_marked(*point) || leftovers.iter().any(|path| path.as_str().starts_with(&folder))
+            self.is_marked(*point)
+                || leftovers.iter().any(|path| path.as_str().starts_with(&folder))
         };
         Ok(Unmatched {
             folders: there.difference(&known).filter(|point| !is_left(point)).copied().collect(),

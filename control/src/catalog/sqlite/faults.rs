@@ -19,11 +19,10 @@ impl SqliteCatalog {
     /// [`StorageError`](crate::catalog::StorageError) where that could not be found out.
     pub fn faults(&self) -> Result<Vec<String>, CatalogError> {
         self.read(|tables| {
-            let mut faults = told(tables.all(
-                &format!("PRAGMA integrity_check({MAX_TOLD})"),
-                [],
-                |row| row.get::<_, String>(0),
-            ))?;
+            let mut faults =
+                told(tables.all(&format!("PRAGMA integrity_check({MAX_TOLD})"), [], |row| {
+                    row.get::<_, String>(0)
+                }))?;
             faults.retain(|line| line != "ok");
             faults.extend(told(tables.all("PRAGMA foreign_key_check", [], |row| {
                 let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
