@@ -98,6 +98,21 @@ pub enum ImageError {
         /// Its words.
         said: String,
     },
+    /// Somebody ended it: the kernel where memory is short, or an administrator. That says nothing
+    /// about the image.
+    #[error("{program} {action} {} {how}: {said}; look at the memory of the machine, and run it again", path.display())]
+    Killed {
+        /// Its name.
+        program: String,
+        /// Its subcommand.
+        action: &'static str,
+        /// The image.
+        path: PathBuf,
+        /// By which signal, in words.
+        how: String,
+        /// Its words.
+        said: String,
+    },
     /// It failed for a reason of its own.
     #[error("{program} {action} {} {how}: {said}", path.display())]
     Failed {
