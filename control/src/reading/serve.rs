@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::nbd::NbdUri;
 
-use super::error::ReadError;
 use super::settings::ReadSettings;
-use crate::child::each;
 use crate::export::{ExportAccess, ExportError, ExportSpec, Listener};
 use crate::hub::{ExportAddress, RunningExport};
 use crate::repository::HeldLayer;
@@ -100,20 +98,6 @@ impl Served {
     pub(super) fn end(mut self) -> Result<(), ExportError> {
         self.export.take().map_or(Ok(()), RunningExport::end)
     }
-}
-
-/// Serves disks to our own lanes.
-pub(super) fn serve(
-    layers: &[&HeldLayer],
-    settings: &ReadSettings,
-) -> Result<Vec<Served>, ReadError> {
-    each(layers, |held| {
-        let failed = |error| ReadError::Export {
-            disk: held.layer().disk_name.clone(),
-            error: Box::new(error),
-        };
-        serve_to_read(held, settings).map_err(failed)
-    })
 }
 
 /// Serves one disk to one of our own lanes, which reads it through its chain.

@@ -36,7 +36,8 @@ pub struct VerifyRecord {
 /// Something that is wrong with the catalog.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct CatalogFaultRecord {
-    /// A word for it: `catalog_damaged`, `folder_without_point` or `point_without_folder`.
+    /// A word for it: `catalog_damaged`, `folder_without_point`,
+    /// `point_without_folder` or `chain_broken`.
     pub kind: String,
     /// In words.
     pub says: String,

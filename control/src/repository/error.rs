@@ -104,6 +104,21 @@ pub enum RepositoryError {
         /// All points that stand on it, its own too.
         touched: Vec<PointId>,
     },
+    /// A file of a point that was cut, or another one in its place.
+    #[error(
+        "{path} of point {point} is damaged: {why}; points that stand on it cannot be restored: {} (bring the file back from a copy of the repository)",
+        list(touched)
+    )]
+    LayerCut {
+        /// The point that the file belongs to.
+        point: PointId,
+        /// Its image.
+        path: RelativePath,
+        /// What is wrong.
+        why: String,
+        /// All points that stand on it, its own too.
+        touched: Vec<PointId>,
+    },
     /// Digests of a layer that are not there, or not those that were published with it.
     #[error(
         "the digests of layer {} (point {}) cannot be had: {why}; points that stand on it: {} \

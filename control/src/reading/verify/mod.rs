@@ -64,7 +64,7 @@ pub fn verify(
     } else {
         request.points.clone()
     };
-    let catalog = catalog_faults(repository, &request.points)?;
+    let mut catalog = catalog_faults(repository, &request.points)?;
     let (planned, disks) = planned(repository, &points, request)?;
     let scratch = Scratch::make(&settings.folder)?;
     let settings = &settings.at_once(disks).within(&scratch);
@@ -78,7 +78,7 @@ pub fn verify(
         planned,
         finished: 0,
     };
-    let looked = run.all_of(&points, all);
+    let looked = run.all_of(&points, all, &mut catalog);
     let (damage, right) = run.ledger.into_findings()?;
     // Also of a verification that was called off, or could not go on.
     keep(repository, &damage, &right, watch);
@@ -160,6 +160,7 @@ impl Run<'_> {
         &mut self,
         points: &[PointId],
         some_may_go: bool,
+        catalog: &mut Vec<CatalogFault>,
     ) -> Result<(Vec<VerifiedPoint>, Vec<Against>), ReadError> {
         let mut verified = Vec::with_capacity(points.len());
         let mut against = Vec::new();
@@ -173,6 +174,9 @@ impl Run<'_> {
                 Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if some_may_go => {}
                 // It is one of the faults of the catalog.
                 Err(RepositoryError::PointUnknown { .. }) => {}
+                Err(RepositoryError::Catalog(CatalogError::NoSuchLayer(layer))) => {
+                    catalog.push(CatalogFault::Chain { point: *id, layer });
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Counts, Fault};
 
-use crate::catalog::{DiskName, Layer, Point, PointId, RelativePath};
+use crate::catalog::{DiskName, Layer, LayerId, Point, PointId, RelativePath};
 
 /// What was looked at, and what is wrong with it.
 #[derive(Debug)]
@@ -142,6 +142,13 @@ pub enum CatalogFault {
     FolderWithoutPoint(PointId),
     /// A point that has no folder.
     PointWithoutFolder(PointId),
+    /// A point with a layer that stands on one that is not in the catalog.
+    Chain {
+        /// The point.
+        point: PointId,
+        /// The layer that is not there.
+        layer: LayerId,
+    },
 }
 
 impl CatalogFault {
@@ -152,6 +159,7 @@ impl CatalogFault {
             Self::File(_) => "catalog_damaged",
             Self::FolderWithoutPoint(_) => "folder_without_point",
             Self::PointWithoutFolder(_) => "point_without_folder",
+            Self::Chain { .. } => "chain_broken",
         }
     }
 
@@ -160,7 +168,9 @@ impl CatalogFault {
     pub fn point(&self) -> Option<PointId> {
         match self {
             Self::File(_) => None,
-            Self::FolderWithoutPoint(point) | Self::PointWithoutFolder(point) => Some(*point),
+            Self::FolderWithoutPoint(point)
+            | Self::PointWithoutFolder(point)
+            | Self::Chain { point, .. } => Some(*point),
         }
     }
 }
@@ -174,6 +184,9 @@ impl fmt::Display for CatalogFault {
             }
             Self::PointWithoutFolder(point) => {
                 write!(f, "the catalog knows point {point}, and points/{point} is not there")
+            }
+            Self::Chain { point, layer } => {
+                write!(f, "point {point} stands on layer {layer}, which the catalog does not know")
             }
         }
     }
