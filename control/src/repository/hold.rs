@@ -156,7 +156,13 @@ impl Repository {
             return Ok(());
         }
         let path = RelativePath::of_point(layer.point).under(self.root());
-        match HeldFolder::shared(&path)? {
+        let held = match HeldFolder::shared(&path) {
+            Err(RepositoryError::System { .. }) if self.unwritable().is_some() => {
+                Some(HeldFolder::not_at_all())
+            }
+            held => held?,
+        };
+        match held {
             Some(held) => {
                 folders.insert(layer.point, held);
                 Ok(())
