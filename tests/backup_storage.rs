@@ -153,3 +153,37 @@ fn listing(folder: &Path) -> Vec<String> {
     names.sort_unstable();
     names
 }
+
+#[test]
+fn a_full_file_system_keeps_nobody_from_reading_points_and_from_deleting_one() {
+    // With nothing free, with less than the index of a log takes, and with a little more.
+    for free in [0, 4, 16, 32, 48, 64, 100] {
+        let folder = folder();
+        let script = format!(
+            "
+            \"$0\" backup --vm small --disk d=small --repository r/x || exit 98
+            dd if=/dev/zero of=small bs=64k count=2 conv=notrunc 2> /dev/null
+            \"$0\" backup --vm small --disk d=small --repository r/x --json > made || exit 98
+            point=$(sed 's/.*\"point\":\"\\([^\"]*\\)\".*/\\1/' made)
+            test {free} = 0 || dd if=/dev/zero of=r/free bs=1k count={free} 2> /dev/null || exit 97
+            dd if=/dev/zero of=r/fill bs=4k 2> /dev/null && exit 97
+            rm -f r/free
+            \"$0\" points --repository r/x || exit 90
+            \"$0\" verify --all --repository r/x || exit 91
+            \"$0\" restore $point --repository r/x --to out || exit 92
+            cmp small out/d.raw || exit 93
+            \"$0\" backup --vm small --disk d=small --repository r/x 2> said
+            test $? = 5 || {{ cat said; exit 94; }}
+            grep -qi 'no room\\|no space\\|make room' said || {{ cat said; exit 95; }}
+            \"$0\" points delete $point --repository r/x || exit 96
+            \"$0\" points --repository r/x --json > left
+            grep -q $point left && exit 89
+            test -e r/x/catalog.db-reserve || exit 88
+            rm r/fill
+            \"$0\" backup --vm small --disk d=small --repository r/x --mode incremental || exit 87
+            \"$0\" verify --all --repository r/x || exit 86"
+        );
+        let Some(output) = with_small_file_system(folder.path(), &script) else { return };
+        assert_eq!(code(&output), 0, "{free} KiB free: {}", stderr(&output));
+    }
+}

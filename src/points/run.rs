@@ -63,7 +63,7 @@ fn deleted(options: &DeleteOptions) -> anyhow::Result<()> {
     // What is deleted is written: the repository is the target.
     let failed =
         |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
-    let repository = Repository::open(root).map_err(failed)?;
+    let repository = Repository::open_to_delete(root).map_err(failed)?;
     repository.delete(options.point).map_err(failed)
 }
 

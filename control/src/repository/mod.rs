@@ -25,6 +25,7 @@ mod folder;
 mod hold;
 mod manifest;
 mod reconcile;
+mod reserve;
 #[cfg(test)]
 mod tests;
 mod unmatched;
@@ -44,7 +45,7 @@ pub use reconcile::CleanedUp;
 pub use work::Work;
 
 use self::folder::HeldFolder;
-use crate::catalog::{CATALOG_FILE, PointId, SqliteCatalog, StorageError};
+use crate::catalog::{CATALOG_FILE, CatalogError, PointId, SqliteCatalog, StorageError};
 
 /// How long one process waits for the short steps of others.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
@@ -93,6 +94,21 @@ impl Repository {
     /// As [`open`](Self::open).
     pub fn open_to_read(root: &Path) -> Result<Self, RepositoryError> {
         Self::open_by(root, SqliteCatalog::open_to_read)
+    }
+
+    /// The same to delete points, also where nothing is free: the reserve is given up then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_delete(root: &Path) -> Result<Self, RepositoryError> {
+        match Self::open(root) {
+            Err(RepositoryError::Catalog(CatalogError::Storage(StorageError::Full { .. })))
+                if Self::give_up_reserve(&absolute(root)?) =>
+            {
+                Self::open(root)
+            }
+            opened => opened,
+        }
     }
 
     fn open_by(
