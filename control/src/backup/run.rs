@@ -18,14 +18,14 @@ use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, stage};
 use crate::catalog::{
-    ByteCounts, CatalogError, Claim, ClaimKind, DiskId, DiskName, Job, JobId, JobState, Jobs,
-    LayerFacts, LeaseId, Leases, ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath,
-    UnixMillis,
+    ByteCounts, CatalogError, CheckedFile, Claim, ClaimKind, DiskId, DiskName, Job, JobId,
+    JobState, Jobs, LayerFacts, LeaseId, Leases, ManifestFacts, ManifestId, NewPoint, Point,
+    PointId, RelativePath, UnixMillis,
 };
 use crate::child::each;
 use crate::export::ExportError;
 use crate::image::{CheckVerdict, Image};
-use crate::repository::{Repository, RepositoryError, Work};
+use crate::repository::{Repository, RepositoryError, Work, checked_file};
 
 /// Who wants to know how a backup gets on. Called from several threads; should be quick.
 pub trait Watch: Send + Sync {
@@ -280,6 +280,7 @@ impl Run<'_> {
                     stored_bytes: metadata.blocks() * BLOCK_BYTES,
                 },
                 file_bytes: metadata.len(),
+                checked: checked_file(&metadata),
             })
         })
     }
@@ -291,6 +292,7 @@ struct Finished {
     disk: DiskId,
     manifest: ManifestId,
     file_bytes: u64,
+    checked: Option<CheckedFile>,
     report: DiskReport,
 }
 
@@ -307,6 +309,7 @@ impl Finished {
             size_bytes: plan.size_bytes,
             stored_bytes: *stored_bytes,
             file_bytes: Some(self.file_bytes),
+            checked: self.checked,
             change: None,
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,

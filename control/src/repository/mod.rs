@@ -40,6 +40,7 @@ use std::time::Duration;
 
 pub use error::RepositoryError;
 pub(crate) use error::{list as point_list, names as disk_names};
+pub(crate) use files::checked_file;
 pub use hold::{HeldLayer, HeldPoint};
 pub use reconcile::CleanedUp;
 pub use work::Work;

@@ -10,7 +10,7 @@ use crate::catalog::error::CatalogError;
 use crate::catalog::id::{DiskId, JobId, LayerId, PointId};
 use crate::catalog::name::{DiskName, DiskUuid, VmName};
 use crate::catalog::path::RelativePath;
-use crate::catalog::point::{Disk, Layer, NewPoint, Point, PointFilter, Points};
+use crate::catalog::point::{CheckedFile, Disk, Layer, NewPoint, Point, PointFilter, Points};
 use crate::catalog::time::UnixMillis;
 
 impl Points for SqliteCatalog {
@@ -141,6 +141,29 @@ impl Points for SqliteCatalog {
                 tables.change(
                     "UPDATE layers SET damage = NULL, damage_ms = NULL WHERE id = ?1",
                     [layer.as_str()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    fn note_checked(&self, checked: &[(LayerId, CheckedFile)]) -> Result<(), CatalogError> {
+        if checked.is_empty() {
+            return Ok(());
+        }
+        let checked = checked.to_vec();
+        self.write(move |tables| {
+            for (layer, file) in &checked {
+                tables.change(
+                    "UPDATE layers SET checked_inode = ?2, checked_modified_ns = ?3,
+                         checked_bytes = ?4
+                     WHERE id = ?1",
+                    params![
+                        layer.as_str(),
+                        file.inode.cast_signed(),
+                        file.modified_ns,
+                        file.bytes.cast_signed()
+                    ],
                 )?;
             }
             Ok(())

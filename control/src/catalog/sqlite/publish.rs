@@ -163,9 +163,10 @@ fn insert_layer(
     tables.change(
         "INSERT INTO layers (id, point, disk, disk_name, kind, reason, parent, path, size_bytes,
              stored_bytes, change_id, digest, manifest_path, read_bytes, zero_bytes, sent_bytes,
-             skipped_bytes, manifest_id, file_bytes)
+             skipped_bytes, manifest_id, file_bytes, checked_inode,
+             checked_modified_ns, checked_bytes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-             ?19)",
+             ?19, ?20, ?21, ?22)",
         params![
             layer.id.as_str(),
             point,
@@ -186,6 +187,9 @@ fn insert_layer(
             skipped,
             manifest.and_then(|manifest| manifest.id.as_ref()).map(ManifestId::as_str),
             layer.file_bytes.map(|_| file),
+            layer.checked.map(|checked| checked.inode.cast_signed()),
+            layer.checked.map(|checked| checked.modified_ns),
+            layer.checked.map(|checked| checked.bytes.cast_signed()),
         ],
     )?;
     Ok(())

@@ -290,8 +290,16 @@ fn an_older_catalog_that_is_only_read_is_brought_up_in_memory() {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     drop(open::connect(&path, flags, BUSY_DEADLINE, &schema::MIGRATIONS[..2]).unwrap());
     let taken = snapshot::snapshot(&path).unwrap();
-    let of = |name| taken.query_row("SELECT count(*) FROM pragma_table_info('layers')
-        WHERE name = ?1", [name], |row| row.get::<_, i64>(0)).unwrap();
+    let of = |name| {
+        taken
+            .query_row(
+                "SELECT count(*) FROM pragma_table_info('layers')
+        WHERE name = ?1",
+                [name],
+                |row| row.get::<_, i64>(0),
+            )
+            .unwrap()
+    };
     assert_eq!((of("manifest_id"), of("damage")), (1, 1));
     assert_eq!(version(&path), 2);
 }

@@ -82,6 +82,7 @@ fn new_point(repository: &Repository, job: &Job, work: &Work, created: UnixMilli
         size_bytes: 1 << 20,
         stored_bytes: 4096,
         file_bytes: None,
+        checked: None,
         change: None,
         manifest: None,
         counts: ByteCounts::default(),
