@@ -71,7 +71,9 @@ pub(crate) enum Command {
     /// Restore disks of a point to files, an NBD export or a block device
     ///
     /// All disks at once. Each is compared with its digests while it is read, and a file has its
-    /// name only when it is whole, durable, and what was backed up.
+    /// name only when it is whole, durable, and what was backed up. With --hub the hub serves the
+    /// disks on ports of its 127.0.0.1, and they are written and compared here: from another machine
+    /// forward those ports under the same numbers.
     #[command(after_help = crate::restore::EXAMPLES,
         after_long_help = const_str(crate::restore::EXAMPLES, EXIT_CODES))]
     Restore(Box<RestoreOptions>),
@@ -79,7 +81,7 @@ pub(crate) enum Command {
     ///
     /// Looks at every file of the chains, has qemu-img check each image, and reads the whole
     /// content against its digests. Nothing is changed, and all points are named that damage
-    /// touches.
+    /// touches. With --hub the hub does it.
     #[command(after_help = crate::verify::EXAMPLES,
         after_long_help = const_str(crate::verify::EXAMPLES, EXIT_CODES))]
     Verify(Box<VerifyOptions>),
@@ -92,6 +94,8 @@ pub(crate) enum Command {
     ///
     /// Read-only, unless --writable gives each an overlay that is thrown away at the end. On
     /// 127.0.0.1 every user of this machine can read them; --socket-dir is for this user alone.
+    /// With --hub they are on ports of the hub's 127.0.0.1, for as long as this command runs: from
+    /// another machine forward those ports under the same numbers.
     #[command(after_help = crate::export::EXAMPLES,
         after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
     Export(Box<ExportOptions>),

@@ -6,12 +6,15 @@
 mod blockferry;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use blockferry::{Hub, HubPlace, by, code, signal, stderr, wait_until};
 use blockferry_doubles::QemuNbd;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Bytes a second of a restore that is met at work; the disk has four times as many.
 const SLOW: &str = "--rate-limit 8M";
@@ -37,7 +40,7 @@ fn all_points_of_a_chain_are_restored_as_they_were() {
     let place = HubPlace::new();
     let kept = &place.kept;
     kept.disk("root", 3_000_001, 1);
-    kept.sparse("data", (1 << 30) + 17);
+    kept.sparse("data", (300 << 20) + 17);
     let mut points = Vec::new();
     for (generation, offset) in [0, 70_000, 2_900_000].into_iter().enumerate() {
         kept.write("root", offset, format!("generation {generation}").as_bytes());
@@ -219,4 +222,36 @@ fn a_restore_whose_hub_is_killed_says_so_and_leaves_nothing() {
     assert!(place.kept.names("out").is_empty());
     drop(hub);
     place.assert_idle(&place.hub());
+}
+
+#[test]
+fn ports_of_a_hub_that_are_not_here_are_told_with_what_to_do() {
+    let place = HubPlace::new();
+    let port = *place.ports.range().start();
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", hub.local_addr().unwrap());
+    // A hub on another machine, of which only the API was forwarded.
+    let answering = thread::spawn(move || {
+        let mut client = hub.accept().unwrap().0;
+        let mut request = [0; 4096];
+        let _some_of_it = client.read(&mut request).unwrap();
+        let served = json!({ "type": "served", "job": "01kat0h4m2f6q8r0s2", "vm": "db1",
+            "point": "01kat0h4m2f6q8r0s2", "disks": [{ "disk": "root", "size": 65536,
+            "layer": "01kat0h4m2f6q8r0s2", "port": port, "export_name": "x.root", "pid": 1 }] });
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: served\n\
+             data: {served}\n\n"
+        );
+        client.write_all(answer.as_bytes()).unwrap();
+        // It goes on until the caller leaves.
+        client.read(&mut request).unwrap_or(0)
+    });
+    let line = format!("restore 01kat0h4m2f6q8r0s2 --to out --hub {url} --token-file hub.token");
+    let output = place.kept.run(&line);
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("as with ssh -L {port}:127.0.0.1:{port}")), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(place.kept.names("out").is_empty());
+    answering.join().unwrap();
 }

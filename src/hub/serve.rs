@@ -8,7 +8,9 @@ use std::thread;
 use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
-use blockferry_control::hub::{Backups, Hub, HubSettings, Readers, Repositories};
+use blockferry_control::hub::{
+    Backups, Hub, HubSettings, MAX_VERIFICATIONS, Readers, Repositories,
+};
 use blockferry_control::repository::RepositoryError;
 use serde_json::json;
 
@@ -21,6 +23,8 @@ use crate::output::{Console, line, print_json};
 /// Descriptors of a leased port with an export on it, and of the lane that writes to it: sockets,
 /// the process, pipes, rings, files beside the copy, and folders of points that are held.
 const PER_PORT: u64 = 32;
+/// Disks of a point that is verified, which are on no ports.
+const VERIFIED_DISKS: u64 = 8;
 /// What the first signal makes of a hub.
 const STOPPING: &str = "stopping: jobs are called off, exports ended; once more to stop at once";
 /// For catalogs, the reactor and what libraries open now and then.
@@ -120,7 +124,8 @@ fn backups(hub: &Arc<Hub>, options: &ServeOptions) -> anyhow::Result<Option<Back
 /// Raises the limit on open files, as far as that is allowed.
 fn make_room(ports: usize) {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |folder| folder.count() as u64);
-    let needed = open + u64::from(MAX_CONNECTIONS) + ports as u64 * PER_PORT + SLACK;
+    let exports = ports as u64 + MAX_VERIFICATIONS as u64 * VERIFIED_DISKS;
+    let needed = open + u64::from(MAX_CONNECTIONS) + exports * PER_PORT + SLACK;
     let allowed = raise_open_files(needed);
     if allowed < needed {
         line(&format!(

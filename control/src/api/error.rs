@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use blockferry_dataplane::manifest::ManifestError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -154,9 +155,12 @@ impl From<PortError> for ApiError {
             PortError::NotOwner(_) => {
                 Self::conflict("not_owner", message, "only the job that has it can release it")
             }
-            PortError::ExportRuns(_) => {
-                Self::conflict("export_runs", message, "cancel the job that runs it, or wait")
-            }
+            PortError::ExportRuns(_) => Self::conflict(
+                "export_runs",
+                message,
+                "cancel the job that runs it, or take it back with DELETE /api/v1/exports/{job} if \
+                 it serves a point, or wait",
+            ),
             PortError::OtherVm { .. } => {
                 Self::conflict("other_vm", message, "use a job_id of its own for each VM")
             }
@@ -293,10 +297,23 @@ impl From<ReaderError> for ApiError {
             ReaderError::Repository(error) => error.into(),
             ReaderError::Port(error) => error.into(),
             ReaderError::Read(ReadError::Repository(error)) => error.into(),
-            ReaderError::Read(ReadError::Export { .. } | ReadError::Digests { .. }) => {
+            // The storage below the hub's own folder.
+            ReaderError::Read(
+                ReadError::System { .. } | ReadError::Manifest(ManifestError::Io { .. }),
+            )
+            | ReaderError::System { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "storage",
+                message,
+                "mend what the message says, and ask again",
+            )
+            .after(STORAGE_RETRY_S),
+            ReaderError::Read(
+                ReadError::Export { .. } | ReadError::Digests { .. } | ReadError::Manifest(_),
+            ) => {
                 Self::conflict(DAMAGED, message, "POST /api/v1/points/{id}/verify finds all of it")
             }
-            ReaderError::Read(_) | ReaderError::System { .. } => Self::defect(message),
+            ReaderError::Read(_) => Self::defect(message),
         }
     }
 }

@@ -33,6 +33,12 @@ pub(super) fn exposition(shared: &Shared) -> String {
     if let Some(backups) = &shared.backups {
         jobs(&mut text, &backups.counts());
     }
+    if let Some(readers) = &shared.readers {
+        let counts = readers.counts();
+        let counts = [("export", counts.exports), ("verification", counts.verifications)];
+        let counts = counts.map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), count));
+        gauge(&mut text, "readers", "Points that are being read, by what for.", &counts);
+    }
     let answers: Vec<_> = shared
         .answers()
         .map(|(digit, count)| (format!("{{status=\"{digit}xx\"}}"), count))

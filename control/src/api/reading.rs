@@ -18,7 +18,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -48,6 +49,14 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(export))
         .routes(routes!(end_export))
         .routes(routes!(digests))
+}
+
+/// What the events of a stream have as their data: OpenAPI sees text there.
+pub(super) fn streamed_schemas() -> Vec<(String, RefOr<Schema>)> {
+    let mut schemas =
+        vec![(<ReadingRecord as ToSchema>::name().into_owned(), ReadingRecord::schema())];
+    ReadingRecord::schemas(&mut schemas);
+    schemas
 }
 
 /// What of a point is to be verified.
@@ -122,7 +131,8 @@ struct ReadingEvent {
     #[schema(example = "progress")]
     event: String,
     /// JSON: a ReadingRecord, whose `type` is the name of the event.
-    data: ReadingRecord,
+    #[schema(example = r#"{"type":"note","text":"disk root: its export was started anew"}"#)]
+    data: String,
 }
 
 /// Verifies a point: looks at every file of its chains, has qemu-img check the images, and compares
@@ -307,6 +317,8 @@ async fn end_export(
         (status = 429, description = "Too many ask for digests", body = ErrorBody,
          headers(("Retry-After" = u64, description = "Seconds"))),
         (status = 500, description = "The hub failed", body = ErrorBody),
+        (status = 503, description = "The hub's storage is full", body = ErrorBody,
+         headers(("Retry-After" = u64, description = "Seconds"))),
     )
 )]
 async fn digests(

@@ -75,9 +75,12 @@ fn described() -> OpenApi {
             .description(Some("Made by `blockferry hub token`."))
             .build(),
     );
+    let components = ComponentsBuilder::new()
+        .security_scheme(TOKEN_SCHEME, token)
+        .schemas_from_iter(reading::streamed_schemas());
     OpenApiBuilder::new()
         .info(info)
-        .components(Some(ComponentsBuilder::new().security_scheme(TOKEN_SCHEME, token).build()))
+        .components(Some(components.build()))
         .security(Some([SecurityRequirement::new(TOKEN_SCHEME, [""; 0])]))
         .build()
 }

@@ -7,7 +7,6 @@ use blockferry_dataplane::{Event, Fault, Lane, LaneReport, LaneSettings, Mover, 
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
-use super::ground::Ground;
 use super::plan::Planned;
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::run::Watch;
@@ -28,7 +27,6 @@ pub(super) fn copy(
     plans: &[Planned],
     staged: &mut [Staged],
     work: &Work,
-    ground: &Ground,
     settings: &BackupSettings,
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
@@ -36,7 +34,7 @@ pub(super) fn copy(
     let mut lanes = Vec::with_capacity(plans.len());
     for ((disk, planned), staged) in request.disks.iter().zip(plans).zip(&*staged) {
         let lane = lane_settings(planned, work, settings);
-        lanes.push(Lane::new(disk.source.clone(), staged.export().endpoint()).with_settings(lane));
+        lanes.push(Lane::new(disk.source.clone(), staged.export.endpoint()).with_settings(lane));
     }
     // The first lane that failed by itself.
     let failed: Arc<Mutex<Option<usize>>> = Arc::default();
@@ -72,7 +70,7 @@ pub(super) fn copy(
             // The lane finds another process at the same address, and does again what the dead
             // one had not made safe.
             if revivals < MAX_REVIVALS
-                && let Ok(Some(exited)) = staged.revive(ground, settings)
+                && let Ok(Some(exited)) = staged.export.revive()
             {
                 revivals += 1;
                 watch.note(&format!(
@@ -99,7 +97,7 @@ fn ended(
         let report = reports.swap_remove(lane);
         if let Err(fault) = report.outcome {
             let exports = match fault.side() {
-                Some(Side::Target) => staged[lane].export().stderr_tail().join(" / "),
+                Some(Side::Target) => staged[lane].export.said(),
                 _ => String::new(),
             };
             let disk = WhichDisk(plans[lane].plan.name.clone());

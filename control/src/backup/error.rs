@@ -8,7 +8,6 @@ use blockferry_dataplane::{Cause, Fault, Side};
 
 use crate::catalog::{CatalogError, DiskName, FailureKind, JobId, VmName};
 use crate::export::ExportError;
-use crate::hub::PortError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
 
@@ -81,9 +80,6 @@ pub enum BackupError {
     /// An export.
     #[error(transparent)]
     Export(Box<ExportError>),
-    /// A port of the hub.
-    #[error(transparent)]
-    Port(Box<PortError>),
     /// A manifest of an earlier point.
     #[error(transparent)]
     Manifest(Box<ManifestError>),
@@ -121,7 +117,6 @@ from! {
     CatalogError => Repository,
     ImageError => Image,
     ExportError => Export,
-    PortError => Port,
     ManifestError => Manifest,
 }
 

@@ -146,7 +146,6 @@ impl Run<'_> {
             &plans,
             &mut staged,
             work,
-            self.ground,
             self.settings,
             self.watch,
             self.cancellation,
@@ -226,7 +225,7 @@ impl Run<'_> {
         let mut images = Vec::with_capacity(staged.len());
         for (staged, planned) in staged.into_iter().zip(plans) {
             images.push(staged.image.clone());
-            match staged.end() {
+            match staged.export.end() {
                 Ok(()) => {}
                 Err(error @ ExportError::Stuck { .. }) => return Err(error.into()),
                 // All was flushed: what matters is that the image is whole, and nobody has it.

@@ -5,40 +5,16 @@ use super::ground::Ground;
 use super::plan::Planned;
 use super::request::BackupSettings;
 use crate::child::each;
-use crate::export::{ExportAccess, ExportError, ExportSpec};
-use crate::hub::{ExportAddress, RunningExport};
+use crate::export::ExportAccess;
+use crate::hub::{KeptExport, KeptSpec};
 use crate::image::Image;
 use crate::repository::Work;
 
-/// An export of a new image. It is started anew when it dies, at the same address.
+/// A new image, and the export that writes it.
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) image: Image,
-    address: ExportAddress,
-    export: RunningExport,
-}
-
-impl Staged {
-    /// The export.
-    pub(super) fn export(&self) -> &RunningExport {
-        &self.export
-    }
-
-    /// Starts the export anew if its process is gone; says what became of it then.
-    pub(super) fn revive(
-        &mut self,
-        ground: &Ground,
-        settings: &BackupSettings,
-    ) -> Result<Option<String>, BackupError> {
-        let Some(exited) = self.export.try_exited() else { return Ok(None) };
-        self.export = start(&self.image, &self.address, ground, settings)?;
-        Ok(Some(exited.to_string()))
-    }
-
-    /// Ends the export and takes its socket away.
-    pub(super) fn end(self) -> Result<(), ExportError> {
-        self.export.end()
-    }
+    pub(super) export: KeptExport,
 }
 
 /// Makes an image and starts an export for each disk.
@@ -54,25 +30,13 @@ pub(super) fn stage(
         let parent = planned.parent_image.as_deref();
         let size = planned.plan.size_bytes;
         let image = Image::create(&path, size, parent, settings.image_tool.clone())?.image;
-        let address = ground.address(*disk, work.path())?;
-        let export = start(&image, &address, ground, settings)?;
-        Ok(Staged { image, address, export })
+        let spec = KeptSpec {
+            image: image.path().to_owned(),
+            address: ground.address(*disk, work.path())?,
+            access: ExportAccess::Writable,
+            connections: settings.lane.connections,
+        };
+        let export = KeptExport::start(spec, &ground.exports, &settings.exports)?;
+        Ok(Staged { image, export })
     })
-}
-
-fn start(
-    image: &Image,
-    address: &ExportAddress,
-    ground: &Ground,
-    settings: &BackupSettings,
-) -> Result<RunningExport, BackupError> {
-    let (listener, name, port) = address.take()?;
-    let spec = ExportSpec {
-        image: image.path().to_owned(),
-        name,
-        listener,
-        access: ExportAccess::Writable,
-        connections: settings.lane.connections,
-    };
-    Ok(ground.exports.start(spec, port, &settings.exports)?)
 }

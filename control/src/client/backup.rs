@@ -16,13 +16,13 @@ use super::error::ClientError;
 use super::events::Heard;
 use super::http::HubClient;
 use super::patience::{AWAY, Patience};
-use crate::backup::{BackupReport, Cancellation, DiskPlan, DiskReport, Parent, Watch, plan_words};
+use super::report::report;
+use crate::backup::{BackupReport, Cancellation, Watch, plan_words};
 use crate::catalog::{
-    BackupMode, DiskName, FailureKind, Job, JobId, JobState, LayerKind, Point, PointId, UnixMillis,
-    ValueError, VmName,
+    BackupMode, DiskName, FailureKind, Job, JobState, PointId, UnixMillis, ValueError, VmName,
 };
 use crate::hub::RepositoryName;
-use crate::record::{DiskRecord, EventRecord, JobRecord, MovedRecord, PointRecord};
+use crate::record::{EventRecord, JobRecord, MovedRecord, PointRecord};
 
 /// How often it is looked whether the job is to be called off.
 const TICK: Duration = Duration::from_millis(100);
@@ -366,83 +366,4 @@ fn said(error: ClientError) -> String {
 
 fn is_over(job: &JobRecord) -> bool {
     job.state.parse().is_ok_and(JobState::is_over)
-}
-
-/// What standalone makes of its lanes, made of the point and its layers.
-fn report(
-    submission: &Submission,
-    point: &PointRecord,
-    job: &JobRecord,
-    moved: Option<(f64, Vec<MovedRecord>)>,
-) -> Result<BackupReport, ValueError> {
-    let time = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
-    let (elapsed, moved) = match moved {
-        Some((seconds, disks)) => (Duration::try_from_secs_f64(seconds).ok(), disks),
-        None => (None, Vec::new()),
-    };
-    let elapsed = elapsed.unwrap_or_else(|| between(job, "planning", "done"));
-    let copying = between(job, "copying", "publishing");
-    let mut disks = Vec::with_capacity(point.disks.len());
-    for asked in &submission.disks {
-        let mut found = point.disks.iter();
-        let Some(disk) = found.find(|disk| disk.name == asked.name.as_str()) else { continue };
-        let moved = moved.iter().find(|moved| moved.disk == disk.name);
-        disks.push(disk_report(disk, moved, copying)?);
-    }
-    let point = Point {
-        id: point.id.parse()?,
-        vm: point.vm.parse()?,
-        created: time(point.created_ms),
-        published: time(point.published_ms),
-        mode: point.asked.parse()?,
-        job: point.job.parse::<JobId>()?,
-    };
-    Ok(BackupReport { point, disks, elapsed })
-}
-
-/// Time between two states of a job; no time where it is not known.
-fn between(job: &JobRecord, from: &str, to: &str) -> Duration {
-    let at = |state: &str| job.steps.iter().find(|step| step.state == state).map(|step| step.at_ms);
-    let millis = at(to).zip(at(from)).map_or(0, |(to, from)| to.saturating_sub(from));
-    Duration::from_millis(millis)
-}
-
-fn disk_report(
-    disk: &DiskRecord,
-    moved: Option<&MovedRecord>,
-    copying: Duration,
-) -> Result<DiskReport, ValueError> {
-    let parent = match (&disk.parent, disk.chain.get(1)) {
-        (Some(point), Some(below)) => {
-            Some(Parent { layer: below.layer.parse()?, point: point.parse()? })
-        }
-        _ => None,
-    };
-    let kind = if parent.is_some() { LayerKind::Delta } else { LayerKind::Full };
-    let counts = match moved {
-        Some(moved) => moved.bytes.into(),
-        // What is kept with the layer: nobody was there when the rest was told.
-        None => {
-            let mut counts = Counts::default();
-            counts.read = disk.bytes.read;
-            counts.zero = disk.bytes.zero;
-            counts.sent = disk.bytes.sent;
-            counts.skipped = disk.bytes.skipped;
-            counts
-        }
-    };
-    let elapsed = moved.and_then(|moved| Duration::try_from_secs_f64(moved.seconds).ok());
-    Ok(DiskReport {
-        plan: DiskPlan {
-            name: disk.name.parse()?,
-            layer: disk.layer.parse()?,
-            kind,
-            reason: disk.reason.clone(),
-            parent,
-            size_bytes: disk.size,
-        },
-        counts,
-        elapsed: elapsed.unwrap_or(copying),
-        stored_bytes: disk.stored,
-    })
 }

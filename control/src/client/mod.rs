@@ -21,6 +21,7 @@ mod http;
 mod patience;
 mod points;
 mod reading;
+mod report;
 mod restore;
 #[cfg(test)]
 mod tests;

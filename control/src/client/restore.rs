@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,9 +16,9 @@ use tempfile::TempDir;
 
 use super::error::ClientError;
 use super::export::{Exporting, HubExport};
-use super::http::{HubClient, escaped};
+use super::http::{CONNECT_DEADLINE, HubClient, escaped};
 use crate::backup::{Cancellation, Watch};
-use crate::catalog::{PointId, ValueError, VmName};
+use crate::catalog::{FailureKind, PointId, ValueError, VmName};
 use crate::hub::RepositoryName;
 use crate::reading::{
     ChainDigests, Opened, OpenedDisk, ReadError, ReadSettings, RestoreReport, RestoreRequest,
@@ -127,6 +128,7 @@ impl OpenedByHub {
                 size_bytes: disk.size,
             });
         }
+        reach(hub, &export)?;
         let lent = notes_folder(settings)?;
         let mut digests = Vec::with_capacity(disks.len());
         for (index, disk) in disks.iter().enumerate() {
@@ -135,6 +137,25 @@ impl OpenedByHub {
         }
         Ok(Self { point, vm, disks, digests, export, _lent: lent })
     }
+}
+
+/// Sees whether the hub's ports can be reached from here: that they cannot has one cause mostly, and
+/// a lane would not know it.
+fn reach(hub: &HubClient, export: &HubExport) -> Result<(), ReadError> {
+    for disk in &export.served().disks {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, disk.port));
+        if let Err(error) = TcpStream::connect_timeout(&address, CONNECT_DEADLINE) {
+            let (name, port, hub) = (&disk.disk, disk.port, hub.address());
+            let words = format!(
+                "disk {name}: the hub at {hub} serves it on port {port} of its own 127.0.0.1, \
+                 which cannot be reached from here: {error}; forward the ports of the hub under \
+                 the same numbers, as with ssh -L {port}:127.0.0.1:{port}, or run this command on \
+                 its machine"
+            );
+            return Err(ReadError::Remote { words, failure: FailureKind::Source });
+        }
+    }
+    Ok(())
 }
 
 impl Opened for OpenedByHub {

@@ -26,6 +26,7 @@ mod address;
 mod backups;
 mod error;
 mod exports;
+mod kept;
 mod machine;
 mod ports;
 mod readers;
@@ -41,6 +42,7 @@ pub use backups::{
 };
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
+pub(crate) use kept::{KeptExport, KeptSpec};
 pub use machine::{Hub, HubSettings};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
 pub use readers::{

@@ -6,10 +6,10 @@ use std::time::Duration;
 use blockferry_dataplane::{Counts, Event, Lane, LaneReport, Mover};
 
 use super::error::ReadError;
-use super::serve::Served;
 use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::DiskName;
+use crate::hub::KeptExport;
 
 /// How often progress is told, and exports are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -18,14 +18,13 @@ const MAX_REVIVALS: u32 = 8;
 
 /// Starts exports anew that die, so often and no more.
 pub(crate) struct Reviver<'a> {
-    settings: &'a ReadSettings,
     watch: &'a Arc<dyn Watch>,
     left: u32,
 }
 
 impl<'a> Reviver<'a> {
-    pub(crate) fn new(settings: &'a ReadSettings, watch: &'a Arc<dyn Watch>) -> Self {
-        Self { settings, watch, left: MAX_REVIVALS }
+    pub(crate) fn new(watch: &'a Arc<dyn Watch>) -> Self {
+        Self { watch, left: MAX_REVIVALS }
     }
 
     /// Who wants to know what happens.
@@ -34,12 +33,16 @@ impl<'a> Reviver<'a> {
     }
 
     /// Looks after an export. A lane finds another process at the same address, and goes on.
-    pub(super) fn revive(&mut self, disk: &DiskName, served: &mut Served) -> Result<(), ReadError> {
+    pub(super) fn revive(
+        &mut self,
+        disk: &DiskName,
+        served: &mut KeptExport,
+    ) -> Result<(), ReadError> {
         if self.left == 0 {
             return Ok(());
         }
         let failed = |error| ReadError::Export { disk: disk.clone(), error: Box::new(error) };
-        if let Some(exited) = served.revive(self.settings).map_err(failed)? {
+        if let Some(exited) = served.revive().map_err(failed)? {
             self.left -= 1;
             self.watch.note(&format!("disk {disk}: its export was started anew, for {exited}"));
         }
@@ -74,7 +77,7 @@ pub(super) fn run(
     });
     let running = mover.start(lanes).map_err(ReadError::Mover)?;
     cancellation.lanes(Some(running.canceller()));
-    let mut reviver = Reviver::new(settings, watch);
+    let mut reviver = Reviver::new(watch);
     let mut lost = None;
     while !running.wait_for(TICK) {
         let counts: Vec<_> = (0..disks.len()).map(|lane| running.lane_progress(lane)).collect();

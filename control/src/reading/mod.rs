@@ -1,7 +1,7 @@
 //! Reading what was kept.
 //!
 //! ```text
-//!  Repository::hold ─► HeldPoint ─► Served: a qemu-nbd for each disk, through its chain
+//!  Repository::hold ─► HeldPoint ─► KeptExport: a qemu-nbd for each disk, through its chain
 //!                                     │
 //!        ┌──────────────┬─────────────┼────────────────┐
 //!     restore         verify        offer             list (opens nothing)

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use super::error::ReadError;
 use super::lanes::Reviver;
 use super::scratch::{Scratch, clean_up};
-use super::serve::Served;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, Layer, Point, PointId};
 use crate::child::each;
 use crate::export::{ExportAccess, ExportError, Listener};
-use crate::hub::ExportAddress;
+use crate::hub::{ExportAddress, KeptExport, KeptSpec};
 use crate::repository::{HeldPoint, Repository};
 
 /// Connections that each export is made for: those of nbdcopy, four times.
@@ -47,7 +46,7 @@ pub struct OfferRequest {
 #[derive(Debug)]
 pub struct Offer {
     held: HeldPoint,
-    exports: Vec<Served>,
+    exports: Vec<KeptExport>,
     /// Behind the exports, whose sockets are in it.
     _scratch: Option<Scratch>,
 }
@@ -98,7 +97,13 @@ pub(crate) fn offer_at(
     let wanted: Vec<_> = held.layers.iter().zip(addresses).collect();
     let exports = each(&wanted, |(layer, address)| {
         let disk = &layer.layer().disk_name;
-        Served::start(&layer.image, address.clone(), access.clone(), connections, &settings)
+        let spec = KeptSpec {
+            image: layer.image.clone(),
+            address: address.clone(),
+            access: access.clone(),
+            connections,
+        };
+        KeptExport::start(spec, &settings.running, &settings.exports)
             .map_err(|error| ReadError::Export { disk: disk.clone(), error: Box::new(error) })
     })?;
     drop(wanted);

@@ -17,10 +17,11 @@ use super::damaged::by_layer;
 use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes::Reviver;
-use super::serve::{Served, serve_to_read};
+use super::serve::serve_to_read;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
 use crate::child::each;
+use crate::hub::KeptExport;
 use crate::repository::{HeldLayer, HeldPoint, Repository, RepositoryError};
 
 /// A disk of an opened point.
@@ -71,7 +72,7 @@ pub(crate) trait Opened {
 pub(super) struct OpenedHere<'a> {
     held: HeldPoint,
     disks: Vec<OpenedDisk>,
-    sources: Vec<Served>,
+    sources: Vec<KeptExport>,
     digests: Vec<ChainDigests>,
     settings: &'a ReadSettings,
 }
@@ -112,7 +113,7 @@ fn open(
     repository: &Repository,
     layer: &HeldLayer,
     settings: &ReadSettings,
-) -> Result<(ChainDigests, Served), ReadError> {
+) -> Result<(ChainDigests, KeptExport), ReadError> {
     repository.all_as_long(layer)?;
     let digests =
         ChainDigests::open(layer, repository).map_err(|error| no_digests(layer, error))?;

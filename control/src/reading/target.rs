@@ -10,9 +10,10 @@ use rustix::fs::OFlags;
 use super::error::ReadError;
 use super::opened::OpenedDisk;
 use super::partial::PartialFile;
-use super::serve::{Served, serve_to_write};
+use super::serve::serve_to_write;
 use super::settings::{DiskFormat, ReadSettings};
 use crate::catalog::DiskName;
+use crate::hub::KeptExport;
 use crate::image::{CheckVerdict, Image};
 
 /// Where disks are to go.
@@ -43,7 +44,7 @@ pub(super) enum Target {
         /// The file.
         file: PartialFile,
         /// The export. Boxed: it is many times as large as the others.
-        served: Box<Served>,
+        served: Box<KeptExport>,
     },
     /// An export or a device of the caller's.
     Whole {
@@ -121,7 +122,7 @@ impl Target {
     }
 
     /// Its export, if it has one of ours.
-    pub(super) fn served(&mut self) -> Option<&mut Served> {
+    pub(super) fn served(&mut self) -> Option<&mut KeptExport> {
         match self {
             Self::Image { served, .. } => Some(served),
             Self::Raw(_) | Self::Whole { .. } => None,

@@ -4,6 +4,7 @@ mod answers;
 mod load;
 mod ports;
 mod processes;
+mod reading;
 mod timing;
 mod tokens;
 

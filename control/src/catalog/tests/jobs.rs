@@ -25,7 +25,7 @@ fn jobs_are_told_apart_by_what_they_are_for() {
     for job in [&backup, &export] {
         assert_eq!(&place.catalog.job(job.id).unwrap(), job);
         let filter = JobFilter { kind: Some(job.kind), ..JobFilter::default() };
-        assert_eq!(place.catalog.jobs(&filter).unwrap(), [job.clone()]);
+        assert_eq!(place.catalog.jobs(&filter).unwrap(), std::slice::from_ref(job));
     }
     assert_eq!(place.catalog.jobs(&JobFilter::default()).unwrap(), [backup, export]);
 }

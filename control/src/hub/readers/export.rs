@@ -248,8 +248,7 @@ impl Serving<'_> {
 
     /// Looks after the exports until it is called off, or one of them is gone for good.
     fn until_over(&mut self, ticket: &Ticket, watch: &Arc<dyn Watch>) -> Option<ReadError> {
-        let settings = &self.claimed.shared.settings;
-        let mut reviver = Reviver::new(settings, watch);
+        let mut reviver = Reviver::new(watch);
         while !ticket.cancellation.is_cancelled() {
             // Another process would not have what was written to the first one.
             if !self.writable

@@ -15,12 +15,13 @@ use super::report::{Against, AgainstOutcome, Content, DamageKind, VerifiedDisk, 
 use crate::backup::Watch;
 use crate::catalog::{DiskName, Layer};
 use crate::export::ExportError;
+use crate::hub::KeptExport;
 use crate::reading::damaged::by_layer;
 use crate::reading::digests::{ChainDigests, unequal};
 use crate::reading::error::ReadError;
 use crate::reading::lanes::{self, Reviver};
 use crate::reading::restore::{note, notes_folder};
-use crate::reading::serve::{Served, serve_to_read};
+use crate::reading::serve::serve_to_read;
 use crate::repository::{HeldLayer, HeldPoint, RepositoryError};
 
 /// The digests of a live source whose disk has none of its own.
@@ -31,7 +32,7 @@ const DIGEST: DigestAlgorithm = DigestAlgorithm::Blake3;
 struct Readable {
     /// Its place in the point.
     disk: usize,
-    served: Served,
+    served: KeptExport,
     /// None, if it is only read for the sake of a live source.
     digests: Option<ChainDigests>,
 }
