@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::BackupOptions;
 use crate::batch::BatchOptions;
+use crate::bench::BenchOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
 use crate::hub::HubOptions;
@@ -101,6 +102,14 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
     )]
     Hub(HubOptions),
+    /// Measure what this machine and a link carry
+    ///
+    /// On servers that it starts itself, and ends; nothing is left of it but what it tells.
+    #[command(
+        after_help = crate::bench::EXAMPLES,
+        after_long_help = const_str(crate::bench::EXAMPLES, EXIT_CODES)
+    )]
+    Bench(Box<BenchOptions>),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder
