@@ -131,7 +131,11 @@ pub(super) fn refusal(error: &BenchError) -> anyhow::Error {
     let exit = match error {
         BenchError::Interrupted => Exit::Interrupted,
         BenchError::Request(_) => Exit::Usage,
-        BenchError::Export(_) | BenchError::Image(_) => Exit::Target,
+        BenchError::Tunnel(error) if error.is_usage() => Exit::Usage,
+        BenchError::Export(_)
+        | BenchError::Image(_)
+        | BenchError::Tunnel(_)
+        | BenchError::Target { .. } => Exit::Target,
         BenchError::Lane { fault, .. } => fault.side().map_or(Exit::Failed, Exit::of_side),
         _ => Exit::Failed,
     };

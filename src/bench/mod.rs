@@ -12,6 +12,7 @@ mod measuring;
 mod options;
 mod plot;
 mod report;
+mod tunnel;
 
 use crate::exit::Exit;
 use options::Bench;
@@ -25,5 +26,6 @@ pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<Exit> {
     match &options.what {
         Bench::Lane(options) => lane::command(options),
         Bench::Fleet(options) => fleet::command(options),
+        Bench::Tunnel(options) => tunnel::command(options),
     }
 }

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blockferry_control::bench::{SourceData, TargetKind};
+use blockferry_control::bench::{SourceData, TargetKind, Way};
 use blockferry_dataplane::{EngineChoice, LaneSettings, MoverSettings, PayloadChoice};
 use clap::{Args, Subcommand};
 
 use crate::copy::{DigestChoice, digest};
 use crate::exit::Refusal;
-use crate::lane_options::{OutputOptions, positive_duration, positive_size};
+use crate::lane_options::{MAX_CONNECTIONS, OutputOptions, positive_duration, positive_size};
 
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   blockferry bench lane --dir /backup          one disk, into an image on that file system
-  blockferry bench fleet                       101 disks at once";
+  blockferry bench fleet                       101 disks at once
+  blockferry bench tunnel --plot tunnel.svg    SSH on this machine: what its processors carry";
 
 const LANE_EXAMPLES: &str = "\
 Examples:
@@ -36,7 +37,20 @@ Examples:
   A few large ones, and what each of them made:
     blockferry bench fleet --disks 8 --size 2G --json";
 
+const TUNNEL_EXAMPLES: &str = "\
+Examples:
+  What SSH costs here: our tunnel, the OpenSSH client and plain TCP, on servers of its own:
+    blockferry bench tunnel --connections 1,2,4 --lanes 1,4,16 --plot tunnel.svg
+
+  What the way to the hub carries, for half a minute, into an export that may be written over:
+    blockferry bench tunnel --tunnel ssh://backup@hub --identity node.key --known-hosts hub.keys \\
+        --target nbd://127.0.0.1:10100/scratch --overwrite --lanes 16 --connections 4 --seconds 30
+
+  For programs, with every sample of every connection:
+    blockferry bench tunnel --json --csv tunnel.csv";
+
 const WHAT: &str = "What to measure";
+const FAR: &str = "The far end";
 const HOW: &str = "How data is moved";
 const FILES: &str = "Files";
 
@@ -65,6 +79,12 @@ pub(crate) enum Bench {
     /// Needs nbdkit and, for images, qemu-nbd and qemu-img: two processes for each disk.
     #[command(after_help = FLEET_EXAMPLES)]
     Fleet(FleetBenchOptions),
+    /// Measure what an SSH tunnel carries, beside ssh -L and plain TCP
+    ///
+    /// Without --tunnel, to an sshd and a server that forgets, both started for it on loopback:
+    /// needs nbdkit and openssh-server. With it, into a real export, which is written over.
+    #[command(after_help = TUNNEL_EXAMPLES)]
+    Tunnel(Box<TunnelBenchOptions>),
 }
 
 #[derive(Args, Debug)]
@@ -107,6 +127,90 @@ pub(crate) struct FleetBenchOptions {
 
     #[command(flatten)]
     pub(crate) each: DiskOptions,
+
+    #[command(flatten)]
+    pub(crate) moving: MovingOptions,
+
+    #[command(flatten)]
+    pub(crate) files: FileOptions,
+
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TunnelBenchOptions {
+    /// Numbers of connections, each of which is measured
+    ///
+    /// A lane is carried by one connection, so there are never more of them than lanes.
+    #[arg(
+        long, value_name = "N,...", default_value = "1,2,4", value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=MAX_CONNECTIONS), help_heading = WHAT
+    )]
+    pub(crate) connections: Vec<u16>,
+
+    /// Numbers of lanes, each of which is measured
+    #[arg(
+        long, value_name = "N,...", default_value = "1,4,16", value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=MAX_DISKS), help_heading = WHAT
+    )]
+    pub(crate) lanes: Vec<u16>,
+
+    /// Ways to compare: tunnel (ours), ssh (ssh -L), tcp (plain TCP, where the target can be
+    /// reached so)
+    #[arg(
+        long, value_name = "WAY,...", default_value = "tunnel,ssh,tcp", value_delimiter = ',',
+        value_parser = way, help_heading = WHAT
+    )]
+    pub(crate) ways: Vec<Way>,
+
+    /// How long each run takes
+    #[arg(
+        long, value_name = "N", default_value = "5", conflicts_with = "size",
+        value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = WHAT
+    )]
+    pub(crate) seconds: u32,
+
+    /// How much each run moves, of all lanes together, however long it takes
+    #[arg(long, value_name = "SIZE", value_parser = disk_size, help_heading = WHAT)]
+    pub(crate) size: Option<u64>,
+
+    /// What is sent: pattern (quickly made) or random (which takes the source more CPU)
+    #[arg(
+        long, value_name = "KIND", default_value = "pattern", value_parser = data,
+        help_heading = WHAT
+    )]
+    pub(crate) data: SourceData,
+
+    /// Measure the way to this SSH server; if not given, to one that is started on loopback
+    #[arg(
+        long, value_name = "ssh://[USER@]HOST[:PORT]", requires = "target", help_heading = FAR
+    )]
+    // Parsed later: clap would repeat a password that was written into it.
+    pub(crate) tunnel: Option<String>,
+
+    /// The private key for --tunnel, without a passphrase; ~/.ssh/id_ed25519 if not given
+    #[arg(long, value_name = "KEY", requires = "tunnel", help_heading = FAR)]
+    pub(crate) identity: Option<PathBuf>,
+
+    /// Where the server's key stands already; ~/.ssh/known_hosts if not given
+    #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = FAR)]
+    pub(crate) known_hosts: Option<PathBuf>,
+
+    /// The export that is written over, as an NBD URI as seen from there
+    #[arg(long, value_name = "URI", requires = "tunnel", help_heading = FAR)]
+    pub(crate) target: Option<String>,
+
+    /// Yes, what --target holds may be destroyed
+    #[arg(long, requires = "target", help_heading = FAR)]
+    pub(crate) overwrite: bool,
+
+    /// The sshd that is started where there is no --tunnel, by name or path
+    #[arg(
+        long, value_name = "PROGRAM", default_value = "sshd", conflicts_with = "tunnel",
+        help_heading = FAR
+    )]
+    pub(crate) sshd: String,
 
     #[command(flatten)]
     pub(crate) moving: MovingOptions,
@@ -270,6 +374,15 @@ fn target(text: &str) -> Result<TargetKind, String> {
         .into_iter()
         .find(|kind| kind.word() == text)
         .ok_or_else(|| "write qcow2 or null".into())
+}
+
+fn way(text: &str) -> Result<Way, String> {
+    match text {
+        "tunnel" => Ok(Way::Tunnel),
+        "ssh" => Ok(Way::Ssh),
+        "tcp" => Ok(Way::Tcp),
+        _ => Err("write tunnel, ssh or tcp, or several of them with commas between".into()),
+    }
 }
 
 /// Whole sectors, which is what images and exports have.

@@ -12,6 +12,11 @@ const HEIGHT: u32 = 380;
 const MARGIN: u32 = 16;
 const LEFT_LABELS: u32 = 72;
 const BOTTOM_LABELS: u32 = 48;
+/// The names of the lines, at the right of a panel.
+const LEGEND_WIDTH: u32 = 210;
+const LEGEND_LEFT: i32 = 710;
+const LEGEND_TOP: i32 = 60;
+const LEGEND_STEP: i32 = 21;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
@@ -91,6 +96,7 @@ fn draw<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), Unwritten<'a>> {
     let top = if most(|point| point.1) > 0.0 { most(|point| point.1) * 1.12 } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
         .margin(MARGIN)
+        .margin_right(LEGEND_WIDTH)
         .caption(&panel.title, (FONT, 18).into_font().color(&INK))
         .x_label_area_size(BOTTOM_LABELS)
         .y_label_area_size(LEFT_LABELS)
@@ -100,7 +106,7 @@ fn draw<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), Unwritten<'a>> {
         .x_desc(panel.x)
         .y_desc(panel.y)
         .axis_style(INK)
-        .light_line_style(WHITE)
+        .max_light_lines(0)
         .bold_line_style(GRID)
         .label_style((FONT, 13).into_font().color(&INK))
         .axis_desc_style((FONT, 14).into_font().color(&INK))
@@ -108,22 +114,22 @@ fn draw<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), Unwritten<'a>> {
         .y_label_formatter(&number)
         .draw()?;
     for (index, line) in lines.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        // The second time round, lines are thinner.
-        let width = if index < COLOURS.len() { 2 } else { 1 };
-        let style = colour.stroke_width(width);
-        chart
-            .draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(3))?
-            .label(&line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        let style = style(index);
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(3))?;
+        // Beside the panel, where no line can run through it.
+        let y = LEGEND_TOP + LEGEND_STEP * i32::try_from(index).unwrap_or(0);
+        area.draw(&PathElement::new([(LEGEND_LEFT, y), (LEGEND_LEFT + 22, y)], style))?;
+        area.draw(&Circle::new((LEGEND_LEFT + 11, y), 3, style))?;
+        let font = (FONT, 13).into_font().color(&INK);
+        area.draw(&Text::new(line.name.clone(), (LEGEND_LEFT + 30, y - 6), font))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
-        .label_font((FONT, 13).into_font().color(&INK))
-        .draw()
+    Ok(())
+}
+
+/// How a line is drawn. The second time round, lines are thinner.
+fn style(index: usize) -> ShapeStyle {
+    let width = if index < COLOURS.len() { 2 } else { 1 };
+    COLOURS[index % COLOURS.len()].stroke_width(width)
 }
 
 /// A number at an axis: no more digits than it needs.

@@ -1,6 +1,7 @@
 //! What the options come to for the lanes and the mover.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
@@ -55,13 +56,34 @@ pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
     }
 }
 
+/// A tunnel, as a command line names it.
+pub(crate) struct TunnelWords<'a> {
+    pub(crate) address: &'a str,
+    pub(crate) identity: Option<&'a Path>,
+    pub(crate) known_hosts: Option<&'a Path>,
+    pub(crate) connections: u16,
+    pub(crate) deadline: Duration,
+}
+
 /// The settings of the tunnel, if one was asked for.
-pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+pub(super) fn wanted_tunnel(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
     let Some(address) = &options.tunnel else { return Ok(None) };
+    tunnel_settings(&TunnelWords {
+        address,
+        identity: options.identity.as_deref(),
+        known_hosts: options.known_hosts.as_deref(),
+        connections: options.tunnel_connections,
+        deadline: options.deadline,
+    })
+    .map(Some)
+}
+
+/// The settings of a tunnel.
+pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelSettings> {
     let address: TunnelAddress =
-        address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
-    let in_home = |given: &Option<PathBuf>, name: &str, option: &str| match given {
-        Some(path) => Ok(path.clone()),
+        words.address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
+    let in_home = |given: Option<&Path>, name: &str, option: &str| match given {
+        Some(path) => Ok(path.to_owned()),
         None => std::env::var_os("HOME")
             .map(|home| Path::new(&home).join(".ssh").join(name))
             .ok_or_else(|| Refusal::usage(format!("HOME is not set: name a file by {option}"))),
@@ -71,13 +93,13 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
     let user = user.ok_or_else(|| {
         Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST")
     })?;
-    let identity = in_home(&options.identity, "id_ed25519", "--identity")?;
-    let known_hosts = in_home(&options.known_hosts, "known_hosts", "--known-hosts")?;
-    Ok(Some(TunnelSettings {
-        connections: options.tunnel_connections.into(),
-        deadline: options.deadline,
+    let identity = in_home(words.identity, "id_ed25519", "--identity")?;
+    let known_hosts = in_home(words.known_hosts, "known_hosts", "--known-hosts")?;
+    Ok(TunnelSettings {
+        connections: words.connections.into(),
+        deadline: words.deadline,
         ..TunnelSettings::new(address, user, identity, known_hosts)
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use blockferry_dataplane::Fault;
 use crate::child::LaunchError;
 use crate::export::ExportError;
 use crate::image::ImageError;
+use crate::tunnel::TunnelError;
 
 /// One line that says what went wrong, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,17 @@ pub enum BenchError {
         lane: usize,
         /// Why.
         fault: Fault,
+    },
+    /// There is no tunnel.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The target does not answer.
+    #[error("target {what}: {error}")]
+    Target {
+        /// Its URI.
+        what: String,
+        /// What the system or the server said.
+        error: io::Error,
     },
     /// No lane could be started.
     #[error("no lane could be started: {0}")]

@@ -43,7 +43,7 @@ pub(super) struct Job<'a> {
     pub(super) mover: &'a MoverSettings,
     pub(super) pace: Pace,
     /// The roots of the processes whose CPU time counts; new ones may come while it runs.
-    pub(super) processes: &'a (dyn Fn() -> Vec<(Part, u32)> + Sync),
+    pub(super) processes: &'a dyn Fn() -> Vec<(Part, u32)>,
     /// Whether their memory is looked at too.
     pub(super) memory: bool,
     /// What each connection has carried until now.

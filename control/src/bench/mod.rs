@@ -13,16 +13,23 @@
 //! [`Folder`], which goes with it; one that a kill left is removed by the next measurement in the
 //! same place. A measurement that fails, or is called off, keeps what was measured before.
 
+mod ask;
 mod disks;
 mod error;
 mod folder;
+mod forward;
 mod measure;
 mod process;
+mod road;
 mod run;
 mod servant;
+mod sshd;
+mod tunnel;
 
 pub use disks::{DiskBench, TargetKind, measure_disks};
 pub use error::BenchError;
 pub use measure::{Observer, Pace};
+pub use road::OnTunnelEvent;
 pub use run::{LaneFigures, Part, RoundTrips, Run, Sample, Way};
 pub use servant::SourceData;
+pub use tunnel::{FarSide, OnLeftOut, TunnelBench, measure_tunnel};

@@ -140,6 +140,13 @@ impl Run {
         rate(self.bytes, self.elapsed)
     }
 
+    /// What each connection carried, in MiB a second; nothing where there is none.
+    #[must_use]
+    pub fn connection_rates(&self) -> Vec<f64> {
+        let carried = self.samples.last().map_or(&[][..], |last| &last.connections);
+        carried.iter().map(|bytes| rate(*bytes, self.elapsed)).collect()
+    }
+
     /// CPU seconds of a part for each GiB; 0 where nothing was carried.
     #[must_use]
     pub fn cpu_per_gib(&self, part: Part) -> Option<f64> {
