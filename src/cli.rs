@@ -8,6 +8,7 @@ use crate::bench::BenchOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
 use crate::hub::HubOptions;
+use crate::node::NodeOptions;
 use crate::points::PointsOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 use crate::restore::RestoreOptions;
@@ -96,7 +97,7 @@ pub(crate) enum Command {
     #[command(after_help = crate::export::EXAMPLES,
         after_long_help = const_str(crate::export::EXAMPLES, EXIT_CODES))]
     Export(Box<ExportOptions>),
-    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it
+    /// Run the hub: ports, exports and the API over HTTP; or make tokens for it, or enroll nodes
     #[command(
         after_help = crate::hub::EXAMPLES,
         after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
@@ -110,6 +111,12 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::bench::EXAMPLES, EXIT_CODES)
     )]
     Bench(Box<BenchOptions>),
+    /// Make this machine a node, which reaches a hub's exports through an SSH tunnel
+    #[command(
+        after_help = crate::node::EXAMPLES,
+        after_long_help = const_str(crate::node::EXAMPLES, EXIT_CODES)
+    )]
+    Node(NodeOptions),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

@@ -12,12 +12,14 @@ mod export;
 mod hub;
 mod interrupt;
 mod lane_options;
+mod node;
 mod output;
 mod points;
 mod reading;
 mod reference;
 mod remote;
 mod restore;
+mod state;
 mod verify;
 
 use std::process::ExitCode;
@@ -63,6 +65,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Bench(options) => bench::command(&options),
+        Command::Node(options) => node::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

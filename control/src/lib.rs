@@ -9,6 +9,7 @@
 //!  client      the same from the other side
 //!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
 //!  bench       what this machine and a link carry, measured on servers of its own
+//!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
@@ -28,6 +29,7 @@ pub mod client;
 pub mod export;
 pub mod hub;
 pub mod image;
+pub mod node;
 mod program;
 pub mod reading;
 pub mod record;

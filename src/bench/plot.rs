@@ -30,6 +30,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0x55, 0x55, 0x55),
 ];
+/// Labels at an axis, about.
+const LABELS: usize = 10;
 /// Lines in a panel at most: more cannot be told apart.
 const MAX_LINES: usize = 14;
 
@@ -46,6 +48,8 @@ pub(super) struct Panel {
     pub(super) title: String,
     pub(super) x: &'static str,
     pub(super) y: &'static str,
+    /// Whether x counts something.
+    pub(super) whole_x: bool,
     pub(super) lines: Vec<Line>,
 }
 
@@ -62,7 +66,7 @@ pub(super) fn over_time(title: String, runs: &[Run], name: impl Fn(&Run) -> Stri
             })
             .collect(),
     });
-    Panel { title, x: "seconds", y: "MiB/s", lines: lines.collect() }
+    Panel { title, x: "seconds", y: "MiB/s", whole_x: false, lines: lines.collect() }
 }
 
 /// Draws the panels.
@@ -103,6 +107,7 @@ fn draw<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), Unwritten<'a>> {
         .build_cartesian_2d(0.0..right, 0.0..top)?;
     chart
         .configure_mesh()
+        .x_labels(if panel.whole_x { whole_labels(right) } else { LABELS })
         .x_desc(panel.x)
         .y_desc(panel.y)
         .axis_style(INK)
@@ -132,6 +137,13 @@ fn style(index: usize) -> ShapeStyle {
     COLOURS[index % COLOURS.len()].stroke_width(width)
 }
 
+/// Labels at an axis whose numbers are whole: no more than there are such numbers.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole_labels(right: f64) -> usize {
+    // It is small and positive.
+    (right as usize + 1).min(LABELS)
+}
+
 /// A number at an axis: no more digits than it needs.
 fn number(value: &f64) -> String {
     let text = format!("{value:.2}");
@@ -145,7 +157,13 @@ mod tests {
     #[test]
     fn a_panel_has_its_title_axes_and_legend_and_nothing_of_a_name_is_taken_for_markup() {
         let line = Line { name: "a <b> & c".into(), points: vec![(0.0, 10.0), (1.0, 2000.0)] };
-        let panel = Panel { title: "What".into(), x: "seconds", y: "MiB/s", lines: vec![line] };
+        let panel = Panel {
+            title: "What".into(),
+            x: "seconds",
+            y: "MiB/s",
+            whole_x: false,
+            lines: vec![line],
+        };
         let text = svg(&[panel.clone(), panel]).unwrap();
         for word in ["What", "seconds", "MiB/s", "a &lt;b&gt; &amp; c"] {
             assert_eq!(text.matches(word).count(), 2, "{word}");

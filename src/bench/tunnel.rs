@@ -6,7 +6,7 @@ use std::time::Duration;
 use blockferry_control::bench::{
     FarSide, OnTunnelEvent, Pace, Part, Run, TunnelBench, Way, measure_tunnel,
 };
-use blockferry_control::tunnel::TunnelEvent;
+use blockferry_control::tunnel::{TunnelEvent, TunnelSettings};
 use blockferry_dataplane::nbd::NbdUri;
 use serde_json::json;
 
@@ -75,10 +75,8 @@ fn far(options: &TunnelBenchOptions) -> anyhow::Result<FarSide> {
         address,
         identity: options.identity.as_deref(),
         known_hosts: options.known_hosts.as_deref(),
-        // Each run has its own number of them.
-        connections: 1,
-        deadline: options.moving.deadline,
     })?;
+    let settings = TunnelSettings { deadline: options.moving.deadline, ..settings };
     Ok(FarSide::Real { settings: Box::new(settings), target: Box::new(target) })
 }
 
@@ -155,8 +153,6 @@ fn cpu(run: &Run, parts: &[Part]) -> String {
 fn panels(runs: &[Run]) -> Vec<Panel> {
     let mut lines: Vec<Line> = Vec::new();
     for run in runs {
-        // With fewer lanes than connections there are as many as lanes: they belong to no line of
-        // a number of connections, and to the line of each that is larger.
         let name = name(run, false);
         let point = (f64::from(run.lanes), run.mib_per_second());
         match lines.iter_mut().find(|line| line.name == name) {
@@ -164,7 +160,8 @@ fn panels(runs: &[Run]) -> Vec<Panel> {
             None => lines.push(Line { name, points: vec![point] }),
         }
     }
-    let over_lanes = Panel { title: "All lanes together".into(), x: "lanes", y: "MiB/s", lines };
+    let over_lanes =
+        Panel { title: "All lanes together".into(), x: "lanes", y: "MiB/s", whole_x: true, lines };
     vec![over_lanes, over_time("Over time".into(), runs, |run| name(run, true))]
 }
 

@@ -105,6 +105,15 @@ pub(crate) struct CopyOptions {
     // Parsed later: clap would repeat a password that was written into it.
     pub(crate) tunnel: Option<String>,
 
+    /// Reach TARGET as the node that this machine is (`node enroll`), in place of --tunnel
+    ///
+    /// DIR is the node's folder, where it is not the usual one.
+    #[arg(
+        long, value_name = "DIR", num_args = 0..=1, require_equals = true, help_heading = TUNNEL,
+        conflicts_with_all = ["tunnel", "identity", "known_hosts"]
+    )]
+    pub(crate) node: Option<Option<PathBuf>>,
+
     /// The private key for --tunnel, without a passphrase; ~/.ssh/id_ed25519 if not given
     #[arg(long, value_name = "KEY", requires = "tunnel", help_heading = TUNNEL)]
     pub(crate) identity: Option<PathBuf>,
@@ -117,7 +126,7 @@ pub(crate) struct CopyOptions {
 
     /// SSH connections at most; lanes, and the connections of a lane, are spread over them
     #[arg(
-        long, value_name = "N", default_value = "4", value_parser = connections, requires = "tunnel",
+        long, value_name = "N", default_value = "4", value_parser = connections,
         help_heading = TUNNEL
     )]
     pub(crate) tunnel_connections: u16,

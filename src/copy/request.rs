@@ -190,11 +190,11 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
             )));
         }
     }
-    if options.tunnel.is_some() {
+    if options.tunnel.is_some() || options.node.is_some() {
         for lane in lanes {
             if !matches!(lane.target, Place::Uri(_)) {
                 return Err(Refusal::usage(format!(
-                    "--tunnel leads to NBD exports of the far end, and {} is none: write TARGET as \
+                    "a tunnel leads to NBD exports of the far end, and {} is none: write TARGET as \
                      an NBD URI",
                     lane.target.name()
                 )));

@@ -1,13 +1,14 @@
 //! What the options come to for the lanes and the mover.
 
 use std::path::Path;
-use std::time::Duration;
 
+use blockferry_control::node::NodeFolder;
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
 
 use super::options::CopyOptions;
 use crate::exit::Refusal;
+use crate::state::{self, NODE_FOLDER};
 
 /// The settings that all lanes share.
 pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
@@ -61,21 +62,22 @@ pub(crate) struct TunnelWords<'a> {
     pub(crate) address: &'a str,
     pub(crate) identity: Option<&'a Path>,
     pub(crate) known_hosts: Option<&'a Path>,
-    pub(crate) connections: u16,
-    pub(crate) deadline: Duration,
 }
 
 /// The settings of the tunnel, if one was asked for.
 pub(super) fn wanted_tunnel(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+    if let Some(folder) = &options.node {
+        let folder = state::folder(folder.as_deref(), NODE_FOLDER).ok_or_else(|| {
+            Refusal::usage("there is no HOME: name the node's folder by --node=DIR")
+        })?;
+        let settings = NodeFolder::at(&folder).tunnel();
+        let settings = settings.map_err(|error| Refusal::usage(error.to_string()))?;
+        return Ok(Some(with_options(settings, options)));
+    }
     let Some(address) = &options.tunnel else { return Ok(None) };
-    tunnel_settings(&TunnelWords {
-        address,
-        identity: options.identity.as_deref(),
-        known_hosts: options.known_hosts.as_deref(),
-        connections: options.tunnel_connections,
-        deadline: options.deadline,
-    })
-    .map(Some)
+    let (identity, known_hosts) = (options.identity.as_deref(), options.known_hosts.as_deref());
+    let settings = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
+    Ok(Some(with_options(settings, options)))
 }
 
 /// The settings of a tunnel.
@@ -95,11 +97,12 @@ pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelS
     })?;
     let identity = in_home(words.identity, "id_ed25519", "--identity")?;
     let known_hosts = in_home(words.known_hosts, "known_hosts", "--known-hosts")?;
-    Ok(TunnelSettings {
-        connections: words.connections.into(),
-        deadline: words.deadline,
-        ..TunnelSettings::new(address, user, identity, known_hosts)
-    })
+    Ok(TunnelSettings::new(address, user, identity, known_hosts))
+}
+
+fn with_options(settings: TunnelSettings, options: &CopyOptions) -> TunnelSettings {
+    let connections = options.tunnel_connections.into();
+    TunnelSettings { connections, deadline: options.deadline, ..settings }
 }
 
 #[cfg(test)]

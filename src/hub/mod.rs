@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  options ──► serve   the hub and its API, until a signal
-//!          └─► token   who may use it
+//!          ├─► enroll  which nodes may dial it
+//!          └─► token   who may use its API
 //! ```
 
+mod enroll;
 mod options;
 mod serve;
 mod token;
@@ -20,6 +22,7 @@ pub(crate) use options::{EXAMPLES, HubOptions};
 pub(crate) fn command(options: &HubOptions) -> anyhow::Result<Exit> {
     match &options.command {
         HubCommand::Serve(options) => serve::command(options),
+        HubCommand::Enroll(options) => enroll::command(options),
         HubCommand::Token(options) => token::command(options),
     }
 }

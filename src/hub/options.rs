@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use blockferry_control::hub::{DEFAULT_PORTS, RepositoryName};
+use blockferry_control::hub::{DEFAULT_PORTS, NodeName, RepositoryName};
+use blockferry_dataplane::units::parse_duration;
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
+use crate::state;
 
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
@@ -27,8 +30,20 @@ Examples:
   With a repository that backups go to, and another one called weekly:
     blockferry hub serve --repository /backup --repository weekly=/srv/weekly
 
+  With an SSH endpoint for nodes on all addresses:
+    blockferry hub serve --repository /backup --tunnel 0.0.0.0:10022
+
   With other ports, reachable from other machines (through a proxy that speaks TLS):
     blockferry hub serve --ports 20100-20120 --listen 10.0.0.5:10080 --beyond-loopback";
+
+pub(crate) const ENROLL_EXAMPLES: &str = "\
+Examples:
+  On the hub, then on the machine that becomes a node of it:
+    blockferry hub enroll esx-rack2
+    blockferry node enroll --hub ssh://hub.example:10022      (and the code on its standard input)
+
+  blockferry hub enroll --list                 which there are
+  blockferry hub enroll --remove esx-rack2     from now on that one reaches nothing";
 
 pub(crate) const TOKEN_EXAMPLES: &str = "\
 Examples:
@@ -54,6 +69,12 @@ pub(crate) enum HubCommand {
     /// token` made. Without other options it listens on this machine only.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeOptions),
+    /// Print a code that makes a machine a node of this hub; or list nodes, or take one away
+    ///
+    /// The code is good once, and for a while. On the machine near the VMs it goes into
+    /// `blockferry node enroll`, which makes a key there and pins the key of this hub.
+    #[command(after_help = ENROLL_EXAMPLES)]
+    Enroll(EnrollOptions),
     /// Make a token for the API, and print it; or list tokens, or take one away
     ///
     /// Only a hash of it is kept. A hub that runs learns of new and revoked tokens at once.
@@ -93,6 +114,14 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "A-B", default_value_t = PortRange(DEFAULT_PORTS))]
     pub(crate) ports: PortRange,
 
+    /// Take SSH connections of nodes here: an address and a port, as 0.0.0.0:10022
+    ///
+    /// A node with an enrolled key (`hub enroll`) reaches the ports that are leased for it and the
+    /// API, and nothing else; there is no shell and no command. Other machines may reach this
+    /// address: it is what it is for.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) tunnel: Option<SocketAddr>,
+
     /// Print a JSON object with the API's address on standard output when it can be used
     #[arg(long)]
     pub(crate) json: bool,
@@ -100,6 +129,32 @@ pub(crate) struct ServeOptions {
     /// Print a line for each request
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EnrollOptions {
+    #[command(flatten)]
+    pub(crate) state: StateOption,
+
+    /// What the node is called: 1 to 64 of a-z, 0-9, - and _. One that is there gets a new key
+    #[arg(value_name = "NODE", required_unless_present_any = ["list", "remove"])]
+    pub(crate) node: Option<NodeName>,
+
+    /// How long the code is good
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) expires: Duration,
+
+    /// List the nodes, and the fingerprints of their keys
+    #[arg(long, conflicts_with_all = ["remove", "node"])]
+    pub(crate) list: bool,
+
+    /// Take a node away: its connections end, and its key opens nothing any more
+    #[arg(long, value_name = "NODE", conflicts_with = "node")]
+    pub(crate) remove: Option<NodeName>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -136,17 +191,7 @@ impl StateOption {
     /// # Errors
     /// When it was not named, and there is no home to have it in.
     pub(crate) fn folder(&self) -> anyhow::Result<PathBuf> {
-        if let Some(folder) = &self.state {
-            return Ok(folder.clone());
-        }
-        if rustix::process::geteuid().is_root() {
-            return Ok("/var/lib/blockferry".into());
-        }
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let base = variable("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/state")));
-        base.map(|base| base.join("blockferry"))
+        state::folder(self.state.as_deref(), state::HUB_FOLDER)
             .ok_or_else(|| Refusal::usage("there is no HOME: name the hub's folder with --state"))
     }
 }

@@ -1,15 +1,16 @@
 //! `blockferry hub serve`.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
-use blockferry_control::hub::{Backups, Hub, HubSettings, Repositories};
+use blockferry_control::hub::{Backups, Gate, Hub, HubSettings, NodeCheck, Repositories, host_key};
 use blockferry_control::repository::RepositoryError;
+use blockferry_control::tunnel::endpoint::{Endpoint, EndpointSettings};
 use serde_json::json;
 
 use super::options::ServeOptions;
@@ -78,7 +79,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         };
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
-    tell(server.address()?, &hub, options)?;
+    let endpoint = options.tunnel.map(|at| endpoint(at, server.address()?, &hub)).transpose()?;
+    tell(server.address()?, endpoint.as_ref().map(Endpoint::address), &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
         line(&error.to_string());
@@ -124,7 +126,30 @@ fn make_room(ports: usize) {
     }
 }
 
-fn tell(address: SocketAddr, hub: &Hub, options: &ServeOptions) -> anyhow::Result<()> {
+/// The end of tunnels that nodes dial.
+fn endpoint(at: SocketAddr, api: SocketAddr, hub: &Arc<Hub>) -> anyhow::Result<Endpoint> {
+    if !api.ip().is_loopback() {
+        line(
+            "warning: nodes reach the API through their tunnels, and it listens on another address \
+             as well",
+        );
+    }
+    let listener = TcpListener::bind(at).with_context(|| {
+        format!("cannot listen on {at}; end what listens there, or choose another --tunnel")
+    })?;
+    let key = host_key(hub.folder())?;
+    let gate = Gate::new(NodeCheck::of(hub.folder()), Arc::clone(hub.ports()), api);
+    let settings = EndpointSettings::default();
+    Endpoint::start(listener, key, Arc::new(gate), settings, |event| line(&event.to_string()))
+        .context("starting the end of tunnels")
+}
+
+fn tell(
+    address: SocketAddr,
+    tunnel: Option<SocketAddr>,
+    hub: &Hub,
+    options: &ServeOptions,
+) -> anyhow::Result<()> {
     let state = hub.folder().display();
     line(&format!(
         "the hub listens on http://{address}, ports {}, state in {state}",
@@ -138,8 +163,16 @@ fn tell(address: SocketAddr, hub: &Hub, options: &ServeOptions) -> anyhow::Resul
             "there is no token yet: make one with `blockferry hub token --state {state}`"
         ));
     }
+    if let Some(tunnel) = tunnel {
+        let fingerprint = host_key(hub.folder())?.public().fingerprint();
+        line(&format!("nodes dial ssh://{tunnel}, where they see the key {fingerprint}"));
+    }
     if options.json {
-        print_json(&json!({ "url": format!("http://{address}"), "pid": std::process::id() }))?;
+        print_json(&json!({
+            "url": format!("http://{address}"),
+            "tunnel": tunnel.map(|tunnel| format!("ssh://{tunnel}")),
+            "pid": std::process::id(),
+        }))?;
     }
     Ok(())
 }

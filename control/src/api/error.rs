@@ -152,7 +152,7 @@ impl From<PortError> for ApiError {
             PortError::ExportRuns(_) => {
                 Self::conflict("export_runs", message, "cancel the job that runs it, or wait")
             }
-            PortError::OtherVm { .. } => {
+            PortError::OtherVm { .. } | PortError::OtherNode { .. } => {
                 Self::conflict("other_vm", message, "use a job_id of its own for each VM")
             }
             PortError::Stuck { .. } => Self::new(

@@ -14,7 +14,7 @@ use super::body::{ApiJson, ApiPath, ApiQuery};
 use super::error::{ApiError, ErrorBody};
 use super::shared::Shared;
 use crate::catalog::{DiskName, VmName};
-use crate::hub::{Holder, PortLease};
+use crate::hub::{Holder, NodeName, PortLease};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
@@ -49,6 +49,10 @@ struct Allocation {
         example = "root"
     )]
     disk: String,
+    /// The node that may reach the port through its tunnel; none without it.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 64, pattern = r"^[a-z0-9_-]+$", example = "esx-rack2")]
+    node: Option<String>,
 }
 
 /// A leased port. It is bound on 127.0.0.1 of the hub.
@@ -68,6 +72,8 @@ struct Port {
     vm: String,
     /// The disk.
     disk: String,
+    /// The node that may reach it through its tunnel.
+    node: Option<String>,
     /// Since when: milliseconds since 1970.
     since_ms: u64,
 }
@@ -81,6 +87,7 @@ impl From<PortLease> for Port {
             job: lease.job.to_string(),
             vm: lease.vm.to_string(),
             disk: lease.disk.to_string(),
+            node: lease.node.map(String::from),
             since_ms: lease.since.get(),
         }
     }
@@ -138,7 +145,7 @@ struct Owner {
         (status = 400, description = "The body is not JSON, or was cut", body = ErrorBody),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
-        (status = 409, description = "The job is over, or of another VM", body = ErrorBody),
+        (status = 409, description = "The job is over, or of another VM, or the port is for another node", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
         (status = 422, description = "A field is wrong", body = ErrorBody),
@@ -153,7 +160,11 @@ async fn allocate(
 ) -> Result<Json<Port>, ApiError> {
     let holder = Holder::from_str(&asked.job_id)?;
     let (vm, disk) = (VmName::from_str(&asked.vm)?, DiskName::from_str(&asked.disk)?);
-    let lease = shared.blocking(move |hub| Ok(hub.ports().lease(&holder, &vm, &disk)?)).await?;
+    let node = asked.node.as_deref().map(NodeName::from_str).transpose();
+    let node = node.map_err(ApiError::unfit)?;
+    let lease = shared
+        .blocking(move |hub| Ok(hub.ports().lease_for(&holder, &vm, &disk, node.as_ref())?))
+        .await?;
     Ok(Json(lease.into()))
 }
 

@@ -23,8 +23,8 @@ use super::error::BenchError;
 use super::folder::Folder;
 use crate::child::{Child, Launch, RunError, Streams, held, run};
 use crate::program;
-use crate::tunnel::endpoint::HostKey;
-use crate::tunnel::{TunnelAddress, TunnelSettings};
+
+use crate::tunnel::{OwnKey, TunnelAddress, TunnelSettings};
 
 /// Where sshd is where it is not in PATH: users other than root seldom have these folders in it.
 const FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
@@ -53,7 +53,7 @@ impl Sshd {
         let user = user()?;
         let key = |name: &str| {
             let path = folder.file(name);
-            let key = HostKey::load_or_make(&path)
+            let key = OwnKey::load_or_make(&path)
                 .map_err(|error| BenchError::Request(error.to_string()))?;
             Ok::<_, BenchError>((path, key.public().openssh()))
         };

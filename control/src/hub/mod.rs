@@ -6,11 +6,12 @@
 //!    ├─ hub.db       SqliteCatalog: jobs of this hub, and what they hold
 //!    ├─ callers.db   SqliteCatalog: jobs that callers named themselves, and the ports they hold
 //!    ├─ tokens.json  hashes of the tokens that open the API
+//!    ├─ nodes.json   keys of the nodes that may dial it, hashes of codes that enroll new ones
 //!    │
 //!  Hub ─ Ports     lease on disk ▸ bound at once ▸ kept ▸ released once, by its owner
 //!      ├ Backups   queue ▸ all ports of a VM at once ▸ run ▸ published
 //!      ├ Exports   the qemu-nbd processes that run now
-//!      └ TokenCheck
+//!      └ TokenCheck, NodeCheck
 //! ```
 //!
 //! Two catalogs, because the two kinds of jobs have different lives: a job of this hub is queued
@@ -24,9 +25,13 @@
 mod backups;
 mod error;
 mod exports;
+mod gate;
 mod machine;
+mod nodes;
 mod ports;
+mod secret;
 mod state;
+mod state_file;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -37,9 +42,13 @@ pub use backups::{
 };
 pub use error::HubError;
 pub use exports::{ExportFacts, Exports, RunningExport};
+pub use gate::Gate;
 pub use machine::{Hub, HubSettings};
+pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, Nodes, host_key};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
+pub use secret::NoRandom;
 pub use state::StateFolder;
+pub use state_file::StateFileError;
 pub use token::{Token, TokenCheck, TokenError, TokenFacts, TokenId, Tokens};
 
 /// The ports that a hub hands out where nothing else is said: 101 of them.

@@ -17,6 +17,17 @@ pub struct TunnelAddress {
     pub port: u16,
 }
 
+impl TunnelAddress {
+    /// The host as it stands in a file of known hosts.
+    #[must_use]
+    pub fn known_hosts_name(&self) -> String {
+        match self.port {
+            DEFAULT_PORT => self.host.clone(),
+            port => format!("[{}]:{port}", self.host),
+        }
+    }
+}
+
 impl FromStr for TunnelAddress {
     type Err = String;
 

@@ -191,7 +191,9 @@ async fn serve_ask(
 fn refusal(reason: &ChannelOpenFailure) -> String {
     match reason {
         ChannelOpenFailure::AdministrativelyProhibited => {
-            "it may not (PermitOpen and AllowTcpForwarding of sshd, permitopen of the key)".into()
+            "it may not (a hub: the port is not leased for this node; sshd: PermitOpen, \
+             AllowTcpForwarding, or permitopen of the key)"
+                .into()
         }
         ChannelOpenFailure::ConnectFailed => "nobody listens there".into(),
         ChannelOpenFailure::ResourceShortage => "it has no resources left for a channel".into(),

@@ -47,7 +47,8 @@ pub enum TunnelError {
     },
     /// The key is not taken.
     #[error(
-        "{address} does not take the key {} for {user}: is its public half in authorized_keys there?",
+        "{address} does not take the key {} for {user}: is its public half in authorized_keys there, \
+         or the node still enrolled?",
         identity.display()
     )]
     Refused {

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::PortError;
-use super::lease::PortLease;
+use super::lease::{Claimed, PortLease};
 use super::pool::Ports;
 use super::table::{Hold, Stage};
-use crate::catalog::{ClaimKind, DiskName, JobId, Jobs, Lease, Leases, SqliteCatalog};
+use crate::catalog::{ClaimKind, JobId, Jobs, Lease, Leases, SqliteCatalog};
 use crate::export::{ExportError, Listener};
 
 /// How long the exports of a hub that was killed may take to be gone, which ends with it and
@@ -67,7 +67,7 @@ fn adopt(
     recovery: &mut Recovery,
 ) -> Result<(), PortError> {
     let owner = group[0].owner;
-    let Some((port, disk)) = whole(group, owner) else {
+    let Some(Claimed { port, disk, node }) = whole(group, owner) else {
         return undo(callers, group, "the lease is not whole", recovery);
     };
     let job = callers.job(owner)?;
@@ -76,7 +76,7 @@ fn adopt(
         Err(error) => return undo(callers, group, &error.to_string(), recovery),
     };
     let since = group[0].created;
-    let lease = PortLease { since, ..PortLease::new(port, &job, &disk) };
+    let lease = PortLease { since, ..PortLease::new(port, &job, &disk, node.as_ref()) };
     let leases = group.iter().map(|lease| lease.id).collect();
     let hold = Hold { leases, listener, named: true, uses: 0 };
     ports.table().put(lease.clone(), Stage::Held(hold));
@@ -84,10 +84,11 @@ fn adopt(
     Ok(())
 }
 
-/// Port and disk, where both the port and the export on it are leased.
-fn whole(group: &[Lease], owner: JobId) -> Option<(u16, DiskName)> {
-    let (port, disk) = group.iter().find_map(|lease| PortLease::of_claim(&lease.claim, owner))?;
-    group.iter().any(|lease| lease.claim.port_number() == Some(port)).then_some((port, disk))
+/// What is leased, where both the port and the export on it are.
+fn whole(group: &[Lease], owner: JobId) -> Option<Claimed> {
+    let claimed = group.iter().find_map(|lease| PortLease::of_claim(&lease.claim, owner))?;
+    let has_port = |lease: &Lease| lease.claim.port_number() == Some(claimed.port);
+    group.iter().any(has_port).then_some(claimed)
 }
 
 fn bind(port: u16, until: Instant) -> Result<Listener, ExportError> {
@@ -124,7 +125,9 @@ fn of_port(lease: &Lease) -> bool {
 fn port_of(lease: &Lease) -> Option<u16> {
     match lease.claim.kind() {
         ClaimKind::Port => lease.claim.port_number(),
-        ClaimKind::Export => PortLease::of_claim(&lease.claim, lease.owner).map(|(port, _)| port),
+        ClaimKind::Export => {
+            PortLease::of_claim(&lease.claim, lease.owner).map(|claimed| claimed.port)
+        }
         _ => None,
     }
 }

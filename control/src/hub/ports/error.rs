@@ -34,6 +34,12 @@ pub enum PortError {
         /// What it was asked for.
         asked: VmName,
     },
+    /// The disk has a port, and another node may reach it.
+    #[error("port {port} is leased for this disk already, and for another node; release it first")]
+    OtherNode {
+        /// The port.
+        port: u16,
+    },
     /// It did not get on.
     #[error("port {port} has been waited for {waited_s} s, and another call still changes it")]
     Stuck {

@@ -1,5 +1,6 @@
 //! A leased port, and how it is written in a catalog.
 
+use super::super::nodes::NodeName;
 use super::holder::Holder;
 use crate::catalog::{
     Claim, ClaimKind, DiskName, IdempotencyKey, Job, JobId, UnixMillis, ValueError, VmName,
@@ -18,18 +19,21 @@ pub struct PortLease {
     pub vm: VmName,
     /// The disk.
     pub disk: DiskName,
+    /// The node that may reach it through a tunnel.
+    pub node: Option<NodeName>,
     /// Since when.
     pub since: UnixMillis,
 }
 
 impl PortLease {
-    pub(super) fn new(port: u16, job: &Job, disk: &DiskName) -> Self {
+    pub(super) fn new(port: u16, job: &Job, disk: &DiskName, node: Option<&NodeName>) -> Self {
         Self {
             port,
             job: job.id,
             name: job.key.clone(),
             vm: job.vm.clone(),
             disk: disk.clone(),
+            node: node.cloned(),
             since: UnixMillis::now(),
         }
     }
@@ -55,16 +59,31 @@ impl PortLease {
 
     /// The port and the export on it. Together they hold all that a restart has to know.
     pub(super) fn claims(&self) -> Result<Vec<Claim>, ValueError> {
-        let export = format!("{}/{}", self.port, self.export_name());
+        // No part of it has a slash.
+        let mut export = format!("{}/{}", self.port, self.export_name());
+        if let Some(node) = &self.node {
+            export = format!("{export}/{node}");
+        }
         Ok(vec![Claim::port(self.port), Claim::new(ClaimKind::Export, &export)?])
     }
 
-    /// Port and disk of an export's claim that [`claims`](Self::claims) made for this job.
-    pub(super) fn of_claim(claim: &Claim, job: JobId) -> Option<(u16, DiskName)> {
+    /// What an export's claim says that [`claims`](Self::claims) made for this job.
+    pub(super) fn of_claim(claim: &Claim, job: JobId) -> Option<Claimed> {
         let (port, name) = claim.key().split_once('/')?;
+        let (name, node) = match name.split_once('/') {
+            Some((name, node)) => (name, Some(node.parse().ok()?)),
+            None => (name, None),
+        };
         let disk = name.strip_prefix(job.as_str())?.strip_prefix('.')?;
-        (claim.kind() == ClaimKind::Export)
-            .then_some(())
-            .and_then(|()| Some((port.parse().ok()?, disk.parse().ok()?)))
+        (claim.kind() == ClaimKind::Export).then_some(()).and_then(|()| {
+            Some(Claimed { port: port.parse().ok()?, disk: disk.parse().ok()?, node })
+        })
     }
+}
+
+/// What is known of a lease by its claims alone.
+pub(super) struct Claimed {
+    pub(super) port: u16,
+    pub(super) disk: DiskName,
+    pub(super) node: Option<NodeName>,
 }

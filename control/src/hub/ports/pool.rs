@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::super::nodes::NodeName;
 use super::error::PortError;
 use super::holder::Holder;
 use super::lease::PortLease;
@@ -64,9 +65,26 @@ impl Ports {
         vm: &VmName,
         disk: &DiskName,
     ) -> Result<PortLease, PortError> {
+        self.lease_for(holder, vm, disk, None)
+    }
+
+    /// The same for a node, which may reach the port through its tunnel.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease), and where the disk has a port already that is another node's.
+    pub fn lease_for(
+        &self,
+        holder: &Holder,
+        vm: &VmName,
+        disk: &DiskName,
+        node: Option<&NodeName>,
+    ) -> Result<PortLease, PortError> {
         let (job, named) = self.job(holder, vm)?;
         loop {
-            let reservation = match self.reserve(&job, disk)? {
+            let reservation = match self.reserve(&job, disk, node)? {
+                Reserved::Before(lease) if lease.node.as_ref() != node => {
+                    return Err(PortError::OtherNode { port: lease.port });
+                }
                 Reserved::Before(lease) => return Ok(lease),
                 Reserved::Now(reservation) => reservation,
             };
@@ -117,6 +135,14 @@ impl Ports {
         let table = self.table();
         let held = table.slots().filter(|slot| slot.is_settled());
         held.map(|slot| slot.lease.clone()).collect()
+    }
+
+    /// Whether the port is leased for this node.
+    #[must_use]
+    pub fn is_leased_for(&self, port: u16, node: &NodeName) -> bool {
+        self.table().slot(port).is_some_and(|slot| {
+            slot.lease.node.as_ref() == Some(node) && matches!(slot.stage, Stage::Held(_))
+        })
     }
 
     /// Counts of ports.
@@ -193,7 +219,12 @@ impl Ports {
         Ok(self.callers.job_of_key(holder.name())?.map(|job| (job, true)))
     }
 
-    fn reserve(&self, job: &Job, disk: &DiskName) -> Result<Reserved<'_>, PortError> {
+    fn reserve(
+        &self,
+        job: &Job,
+        disk: &DiskName,
+        node: Option<&NodeName>,
+    ) -> Result<Reserved<'_>, PortError> {
         let mut table = self.settled(|table| {
             let slot = table.of_disk(job.id, disk);
             slot.filter(|slot| !slot.is_settled()).map(|slot| slot.lease.port)
@@ -206,7 +237,7 @@ impl Ports {
             let (first, last) = table.range().into_inner();
             return Err(PortError::AllTaken { first, last });
         };
-        let lease = PortLease::new(port, job, disk);
+        let lease = PortLease::new(port, job, disk, node);
         table.put(lease.clone(), Stage::Coming);
         Ok(Reserved::Now(Reservation { ports: self, lease, over: false }))
     }

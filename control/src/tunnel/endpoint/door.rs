@@ -19,9 +19,10 @@ use tokio::time::{interval, timeout};
 
 use super::super::channel;
 use super::super::figures::Figures;
+use super::super::key::SshKey;
 use super::super::link;
-use super::gatekeeper::{Gatekeeper, NodeKey};
-use super::host_key::HostKey;
+use super::super::own_key::OwnKey;
+use super::gatekeeper::Gatekeeper;
 use super::stream::Buffered;
 use super::{EndpointEvent, EndpointSettings};
 
@@ -51,7 +52,7 @@ impl Shared {
 }
 
 /// The settings of the library; none is left to its own defaults that matters.
-pub(super) fn config(key: &HostKey, settings: &EndpointSettings) -> server::Config {
+pub(super) fn config(key: &OwnKey, settings: &EndpointSettings) -> server::Config {
     server::Config {
         methods: MethodSet::from([MethodKind::PublicKey].as_slice()),
         auth_rejection_time: REJECTION_TIME,
@@ -114,7 +115,7 @@ pub(super) async fn serve(
     let handle = session.handle();
     let late = tokio::time::sleep(settings.login_deadline);
     tokio::pin!(late);
-    let mut node: Option<(String, NodeKey)> = None;
+    let mut node: Option<(String, SshKey)> = None;
     let mut review = interval(REVIEW_PERIOD);
     let why = loop {
         tokio::select! {
@@ -155,7 +156,7 @@ struct Door {
     shared: Arc<Shared>,
     peer: SocketAddr,
     /// Told once, when the connection is known to be a node's.
-    admitted: Option<oneshot::Sender<(String, NodeKey)>>,
+    admitted: Option<oneshot::Sender<(String, SshKey)>>,
     node: Option<String>,
     /// Channels that are open.
     open: Arc<AtomicUsize>,
@@ -181,7 +182,7 @@ impl server::Handler for Door {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, russh::Error> {
-        let key = NodeKey::new(key.public_key.clone());
+        let key = SshKey::new(key.public_key.clone());
         match self.shared.gatekeeper.admit(user, &key) {
             Ok(node) => {
                 self.node = Some(node.clone());

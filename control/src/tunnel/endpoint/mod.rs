@@ -13,9 +13,11 @@
 
 mod door;
 mod gatekeeper;
-mod host_key;
 mod stream;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -26,8 +28,9 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::sync::watch;
 
-pub use gatekeeper::{Gatekeeper, NodeKey};
-pub use host_key::{HostKey, HostKeyError};
+use super::own_key::OwnKey;
+
+pub use gatekeeper::Gatekeeper;
 
 /// How the endpoint treats its connections.
 #[derive(Clone, Debug)]
@@ -97,6 +100,25 @@ pub enum EndpointEvent {
     },
 }
 
+impl fmt::Display for EndpointEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Words of a peer are data: they neither break the line nor go on for ever.
+        let peer_of = |node: &Option<String>, peer: &SocketAddr| match node {
+            Some(node) => format!("node {node} ({peer})"),
+            None => format!("{peer}"),
+        };
+        match self {
+            Self::Connected { node, peer } => write!(f, "node {node} is connected from {peer}"),
+            Self::Closed { node, peer, why } => {
+                write!(f, "the tunnel of {} is closed: {why}", peer_of(node, peer))
+            }
+            Self::Refused { node, peer, what } => {
+                write!(f, "refused to {}: {what}", peer_of(node, peer))
+            }
+        }
+    }
+}
+
 /// A running endpoint. It closes its connections when it is dropped.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -111,7 +133,7 @@ impl Endpoint {
     /// No thread or reactor can be had.
     pub fn start(
         listener: TcpListener,
-        key: HostKey,
+        key: OwnKey,
         gatekeeper: Arc<dyn Gatekeeper>,
         settings: EndpointSettings,
         on_event: impl Fn(EndpointEvent) + Send + Sync + 'static,

@@ -1,0 +1,22 @@
+//! `blockferry node`.
+//!
+//! ```text
+//!  options ──► enroll  makes this machine a node of a hub
+//! ```
+
+mod enroll;
+mod options;
+
+use crate::exit::Exit;
+use options::NodeCommand;
+pub(crate) use options::{EXAMPLES, NodeOptions};
+
+/// `blockferry node`.
+///
+/// # Errors
+/// What kept it from being done, in one line.
+pub(crate) fn command(options: &NodeOptions) -> anyhow::Result<Exit> {
+    match &options.command {
+        NodeCommand::Enroll(options) => enroll::command(options),
+    }
+}
