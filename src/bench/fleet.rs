@@ -4,7 +4,7 @@ use blockferry_control::bench::{DiskBench, LaneFigures, Pace, Part, Run, measure
 use indicatif::BinaryBytes;
 
 use super::lane::settings;
-use super::measuring::{About, measured, refusal};
+use super::measuring::{About, measured, refusal, refused};
 use super::options::FleetBenchOptions;
 use super::plot::over_time;
 use super::report::{best, cpu_words, median};
@@ -23,19 +23,7 @@ const DESCRIPTORS_BESIDE: u64 = 64;
 /// # Errors
 /// What kept it from being measured.
 pub(super) fn command(options: &FleetBenchOptions) -> anyhow::Result<Exit> {
-    options.files.check()?;
-    open_files(options.disks)?;
-    let bench = DiskBench {
-        disks: options.disks,
-        size_bytes: options.size,
-        rounds: options.each.rounds,
-        data: options.each.data,
-        target: options.each.target,
-        dir: options.each.dir()?,
-        lane: options.moving.lane()?,
-        mover: options.moving.mover(),
-        pace: Pace { length: None, sample: options.files.sample },
-    };
+    let bench = wanted(options).map_err(|error| refused(&options.output, "fleet", error))?;
     let about = About {
         bench: "fleet",
         settings: settings(&bench),
@@ -49,6 +37,23 @@ pub(super) fn command(options: &FleetBenchOptions) -> anyhow::Result<Exit> {
     measured(&options.output, &options.files, &about, |ground, on_run| {
         measure_disks(&bench, ground.cancellation, ground.observer, on_run)
             .map_err(|error| refusal(&error))
+    })
+}
+
+/// What was asked for, checked.
+fn wanted(options: &FleetBenchOptions) -> anyhow::Result<DiskBench> {
+    options.files.check()?;
+    open_files(options.disks)?;
+    Ok(DiskBench {
+        disks: options.disks,
+        size_bytes: options.size,
+        rounds: options.each.rounds,
+        data: options.each.data,
+        target: options.each.target,
+        dir: options.each.dir()?,
+        lane: options.moving.lane()?,
+        mover: options.moving.mover(),
+        pace: Pace { length: None, sample: options.files.sample },
     })
 }
 

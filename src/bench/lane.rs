@@ -4,7 +4,7 @@ use blockferry_control::bench::{DiskBench, Pace, Part, Run, measure_disks};
 use indicatif::BinaryBytes;
 use serde_json::json;
 
-use super::measuring::{About, measured, refusal};
+use super::measuring::{About, measured, refusal, refused};
 use super::options::LaneBenchOptions;
 use super::plot::over_time;
 use super::report::{best, cpu_words, median};
@@ -16,18 +16,7 @@ use crate::output::table;
 /// # Errors
 /// What kept it from being measured.
 pub(super) fn command(options: &LaneBenchOptions) -> anyhow::Result<Exit> {
-    options.files.check()?;
-    let bench = DiskBench {
-        disks: 1,
-        size_bytes: options.size,
-        rounds: options.disks.rounds,
-        data: options.disks.data,
-        target: options.disks.target,
-        dir: options.disks.dir()?,
-        lane: options.moving.lane()?,
-        mover: options.moving.mover(),
-        pace: Pace { length: None, sample: options.files.sample },
-    };
+    let bench = wanted(options).map_err(|error| refused(&options.output, "lane", error))?;
     let about = About {
         bench: "lane",
         settings: settings(&bench),
@@ -40,6 +29,22 @@ pub(super) fn command(options: &LaneBenchOptions) -> anyhow::Result<Exit> {
     measured(&options.output, &options.files, &about, |ground, on_run| {
         measure_disks(&bench, ground.cancellation, ground.observer, on_run)
             .map_err(|error| refusal(&error))
+    })
+}
+
+/// What was asked for, checked.
+fn wanted(options: &LaneBenchOptions) -> anyhow::Result<DiskBench> {
+    options.files.check()?;
+    Ok(DiskBench {
+        disks: 1,
+        size_bytes: options.size,
+        rounds: options.disks.rounds,
+        data: options.disks.data,
+        target: options.disks.target,
+        dir: options.disks.dir()?,
+        lane: options.moving.lane()?,
+        mover: options.moving.mover(),
+        pace: Pace { length: None, sample: options.files.sample },
     })
 }
 

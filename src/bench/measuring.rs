@@ -77,6 +77,22 @@ pub(super) fn measured(
     tell(output, files, about, &runs, ended)
 }
 
+/// Tells of a bench that was asked for wrongly, before it begins; gives back why.
+pub(super) fn refused(
+    output: &OutputOptions,
+    bench: &'static str,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let none = serde_json::Value::Null;
+    let report = Report::of(bench, Exit::of_error(&error), Some(&error), &none, &[]);
+    if output.json
+        && let Err(unprinted) = json::print(&report)
+    {
+        line(&format!("{unprinted:#}"));
+    }
+    error
+}
+
 /// Tells of the runs first, then of what went wrong.
 fn tell(
     output: &OutputOptions,

@@ -11,7 +11,7 @@ use blockferry_dataplane::nbd::NbdUri;
 use serde_json::json;
 
 use super::fleet::open_files;
-use super::measuring::{About, measured, refusal};
+use super::measuring::{About, measured, refusal, refused};
 use super::options::TunnelBenchOptions;
 use super::plot::{Line, Panel, over_time};
 use crate::copy::{TunnelWords, tunnel_settings};
@@ -23,22 +23,7 @@ use crate::output::table;
 /// # Errors
 /// What kept it from being measured.
 pub(super) fn command(options: &TunnelBenchOptions) -> anyhow::Result<Exit> {
-    options.files.check()?;
-    open_files(options.lanes.iter().copied().max().unwrap_or(1))?;
-    let bench = TunnelBench {
-        far: far(options)?,
-        ways: options.ways.clone(),
-        connections: options.connections.clone(),
-        lanes: options.lanes.clone(),
-        size_bytes: options.size,
-        pace: Pace {
-            length: options.size.is_none().then(|| Duration::from_secs(options.seconds.into())),
-            sample: options.files.sample,
-        },
-        data: options.data,
-        lane: options.moving.lane()?,
-        mover: options.moving.mover(),
-    };
+    let bench = wanted(options).map_err(|error| refused(&options.output, "tunnel", error))?;
     let about =
         About { bench: "tunnel", settings: settings(&bench), table: &rows, panels: &panels };
     measured(&options.output, &options.files, &about, |ground, on_run| {
@@ -51,6 +36,26 @@ pub(super) fn command(options: &TunnelBenchOptions) -> anyhow::Result<Exit> {
         let (cancellation, observer) = (ground.cancellation, ground.observer);
         measure_tunnel(&bench, cancellation, observer, &on_event, &left_out, on_run)
             .map_err(|error| refusal(&error))
+    })
+}
+
+/// What was asked for, checked.
+fn wanted(options: &TunnelBenchOptions) -> anyhow::Result<TunnelBench> {
+    options.files.check()?;
+    open_files(options.lanes.iter().copied().max().unwrap_or(1))?;
+    Ok(TunnelBench {
+        far: far(options)?,
+        ways: options.ways.clone(),
+        connections: options.connections.clone(),
+        lanes: options.lanes.clone(),
+        size_bytes: options.size,
+        pace: Pace {
+            length: options.size.is_none().then(|| Duration::from_secs(options.seconds.into())),
+            sample: options.files.sample,
+        },
+        data: options.data,
+        lane: options.moving.lane()?,
+        mover: options.moving.mover(),
     })
 }
 

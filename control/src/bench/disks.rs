@@ -75,6 +75,8 @@ pub fn measure_disks(
     let folder = Folder::make(&bench.dir)?;
     let numbers: Vec<u16> = (0..bench.disks).collect();
     let threads = if bench.disks == 1 { ALONE_THREADS } else { AMONG_MANY_THREADS };
+    // What is learnt of the file system with one export holds for all.
+    let settings = ExportSettings::for_exports(bench.disks);
     let start = |plugin: &[String], listener: Listener| Servant::start(plugin, threads, listener);
     let sources: Vec<Servant> = each(&numbers, |_| {
         start(&bench.data.plugin(bench.size_bytes), Listener::unix(folder.path())?)
@@ -84,7 +86,7 @@ pub fn measure_disks(
             return Err(BenchError::Interrupted);
         }
         let targets: Vec<Target> = each(&numbers, |number| match bench.target {
-            TargetKind::Qcow2 => export(bench, &folder, *number),
+            TargetKind::Qcow2 => export(bench, &folder, *number, &settings),
             TargetKind::Null => start(&sink(bench.size_bytes), Listener::tcp(0)?).map(Target::Sink),
         })?;
         let lanes = sources.iter().zip(&targets).map(|(source, target)| {
@@ -161,7 +163,12 @@ impl Ending {
     }
 }
 
-fn export(bench: &DiskBench, folder: &Folder, number: u16) -> Result<Target, BenchError> {
+fn export(
+    bench: &DiskBench,
+    folder: &Folder,
+    number: u16,
+    settings: &ExportSettings,
+) -> Result<Target, BenchError> {
     let image = folder.file(&format!("{number}.qcow2"));
     Image::create(&image, bench.size_bytes, None, ImageTool::default())?;
     let spec = ExportSpec {
@@ -171,6 +178,6 @@ fn export(bench: &DiskBench, folder: &Folder, number: u16) -> Result<Target, Ben
         access: ExportAccess::Writable,
         connections: bench.lane.connections,
     };
-    let export = Export::start(spec, &ExportSettings::for_exports(bench.disks))?;
+    let export = Export::start(spec, settings)?;
     Ok(Target::Export { export: Box::new(export), image })
 }

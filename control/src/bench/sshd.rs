@@ -53,8 +53,7 @@ impl Sshd {
         let user = user()?;
         let key = |name: &str| {
             let path = folder.file(name);
-            let key = OwnKey::load_or_make(&path)
-                .map_err(|error| BenchError::Request(error.to_string()))?;
+            let key = OwnKey::load_or_make(&path).map_err(|error| unfit(error.to_string()))?;
             Ok::<_, BenchError>((path, key.public().openssh()))
         };
         let (host_key, host_public) = key("host_key")?;
@@ -220,9 +219,13 @@ fn user() -> Result<String, BenchError> {
     let name = String::from_utf8_lossy(&finished.output).trim().to_owned();
     if name.is_empty() || !finished.status.success() {
         let why = "this user has no name, and sshd lets nobody in without one".to_owned();
-        return Err(BenchError::Request(why));
+        return Err(unfit(why));
     }
     Ok(name)
+}
+
+fn unfit(why: String) -> BenchError {
+    BenchError::Server { program: "sshd".to_owned(), why }
 }
 
 /// sshd starts itself anew, for which it has to know its whole path.

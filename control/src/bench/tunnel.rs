@@ -100,9 +100,12 @@ pub fn measure_tunnel(
         }
         let (mut road, idle, size) = match ground.road(way, connections, on_event) {
             Ok(paved) => paved,
-            Err(error) if way != Way::Tunnel && ground.may_leave_out(way, &error) => {
+            Err(error) if ground.may_leave_out(way, &error) => {
                 on_left_out(&format!("without {}: {error}", way.word()));
                 left_out.push(way);
+                if bench.ways.iter().all(|way| left_out.contains(way)) {
+                    return Err(error);
+                }
                 continue;
             }
             Err(error) => return Err(error),
@@ -200,7 +203,7 @@ impl<'a> Ground<'a> {
 
     /// What lies beside our own tunnel may be impossible here.
     fn may_leave_out(&self, way: Way, error: &BenchError) -> bool {
-        self.sink.is_none() && way == Way::Tcp || matches!(error, BenchError::Missing { .. })
+        way != Way::Tunnel && (self.sink.is_none() || matches!(error, BenchError::Missing { .. }))
     }
 
     fn measure(
