@@ -45,6 +45,8 @@ struct RunRecord {
     memory_peak: Option<u64>,
     /// Most that was seen of all servers together (PSS), in bytes.
     servers_memory: Option<u64>,
+    /// How often a lane had to be connected again.
+    reconnects: u32,
     /// Median round trips of a read of 512 bytes: before, and while the lanes were at work.
     round_trip_ms: Option<RoundTripRecord>,
     engine: String,
@@ -125,6 +127,7 @@ impl RunRecord {
                 .collect(),
             memory_peak: run.memory_peak,
             servers_memory: run.servers_memory,
+            reconnects: run.reconnects,
             round_trip_ms: run.round_trips.map(|trips| RoundTripRecord {
                 idle: milliseconds(trips.idle),
                 busy: trips.busy.map(milliseconds),

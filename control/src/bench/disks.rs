@@ -87,7 +87,8 @@ pub fn measure_disks(
         }
         let targets: Vec<Target> = each(&numbers, |number| match bench.target {
             TargetKind::Qcow2 => export(bench, &folder, *number, &settings),
-            TargetKind::Null => start(&sink(bench.size_bytes), Listener::tcp(0)?).map(Target::Sink),
+            TargetKind::Null => start(&sink(bench.size_bytes), Listener::tcp(0)?)
+                .map(|sink| Target::Sink(Box::new(sink))),
         })?;
         let lanes = sources.iter().zip(&targets).map(|(source, target)| {
             Lane::new(source.endpoint(), target.endpoint()).with_settings(bench.lane.clone())
@@ -118,7 +119,7 @@ pub fn measure_disks(
 #[derive(Debug)]
 enum Target {
     Export { export: Box<Export>, image: PathBuf },
-    Sink(Servant),
+    Sink(Box<Servant>),
 }
 
 impl Target {

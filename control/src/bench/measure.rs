@@ -132,6 +132,7 @@ impl Job<'_> {
         cpu: BTreeMap<Part, Duration>,
     ) -> Result<Run, BenchError> {
         let Watched { samples, cut, memory, .. } = watched;
+        let reconnects = report.lanes.iter().map(|lane| lane.reconnects).sum();
         let mut each = Vec::with_capacity(report.lanes.len());
         let payload = report.lanes.first().and_then(|lane| lane.payload.as_ref());
         let payload = payload.map(|(kind, _)| *kind);
@@ -158,6 +159,7 @@ impl Job<'_> {
             servers_memory: self.memory.then_some(memory),
             samples,
             each,
+            reconnects,
             round_trips: None,
             engine: report.engine,
             payload,

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! All servers are children that end with what holds them, and all files lie in one private
-//! [`Folder`], which goes with it; one that a kill left is removed by the next measurement in the
+//! `Folder`, which goes with it; one that a kill left is removed by the next measurement in the
 //! same place. A measurement that fails, or is called off, keeps what was measured before.
 
 mod ask;

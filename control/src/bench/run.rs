@@ -125,6 +125,8 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// Each lane.
     pub each: Vec<LaneFigures>,
+    /// How often a lane had to be connected again.
+    pub reconnects: u32,
     /// Round trips, where they were measured.
     pub round_trips: Option<RoundTrips>,
     /// The engine.
