@@ -20,7 +20,10 @@ fn source(fault: Fault, trigger: Trigger) -> HostileServer {
 fn replies_that_break_the_protocol_fail_the_lane_and_write_nothing_stale() {
     let broken = [
         Fault::WrongReplyMagic,
-        Fault::WrongCookie,
+        Fault::WrongCookie(1),
+        Fault::WrongCookie(0x8000),
+        Fault::WrongCookie(0x1_0000),
+        Fault::WrongCookie(u64::MAX),
         Fault::UnissuedReply,
         Fault::HugeChunkLength,
         Fault::OverlappingData,

@@ -49,6 +49,24 @@ fn a_stream_arrives_in_servers_and_files() {
 }
 
 #[test]
+fn a_file_has_the_zeros_that_a_stream_ended_with() {
+    let dir = folder();
+    let target = dir.path().join("from-stream");
+    let mut zeros_last = dense(1000, 5);
+    zeros_last.resize(3_001_000, 0);
+    for content in [zeros_last, vec![0; 3_000_000], vec![0; 2 << 20], vec![0; 1], Vec::new()] {
+        for old in [None, Some(vec![7; 5 << 20])] {
+            every_engine(|way| {
+                let _none = fs::remove_file(&target);
+                old.iter().for_each(|old| fs::write(&target, old).unwrap());
+                succeeds(way, fed(content.clone()), Endpoint::File(target.clone()));
+                assert_same(&content, &fs::read(&target).unwrap());
+            });
+        }
+    }
+}
+
+#[test]
 fn a_stream_longer_than_the_target_is_the_targets_fault() {
     every_engine(|way| {
         let server = Hostile::builder().size(MIB).start().unwrap();

@@ -20,7 +20,10 @@ use lanes::{
 fn replies_that_break_the_protocol_fail_the_lane() {
     let broken = [
         Fault::WrongReplyMagic,
-        Fault::WrongCookie,
+        Fault::WrongCookie(1),
+        Fault::WrongCookie(0x8000),
+        Fault::WrongCookie(0x1_0000),
+        Fault::WrongCookie(u64::MAX),
         Fault::UnissuedReply,
         Fault::HugeErrorMessage,
         Fault::ErrorMessageOverrun,

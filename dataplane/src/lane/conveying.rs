@@ -20,7 +20,7 @@ impl Task {
             return;
         };
         let piece = self.slots[slot].piece;
-        let cookie = self.slots.cookie(slot, 0);
+        let cookie = self.slots.await_reply(slot, 0);
         let (to, head, target_epoch) = match &mut self.strands[strand].target {
             TargetSide::Null(null) => (Rc::clone(null), None, 0),
             TargetSide::Nbd(link) => {

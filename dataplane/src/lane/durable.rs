@@ -104,9 +104,12 @@ impl Unflushed {
         }
     }
 
-    /// A FLUSH succeeded: the next one may come later again.
-    fn relax(&mut self) {
-        self.interval = self.interval.map(|interval| interval * 2 + Duration::from_millis(1));
+    /// A FLUSH succeeded: the next one may come later again, until it is as late as was asked for.
+    fn relax(&mut self, setting: Duration) {
+        self.interval = self
+            .interval
+            .map(|interval| interval.saturating_mul(2) + Duration::from_millis(1))
+            .filter(|interval| *interval < setting);
     }
 
     fn interval(&self, setting: Duration) -> Duration {
@@ -226,7 +229,7 @@ impl Task {
         match outcome {
             Ok(()) => {
                 self.flushes += 1;
-                self.unflushed.relax();
+                self.unflushed.relax(self.settings.flush_interval);
                 if self.unflushed.covered.as_ref().is_some_and(|covered| covered.areas() > 0) {
                     // What is safe is never undone.
                     (0..self.strands.len()).for_each(|strand| self.went_on(strand));
@@ -375,5 +378,24 @@ fn unwritten(error: &JournalError) -> Fault {
     Fault::Local {
         what: "cannot write the resume journal".into(),
         error: std::io::Error::other(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flushes_that_losses_hurried_come_as_late_as_before_after_any_number_of_them() {
+        let setting = Duration::from_secs(30);
+        let mut unflushed = Unflushed::default();
+        let start = Instant::now();
+        unflushed.hurry(start);
+        unflushed.hurry(start + Duration::from_secs(1));
+        assert!(unflushed.interval(setting) < Duration::from_secs(1));
+        for _ in 0..1000 {
+            unflushed.relax(setting);
+        }
+        assert_eq!(unflushed.interval(setting), setting);
     }
 }

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 use crate::endpoint::Endpoint;
 use crate::engine::{Completion, Descriptor, Op, Token};
 use crate::fault::{Cause, Fault, Side};
+use crate::nbd::BlockSize;
 use crate::plan::AreaSet;
 use crate::rate::RateShare;
 use crate::report::{Event, LiveCounts, PayloadKind};
@@ -109,6 +110,7 @@ impl Task {
             draining_since: now,
             closing_since: None,
             target_size: None,
+            planned_with: [BlockSize::DEFAULT; 2],
             elapsed: Duration::ZERO,
             settings,
         };
@@ -268,9 +270,38 @@ impl Task {
             self.reset(strand, side, context.now);
             return self.fail_side(side, Cause::Unfit(what), context.now);
         }
+        if let Some(what) = self.takes_less(strand, side) {
+            self.reset(strand, side, context.now);
+            return self.fail_side(side, Cause::Unfit(what), context.now);
+        }
         if side == Side::Target {
             self.write_loaded(strand, context);
         }
+    }
+
+    /// What a server on a new connection takes no longer, which the lane was planned with.
+    fn takes_less(&mut self, strand: usize, side: Side) -> Option<String> {
+        let session = self.strands[strand].link(side)?.session.as_ref()?;
+        let (flags, new) = (session.flags, session.block_size);
+        if side == Side::Target && flags.read_only() {
+            return Some("the export is read-only on a new connection, and was not before".into());
+        }
+        let old = self.planned_with[usize::from(side == Side::Target)];
+        let longest = match side {
+            Side::Source => self.data_max,
+            Side::Target => self.data_max.max(self.write_max),
+        };
+        if new.minimum > old.minimum || u64::from(new.maximum) < longest {
+            return Some(format!(
+                "it takes requests of {} to {} bytes on a new connection, and took {} to {} before: \
+                 it is served in another way now; run the copy again",
+                new.minimum, new.maximum, old.minimum, old.maximum
+            ));
+        }
+        if side == Side::Target && !flags.can_write_zeroes() {
+            self.stop_zeroing();
+        }
+        None
     }
 
     fn opened_if_ready(&mut self, context: &mut Context<'_>) {
@@ -297,6 +328,8 @@ impl Task {
         let source = self.strands[0].source_link().and_then(|link| link.session.clone());
         let target = self.strands[0].target_link().and_then(|link| link.session.clone());
         self.check_fit(source.as_ref(), target.as_ref())?;
+        self.planned_with = [&source, &target]
+            .map(|session| session.as_ref().map_or(BlockSize::DEFAULT, |now| now.block_size));
         if matches!(self.strands[0].target, TargetSide::Stream { .. }) {
             // Nothing can be left out of what is written in order.
             self.target_is_zero = false;

@@ -9,11 +9,12 @@ use crate::report::PayloadKind;
 
 use super::context::Context;
 use super::coverage::BadRange;
+use super::file::cut_to;
 use super::issue::{bytes, index, slot_of};
 use super::replies::{Go, described};
 use super::role::Role;
 use super::slots::{Cookie, SlotIndex, SlotState};
-use super::strand::{PayloadState, SourceSide};
+use super::strand::{PayloadState, SourceSide, TargetSide};
 use super::task::Task;
 
 impl Task {
@@ -268,6 +269,16 @@ impl Task {
         }
     }
 
+    /// A regular file as target is as long as the stream was: zeros at its end were not written.
+    fn size_file(&mut self, strand: usize, size: u64, context: &Context<'_>) {
+        if let TargetSide::File(file) = &self.strands[strand].target
+            && let Err(error) = cut_to(file, size)
+        {
+            let what = format!("cannot give it its size of {size} bytes");
+            self.fail_side(Side::Target, Cause::File { what, error }, context.now);
+        }
+    }
+
     /// A file or stream was read.
     pub(super) fn file_read(
         &mut self,
@@ -298,6 +309,7 @@ impl Task {
             if count < piece.length {
                 self.live.planned.add(end);
                 self.stream_ended(slot, count);
+                self.size_file(strand, end, context);
             }
             if count == 0 {
                 return;

@@ -242,7 +242,8 @@ impl Task {
             Some(Cookie::Seal) => self.seal_written(outcome, context)?,
             Some(Cookie::Flush(number)) => self.flush_ended(number, outcome, context)?,
             Some(Cookie::Slot { index, generation, part })
-                if self.is_writing(index, generation, strand) =>
+                if self.is_writing(index, generation, strand)
+                    && self.slots.replied(index, part) =>
             {
                 return self.write_ended(strand, (index, part), outcome, context);
             }

@@ -38,6 +38,8 @@ pub(super) struct Slot {
     pub(super) coverage: Coverage,
     /// Writes that the target has not acknowledged.
     pub(super) parts: u16,
+    /// Which of its requests the target has yet to answer.
+    awaited: Parts,
     /// The source reported an error for it, though more may come.
     pub(super) error: Option<(NbdError, String)>,
     /// Its reply was in a form that cannot be spliced: it is read again through a buffer.
@@ -59,6 +61,29 @@ pub(super) struct Slot {
     pub(super) since: std::time::Instant,
     /// Which of all the lane's requests it was.
     number: u64,
+}
+
+/// Parts of a slot, each of which is a request; the memory is used again.
+#[derive(Default)]
+struct Parts(Vec<u64>);
+
+impl Parts {
+    fn add(&mut self, part: u16) {
+        let word = usize::from(part / 64);
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (part % 64);
+    }
+
+    /// Whether it was there.
+    fn take(&mut self, part: u16) -> bool {
+        let Some(word) = self.0.get_mut(usize::from(part / 64)) else { return false };
+        let bit = 1 << (part % 64);
+        let had = *word & bit != 0;
+        *word &= !bit;
+        had
+    }
 }
 
 /// What of a piece is not in `kept`, which is in order and within it.
@@ -154,6 +179,7 @@ impl Slots {
             buf: None,
             coverage: Coverage::default(),
             parts: 0,
+            awaited: Parts::default(),
             error: None,
             again: false,
             zeroed: false,
@@ -196,6 +222,7 @@ impl Slots {
         slot.piece = piece;
         slot.coverage.clear();
         slot.parts = 0;
+        slot.awaited.0.clear();
         slot.error = None;
         slot.again = false;
         slot.zeroed = false;
@@ -265,6 +292,17 @@ impl Slots {
 
     pub(super) fn cookie(&self, index: SlotIndex, part: u16) -> Cookie {
         Cookie::Slot { index, generation: self[index].generation, part }
+    }
+
+    /// The cookie of a request that goes to the target now.
+    pub(super) fn await_reply(&mut self, index: SlotIndex, part: u16) -> Cookie {
+        self[index].awaited.add(part);
+        self.cookie(index, part)
+    }
+
+    /// Notes that a request was answered: true once for each that was made.
+    pub(super) fn replied(&mut self, index: SlotIndex, part: u16) -> bool {
+        self[index].awaited.take(part)
     }
 
     /// The slot that a cookie names, if it is still about the same piece.
@@ -339,6 +377,25 @@ mod tests {
         let again = slots.take(piece(512), 0, Instant::now()).unwrap();
         assert_eq!(again, index);
         assert!(slots.of(index, generation).is_none());
+    }
+
+    #[test]
+    fn a_request_is_answered_once_and_no_other_in_its_place() {
+        let mut slots = Slots::new(1, Instant::now());
+        let index = slots.take(piece(0), 0, Instant::now()).unwrap();
+        for part in [0, 63, 64, 4095] {
+            assert!(!slots.replied(index, part));
+            slots.await_reply(index, part);
+        }
+        assert!(!slots.replied(index, 1) && !slots.replied(index, u16::MAX));
+        for part in [0, 63, 64, 4095] {
+            assert!(slots.replied(index, part), "{part}");
+            assert!(!slots.replied(index, part), "{part}");
+        }
+        slots.await_reply(index, 2);
+        slots.release(index);
+        let again = slots.take(piece(0), 0, Instant::now()).unwrap();
+        assert!(!slots.replied(again, 2));
     }
 
     #[test]

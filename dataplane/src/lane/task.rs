@@ -17,7 +17,7 @@ use crate::engine::{Completion, Token};
 use crate::fault::{Cause, Fault, Side};
 use crate::journal::{Entry, Journal, Witness};
 use crate::manifest::Manifest;
-use crate::nbd::NbdError;
+use crate::nbd::{BlockSize, NbdError};
 use crate::plan::Area;
 use crate::rate::RateShare;
 use crate::report::{Event, LaneReport, LiveCounts, PayloadKind};
@@ -108,6 +108,8 @@ pub(crate) struct Task {
     pub(super) closing_since: Option<Instant>,
     /// Size of the target in bytes, if it has one.
     pub(super) target_size: Option<u64>,
+    /// What source and target take, by their first connections.
+    pub(super) planned_with: [BlockSize; 2],
     pub(super) elapsed: Duration,
 }
 

@@ -107,7 +107,7 @@ impl Task {
         payload: Option<(Buf, usize, usize)>,
         context: &Context<'_>,
     ) {
-        let cookie = self.slots.cookie(slot, part).number();
+        let cookie = self.slots.await_reply(slot, part).number();
         let strand = usize::from(self.slots[slot].strand);
         if let Some(link) = self.strands[strand].target_link() {
             link.request(
@@ -285,7 +285,7 @@ impl Task {
         self.part_acknowledged(slot, context);
     }
 
-    fn stop_zeroing(&mut self) {
+    pub(super) fn stop_zeroing(&mut self) {
         if self.can_zero {
             self.note("the target cannot write zeroes: zeros are sent as data");
         }

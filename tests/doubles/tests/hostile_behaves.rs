@@ -202,7 +202,7 @@ fn qemu_notices_what_is_against_the_protocol() {
     Random::new(1).fill(&mut content);
     for fault in [
         Fault::WrongReplyMagic,
-        Fault::WrongCookie,
+        Fault::WrongCookie(0xa5a5),
         Fault::UnissuedReply,
         Fault::Error(wire::errno::EIO),
         Fault::ErrorMessageOverrun,

@@ -42,8 +42,8 @@ pub enum Fault {
     // At a request of any kind.
     /// The reply does not begin with its magic.
     WrongReplyMagic,
-    /// The reply bears another cookie.
-    WrongCookie,
+    /// The reply bears another cookie: the right one, with these bits the other way.
+    WrongCookie(u64),
     /// The same reply twice.
     DuplicateReply,
     /// Before the right reply, one for a cookie that nobody used.

@@ -237,11 +237,13 @@ impl Reply {
         let (mut wait, mut drip, mut then) = (None, None, Then::GoOn);
         match fault {
             Some(Fault::WrongReplyMagic) => pieces[0][0] ^= 0xff,
-            Some(Fault::WrongCookie) => pieces.iter_mut().for_each(|piece| other_cookie(piece)),
+            Some(Fault::WrongCookie(bits)) => {
+                pieces.iter_mut().for_each(|piece| other_cookie(piece, *bits));
+            }
             Some(Fault::DuplicateReply) => pieces.extend(pieces.clone()),
             Some(Fault::UnissuedReply) => {
                 let mut unissued = pieces.clone();
-                unissued.iter_mut().for_each(|piece| other_cookie(piece));
+                unissued.iter_mut().for_each(|piece| other_cookie(piece, UNISSUED));
                 pieces.splice(0..0, unissued);
             }
             Some(Fault::EndlessErrors | Fault::EndlessStatus) => then = Then::Repeat,
@@ -264,9 +266,13 @@ impl Reply {
     }
 }
 
+/// What nobody's cookie becomes another's by.
+const UNISSUED: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+
 /// Every kind of reply has its cookie at the same place.
-fn other_cookie(piece: &mut [u8]) {
-    piece[8..16].iter_mut().for_each(|byte| *byte ^= 0xa5);
+fn other_cookie(piece: &mut [u8], bits: u64) {
+    let cookie = piece[8..16].iter_mut();
+    cookie.zip(bits.to_be_bytes()).for_each(|(byte, bits)| *byte ^= bits);
 }
 
 fn first_half(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {

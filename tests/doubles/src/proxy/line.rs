@@ -47,6 +47,8 @@ pub(super) struct State {
     frozen: bool,
     refusing: bool,
     stopped: bool,
+    /// Where new connections lead, if not to the first server.
+    server: Option<Address>,
 }
 
 /// Both ends of a connection, to cut it.
@@ -140,6 +142,12 @@ impl Proxy {
     pub fn cut(&self) {
         self.shared.state().cut();
         self.shared.changed.notify_all();
+    }
+
+    /// Cuts all connections; new ones lead to another server.
+    pub fn lead_to(&self, server: &Address) {
+        self.shared.state().server = Some(server.clone());
+        self.cut();
     }
 
     /// Moves nothing any more, and keeps all connections open. New ones are taken, and freeze.
@@ -243,7 +251,8 @@ impl Shared {
 
     /// Finds the client's way to the server.
     fn connect(&self, id: u64, client: &Stream) -> io::Result<Stream> {
-        let server = self.line.server.connect()?;
+        let other = self.state().server.clone();
+        let server = other.as_ref().unwrap_or(&self.line.server).connect()?;
         for stream in [client, &server] {
             rustix::io::ioctl_fionbio(stream, true)?;
         }
