@@ -4,6 +4,7 @@
 
 mod backup;
 mod batch;
+mod bench;
 mod cli;
 mod copy;
 mod exit;
@@ -75,6 +76,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Points(options) => points::command(&options),
         Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
+        Command::Bench(options) => bench::command(&options),
         Command::Node(options) => node::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

@@ -20,7 +20,8 @@ mod words;
 
 pub(crate) use beside::areas;
 pub(crate) use descriptors::raise as raise_open_files;
-pub(crate) use options::{CopyOptions, EXAMPLES, ProgressChoice};
+pub(crate) use options::{CopyOptions, DigestChoice, EXAMPLES, ProgressChoice, digest};
 pub(crate) use request::{LaneRequest, Place, named_place};
 pub(crate) use run::command;
+pub(crate) use settings::{TunnelWords, tunnel_settings};
 pub(crate) use words::{OptionNames, Words};

@@ -351,7 +351,8 @@ fn progress(text: &str) -> Result<ProgressChoice, String> {
     }
 }
 
-fn digest(text: &str) -> Result<DigestChoice, String> {
+/// Reads what `--digest` asks for.
+pub(crate) fn digest(text: &str) -> Result<DigestChoice, String> {
     DigestAlgorithm::parse_choice(text).map(DigestChoice).map_err(|error| error.to_string())
 }
 

@@ -14,7 +14,7 @@ use super::apart::{self, file_id, file_key};
 use super::beside::{areas, base, single_file};
 use super::lanes_file;
 use super::options::CopyOptions;
-use super::settings::{lane_settings, mover_settings, tunnel_settings};
+use super::settings::{lane_settings, mover_settings, wanted_tunnel};
 use super::words::{self, Words};
 use crate::exit::Refusal;
 use crate::inherited::{Stream, is_closed};
@@ -120,7 +120,7 @@ impl CopyRequest {
             warnings: warnings(&lanes),
             lanes,
             mover: mover_settings(options)?,
-            tunnel: tunnel_settings(options)?,
+            tunnel: wanted_tunnel(options)?,
             folders: folders.filter(|_| many).cloned().collect(),
         })
     }

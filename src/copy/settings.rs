@@ -1,7 +1,7 @@
 //! What the options come to for the lanes and the mover.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use blockferry_control::node::NodeFolder;
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
@@ -83,8 +83,15 @@ pub(super) fn mover_settings(options: &CopyOptions) -> anyhow::Result<MoverSetti
     })
 }
 
+/// A tunnel, as a command line names it.
+pub(crate) struct TunnelWords<'a> {
+    pub(crate) address: &'a str,
+    pub(crate) identity: Option<&'a Path>,
+    pub(crate) known_hosts: Option<&'a Path>,
+}
+
 /// The settings of the tunnel, if one was asked for.
-pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+pub(super) fn wanted_tunnel(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
     if let Some(folder) = &options.node {
         let folder = state::folder(folder.as_deref(), NODE_FOLDER).ok_or_else(|| {
             Refusal::usage("there is no HOME: name the node's folder by --node=DIR")
@@ -94,10 +101,17 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
         return Ok(Some(with_options(settings, options)));
     }
     let Some(address) = &options.tunnel else { return Ok(None) };
+    let (identity, known_hosts) = (options.identity.as_deref(), options.known_hosts.as_deref());
+    let settings = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
+    Ok(Some(with_options(settings, options)))
+}
+
+/// The settings of a tunnel.
+pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelSettings> {
     let address: TunnelAddress =
-        address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
-    let in_home = |given: &Option<PathBuf>, name: &str, option: &str| match given {
-        Some(path) => Ok(path.clone()),
+        words.address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
+    let in_home = |given: Option<&Path>, name: &str, option: &str| match given {
+        Some(path) => Ok(path.to_owned()),
         None => std::env::var_os("HOME")
             .map(|home| Path::new(&home).join(".ssh").join(name))
             .ok_or_else(|| Refusal::usage(format!("HOME is not set: name a file by {option}"))),
@@ -107,9 +121,9 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
     let user = user.ok_or_else(|| {
         Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST")
     })?;
-    let identity = in_home(&options.identity, "id_ed25519", "--identity")?;
-    let known_hosts = in_home(&options.known_hosts, "known_hosts", "--known-hosts")?;
-    Ok(Some(with_options(TunnelSettings::new(address, user, identity, known_hosts), options)))
+    let identity = in_home(words.identity, "id_ed25519", "--identity")?;
+    let known_hosts = in_home(words.known_hosts, "known_hosts", "--known-hosts")?;
+    Ok(TunnelSettings::new(address, user, identity, known_hosts))
 }
 
 fn with_options(settings: TunnelSettings, options: &CopyOptions) -> TunnelSettings {
