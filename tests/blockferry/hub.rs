@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Hub {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
+    /// Where nodes dial it, if they do.
+    #[allow(dead_code)]
+    pub(crate) tunnel: Option<String>,
     _stdout: BufReader<ChildStdout>,
 }
 
@@ -49,7 +52,8 @@ impl Hub {
         let started: Value = serde_json::from_str(&line).expect(&said);
         let url = started["url"].as_str().unwrap();
         let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        Self { child, address, _stdout: stdout }
+        let tunnel = started["tunnel"].as_str().map(str::to_owned);
+        Self { child, address, tunnel, _stdout: stdout }
     }
 
     pub(crate) fn client(&self, token: &str) -> HttpClient {

@@ -1,6 +1,7 @@
 //! The hub without its HTTP.
 
 mod exports;
+mod nodes;
 mod ports;
 mod restart;
 mod tokens;
