@@ -148,7 +148,7 @@ impl Running {
         };
         if !self.lines.any(|line| enough(&line.unwrap())) {
             let ended = self.child.take().unwrap().wait_with_output().unwrap();
-            panic!("it ended before {percent} %: {}", stderr(&ended));
+            panic!("it ended before {percent} %: {:?} {}", ended.status, stderr(&ended));
         }
     }
 
