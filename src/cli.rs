@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::BackupOptions;
 use crate::batch::BatchOptions;
+use crate::bench::BenchOptions;
 use crate::copy::CopyOptions;
 use crate::export::ExportOptions;
 use crate::hub::HubOptions;
@@ -106,6 +107,14 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::hub::EXAMPLES, EXIT_CODES)
     )]
     Hub(HubOptions),
+    /// Measure what this machine and a link carry
+    ///
+    /// On servers that it starts itself, and ends; nothing is left of it but what it tells.
+    #[command(
+        after_help = crate::bench::EXAMPLES,
+        after_long_help = const_str(crate::bench::EXAMPLES, EXIT_CODES)
+    )]
+    Bench(Box<BenchOptions>),
     /// Make this machine a node, which reaches a hub's exports through an SSH tunnel
     #[command(
         after_help = crate::node::EXAMPLES,

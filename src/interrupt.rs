@@ -1,18 +1,32 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first ends in order, the second at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first ends in order, the second at once. Nobody who fails to read
+//! what is said of it can keep either from its work.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Exit;
-use crate::output::Console;
+use crate::output::{self, Console};
 
 /// What the first signal makes of work that moves data.
 const DRAINING: &str = "interrupted: finishing what is in flight; once more to stop at once";
+
+/// How long the words for a signal may take.
+const WORDS: Duration = Duration::from_secs(1);
+
+/// A signal has come. There is one set of signals for the whole process.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal has asked for the end.
+pub(crate) fn was_asked() -> bool {
+    ASKED.load(Ordering::Relaxed)
+}
 
 /// Starts to listen. The first signal calls off what is at work, by `call_off`, which says whether
 /// there was anything; if not, and at the second one, the process ends. Signals that the caller has
@@ -41,17 +55,38 @@ pub(crate) fn listen_and_say(
         .name("signals".into())
         .spawn(move || {
             for (earlier, _signal) in signals.forever().enumerate() {
-                if earlier == 0 && call_off() {
-                    console.note(words);
+                let called_off = earlier == 0 && call_off();
+                ASKED.store(true, Ordering::Relaxed);
+                if called_off {
+                    say(&console, move |console| console.note(words));
                 } else {
-                    console.note("interrupted");
-                    console.clear();
+                    say(&console, |console| {
+                        console.note("interrupted");
+                        console.clear();
+                        output::finish();
+                    });
                     std::process::exit(Exit::Interrupted.code().into());
                 }
             }
         })
         .context("starting the thread for signals")?;
     Ok(())
+}
+
+/// Says something, by a thread that is left behind if that takes too long: a terminal may have been
+/// stopped in the middle of the bar.
+fn say(console: &Arc<Console>, words: impl FnOnce(&Console) + Send + 'static) {
+    let (said, heard) = mpsc::channel();
+    let console = Arc::clone(console);
+    let thread = thread::Builder::new().name("words".into()).spawn(move || {
+        words(&console);
+        // Nobody listens after the deadline.
+        let _too_late = said.send(());
+    });
+    if thread.is_ok() {
+        // Also an end without words is an end.
+        let _late = heard.recv_timeout(WORDS);
+    }
 }
 
 /// A bit for each signal that is ignored, as the kernel tells it; 0 if it does not.

@@ -1,14 +1,16 @@
 //! The command line of blockferry.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod backup;
 mod batch;
+mod bench;
 mod cli;
 mod copy;
 mod exit;
 mod export;
 mod hub;
+mod inherited;
 mod interrupt;
 mod lane_options;
 mod node;
@@ -21,6 +23,7 @@ mod restore;
 mod state;
 mod verify;
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use blockferry_dataplane::nbd::without_passwords;
@@ -31,13 +34,18 @@ use cli::{Cli, Command};
 use exit::Exit;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(exit) => exit.into(),
+    let exit = match run() {
+        Ok(exit) => exit,
         Err(error) => {
             output::line(&format!("{error:#}"));
-            Exit::of_error(&error).into()
+            if let Some(hint) = output::hint_of_error(&error) {
+                output::line(&format!("hint: {hint}"));
+            }
+            Exit::of_error(&error)
         }
-    }
+    };
+    output::finish();
+    exit.into()
 }
 
 fn run() -> anyhow::Result<Exit> {
@@ -53,6 +61,10 @@ fn run() -> anyhow::Result<Exit> {
         {
             return Err(refused_for_programs(&refused));
         }
+        Err(refused) if refused.use_stderr() && !io::stderr().is_terminal() => {
+            output::plain(without_passwords(&refused.to_string()).trim_end());
+            return Ok(Exit::Usage);
+        }
         other => other.unwrap_or_else(|error| exit_with(&error)),
     };
     match Cli::from_arg_matches(&matches)?.command {
@@ -64,6 +76,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Points(options) => points::command(&options),
         Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
+        Command::Bench(options) => bench::command(&options),
         Command::Node(options) => node::command(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),

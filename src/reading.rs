@@ -1,14 +1,14 @@
 //! What the commands have in common that read points.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use blockferry_control::backup::{Cancellation, Watch};
 use blockferry_control::hub::RepositoryName;
 use blockferry_control::reading::{ReadError, ReadSettings};
-use blockferry_control::repository::Repository;
+use blockferry_control::repository::{Repository, RepositoryError};
 use blockferry_dataplane::Counts;
 use clap::Args;
 
@@ -16,7 +16,7 @@ use crate::backup::Telling;
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::lane_options::{LaneOptions, OutputOptions};
-use crate::output::{Console, Progress};
+use crate::output::{Console, Progress, line};
 use crate::remote::{HubOption, repository_name};
 
 /// Where points are kept.
@@ -37,7 +37,7 @@ impl RepositoryOption {
     /// When there is none, or it cannot be had; with the exit code for a reader.
     pub(crate) fn open(&self) -> anyhow::Result<Repository> {
         let root = self.repository.as_deref().context("--repository is required")?;
-        Repository::open(root).map_err(|error| refusal(&error.into()))
+        open(root).map_err(|error| refusal(&error.into()))
     }
 
     /// Its name, where a hub has it.
@@ -47,6 +47,18 @@ impl RepositoryOption {
     pub(crate) fn name(&self) -> anyhow::Result<Option<RepositoryName>> {
         repository_name(self.repository.as_ref())
     }
+}
+
+/// Opens a repository to read points of it, and tells if nothing in it can be written.
+///
+/// # Errors
+/// When there is none, or it cannot be had.
+pub(crate) fn open(root: &Path) -> Result<Repository, RepositoryError> {
+    let repository = Repository::open_to_read(root)?;
+    if let Some(why) = repository.unwritable() {
+        line(&format!("note: the repository is only read, and what is found is not kept: {why}"));
+    }
+    Ok(repository)
 }
 
 /// The settings that these options make.

@@ -1,4 +1,4 @@
-//! The files beside a copy, journal and manifest, where there is no room for them.
+//! The files beside a copy, journal and manifest, where there is no room or no place for them.
 
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
@@ -43,6 +43,28 @@ fn a_journal_or_manifest_past_the_limit_on_files_is_a_failure_of_its_own() {
     let line = format!("--resume j --digest xxh3 --manifest m a {}", server.uri());
     let output = blockferry::copy(folder.path(), &line);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
+
+#[test]
+fn a_target_was_emptied_for_a_copy_whose_manifest_could_not_be_begun() {
+    let folder = folder();
+    fs::write(folder.path().join("t"), "precious").unwrap();
+    for engine in ["uring", "poll"] {
+        for (script, says) in [
+            ("\"$0\" copy --manifest nosuch/m $1 a t", "nosuch/m.partial"),
+            ("\"$0\" copy --manifest nosuch/m $1 a new", "nosuch/m.partial"),
+            ("cat a | \"$0\" copy --manifest m $1 - t", "a source that is a stream has no size"),
+            ("cat a | \"$0\" copy --manifest m $1 - new", "a source that is a stream has no size"),
+        ] {
+            let options = format!("--digest blake3 --engine {engine}");
+            let output = self::script(folder.path(), &["sh"], script, &options);
+            let text = stderr(&output);
+            assert_eq!(code(&output), 2, "{script}: {text}");
+            assert!(text.contains(says) && text.lines().count() == 1, "{script}: {text}");
+            assert_eq!(fs::read(folder.path().join("t")).unwrap(), b"precious", "{script}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "{script}");
+        }
+    }
 }
 
 #[test]

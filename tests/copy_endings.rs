@@ -7,6 +7,7 @@ mod blockferry;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -120,4 +121,38 @@ fn only_child(parent: &str) -> String {
     let children = children.collect::<String>();
     assert_eq!(children.split_whitespace().count(), 1, "{children:?}");
     children.trim().to_owned()
+}
+
+#[test]
+fn a_source_that_was_written_in_place_since_its_journal_was_not_noticed() {
+    for written in [false, true] {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        let line = "copy --resume j --flush-interval 0s -R 1 --request-size 4096 \
+                    --rate-limit 256k a b";
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let child = command(folder.path(), &words).stderr(Stdio::piped()).spawn().unwrap();
+        // Something is safe.
+        let begun = std::time::Instant::now();
+        while !fs::read_to_string(path("j")).is_ok_and(|text| text.contains("\"safe\":[[")) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        signal(&child, Signal::INT);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), 7, "{}", stderr(&output));
+        if written {
+            let file = fs::OpenOptions::new().write(true).open(path("a")).unwrap();
+            file.write_all_at(b"new", 0).unwrap();
+        }
+        let output = copy(folder.path(), "--resume j a b");
+        let text = stderr(&output);
+        if written {
+            assert_eq!(code(&output), 2, "{text}");
+            assert!(text.contains("the source was written to since"), "{text}");
+        } else {
+            assert_eq!(code(&output), 0, "{text}");
+            assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
+        }
+    }
 }

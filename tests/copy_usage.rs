@@ -38,6 +38,8 @@ fn wrong_usage_is_code_2_with_a_line_that_says_what_and_makes_nothing() {
         ("--requests x a b", "1 or more"),
         ("--threads x a b", "--threads"),
         ("--queue-size x a b", "is not a size"),
+        ("--memory 1 a b", "give 1.00 MiB or more"),
+        ("--memory 1M --request-size 16M a b", "give 32.00 MiB or more"),
         ("--queue-size 10MB a b", "write 10M"),
         ("--deadline 30 a b", "no unit"),
         ("--deadline 0s a b", "more than 0"),
@@ -415,5 +417,59 @@ fn every_option_of_nbdcopy_is_accepted_in_each_of_its_spellings() {
         let content = fs::read(&b).unwrap();
         assert!(content == fs::read(a).unwrap() || line.contains("is-zero"), "{line}");
         fs::remove_file(b).unwrap();
+    }
+}
+
+#[test]
+fn a_limit_on_memory_was_not_said_to_be_one() {
+    let folder = folder();
+    let mut told = 0;
+    for limit in [40_000, 50_000, 70_000, 100_000, 150_000, 200_000] {
+        let line = format!("ulimit -v {limit}; exec \"$0\" copy a b");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line, env!("CARGO_BIN_EXE_blockferry")]).current_dir(folder.path());
+        let output = shell.output().unwrap();
+        let text = stderr(&output);
+        // Where not even the program is loaded, it is not we who speak.
+        if output.status.code() == Some(0) || !text.contains("blockferry: ") {
+            continue;
+        }
+        assert!(text.contains("raise ulimit"), "{limit}: {text}");
+        told += 1;
+    }
+    assert!(told > 0);
+}
+
+#[test]
+fn a_file_of_shared_keys_was_said_to_mean_nothing_and_then_refused() {
+    let folder = folder();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "alice:0011223344556677\n").unwrap();
+    let server = Nbdkit::memory(1 << 20).arg("--tls=require");
+    let server = server.arg(format!("--tls-psk={}", keys.display())).tcp().start().unwrap();
+    let uri = format!("{}?tls-psk-file=keys", server.uri().replace("nbd://", "nbds://"));
+    let output = copy(folder.path(), &format!("{uri} b"));
+    let text = stderr(&output);
+    assert!(text.contains("pre-shared keys") && !text.contains("means nothing"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("tls-psk-file")).count(), 1, "{text}");
+    // Without TLS it does mean nothing.
+    let output = copy(folder.path(), "nbd://127.0.0.1:1/?tls-psk-file=keys b");
+    assert!(stderr(&output).contains("tls-psk-file of the URI means nothing"));
+}
+
+#[test]
+fn a_request_was_longer_than_what_may_be_in_flight() {
+    let folder = folder();
+    for (options, longest) in [
+        ("--queue-size=65536", 65536),
+        ("--queue-size=70000", 65536),
+        ("--queue-size=1", 4096),
+        ("--queue-size=65536 --request-size=128k-1M", 65536),
+        ("--queue-size=65536 --request-size=256k", 262_144),
+    ] {
+        let output = copy(folder.path(), &format!("--json --no-extents {options} a b"));
+        assert_eq!(code(&output), 0, "{options}: {}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["lanes"][0]["request_bytes"], longest, "{options}");
     }
 }

@@ -1,4 +1,4 @@
-//! A hub that is killed in the middle of backups, again and again.
+//! A hub that is killed in the middle of backups and of what is read, again and again.
 
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use blockferry::{Hub, code, place, run, stderr};
+use blockferry::{Hub, HubPlace, by, code, place, run, stderr};
 use blockferry_doubles::disk::Random;
 use blockferry_doubles::{Nbdkit, PortBlock};
 use rustix::process::Signal;
@@ -22,6 +23,10 @@ use serde_json::{Value, json};
 const ROUNDS: u64 = 4;
 /// Within this time of the first job a hub is killed: it is about what two of them take.
 const MOMENTS_MS: u64 = 1200;
+/// Times that readers or their hub are killed.
+const READING_ROUNDS: u64 = 10;
+/// Within this time of their start: from before anything is open to when all of it is.
+const READING_MOMENTS_MS: u64 = 250;
 
 /// The files of all points, with their content.
 fn points(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -109,4 +114,64 @@ fn a_hub_that_is_killed_at_any_moment_loses_no_point_and_leaves_nothing() {
     assert_eq!(code(&verified), 0, "{}", stderr(&verified));
     let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert_eq!(report["damage"], json!([]));
+}
+
+#[test]
+fn readers_and_hubs_that_are_killed_at_any_moment_leave_nothing() {
+    let place = HubPlace::new();
+    let kept = &place.kept;
+    kept.disk("root", 8 << 20, 1);
+    kept.disk("data", 8 << 20, 2);
+    kept.back_up(&["root", "data"]);
+    kept.write("root", 70_000, b"changed");
+    let point = kept.back_up(&["root", "data"]);
+    let mut random = Random::new(20_261_126);
+    let mut hub = place.hub();
+    for round in 0..READING_ROUNDS {
+        let lines = [
+            format!("export {point}"),
+            format!("export {point} --writable"),
+            format!("verify {point}"),
+            format!("restore {point} --to out{round} --rate-limit 16M"),
+        ];
+        let start = |line: &String| {
+            let mut command = kept.command(&format!("{line} {}", by(&hub)));
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut readers: Vec<Child> = lines.iter().map(start).collect();
+        let mut moment = [0; 8];
+        random.fill(&mut moment);
+        let moment = u64::from_le_bytes(moment) % READING_MOMENTS_MS;
+        // The moment itself is what is tried, so there is nothing else to wait for.
+        thread::sleep(Duration::from_millis(moment));
+        let told = format!("round {round}, killed after {moment} ms");
+        if round % 2 == 0 {
+            hub.signal(Signal::KILL);
+            drop(hub);
+            for mut reader in readers {
+                reader.wait().unwrap();
+            }
+            let out = kept.names(&format!("out{round}"));
+            assert!(!out.iter().any(|name| name.ends_with(".partial")), "{told}: {out:?}");
+            hub = place.hub();
+            assert!(place.leases(&hub).is_empty(), "{told}");
+        } else {
+            for reader in &mut readers {
+                // One that has ended before is fine.
+                let _ = reader.kill();
+                reader.wait().unwrap();
+            }
+        }
+        place.assert_idle(&hub);
+        for port in place.ports.range() {
+            TcpListener::bind(("127.0.0.1", port)).expect(&told);
+        }
+    }
+    let verified = place.run(&format!("verify {point}"), &hub);
+    assert_eq!(code(&verified), 0, "{}", stderr(&verified));
+    let restored = place.run(&format!("restore {point} --to out"), &hub);
+    assert_eq!(code(&restored), 0, "{}", stderr(&restored));
+    for disk in ["root", "data"] {
+        kept.assert_same(disk, &format!("out/{disk}.raw"));
+    }
 }

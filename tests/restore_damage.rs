@@ -163,3 +163,64 @@ fn a_damaged_disk_leaves_the_others_alone() {
     assert_eq!(code(&kept.run(&line)), 0);
     kept.assert_same("data", "again/data.raw");
 }
+
+#[test]
+fn a_disk_whose_files_are_damaged_or_missing_keeps_no_other_from_being_restored() {
+    let damages: [(&str, Damage); 5] = [
+        ("a missing image", |kept, point| fs::remove_file(kept.image(point, "root")).unwrap()),
+        ("a missing manifest", |kept, point| {
+            fs::remove_file(kept.manifest(point, "root")).unwrap()
+        }),
+        ("an image that was cut at an odd size", |kept, point| {
+            let image = kept.image(point, "root");
+            let length = fs::metadata(&image).unwrap().len();
+            File::options().write(true).open(image).unwrap().set_len(length - 70_001).unwrap();
+        }),
+        ("a corrupt header", |kept, point| {
+            let image = File::options().write(true).open(kept.image(point, "root")).unwrap();
+            image.write_all_at(b"QFX", 0).unwrap();
+        }),
+        ("a flipped bit", |kept, point| kept.flip_a_bit_of(&kept.image(point, "root"))),
+    ];
+    let kept = Kept::new();
+    kept.disk("root", 1 << 20, 7);
+    kept.disk("data", 1 << 20, 8);
+    let point = kept.back_up(&["root", "data"]);
+    let files = [kept.image(&point, "root"), kept.manifest(&point, "root")];
+    for (index, file) in files.iter().enumerate() {
+        fs::copy(file, kept.path(&format!("copy{index}"))).unwrap();
+    }
+    for (what, damage) in damages {
+        damage(&kept, &point);
+        let line = format!("restore {point} --repository repository --to out --force --json");
+        let (exit, report) = kept.json(&line);
+        assert_eq!(exit, 3, "{what}: {report}");
+        assert!(report["error"].as_str().unwrap().contains(&point), "{what}: {report}");
+        assert_eq!(kept.names("out"), ["data.raw"], "{what}");
+        kept.assert_same("data", "out/data.raw");
+        let disks = report["disks"].as_array().unwrap();
+        let outcomes: Vec<_> = disks
+            .iter()
+            .map(|disk| (disk["name"].as_str().unwrap(), disk["error"].is_null()))
+            .collect();
+        assert_eq!(outcomes, [("data", true), ("root", false)], "{what}");
+        for (index, file) in files.iter().enumerate() {
+            fs::copy(kept.path(&format!("copy{index}")), file).unwrap();
+        }
+    }
+    assert_eq!(
+        code(&kept.run(&format!("restore {point} --repository repository --to out --force"))),
+        0
+    );
+}
+
+#[test]
+fn a_point_of_two_disks_does_not_go_to_one_device_because_one_of_them_is_missing() {
+    let kept = Kept::new();
+    kept.disk("root", 1 << 20, 7);
+    kept.disk("data", 1 << 20, 8);
+    let point = kept.back_up(&["root", "data"]);
+    fs::remove_file(kept.image(&point, "root")).unwrap();
+    let line = format!("restore {point} --repository repository --to nbd://127.0.0.1:1/x");
+    assert_eq!(code(&kept.run(&line)), 2);
+}

@@ -326,3 +326,22 @@ fn an_export_that_dies_meanwhile_is_started_anew() {
     kept.assert_same("root", "out/root.raw");
     disk::compare(&kept.path("root"), &kept.path("out/root.qcow2"), "qcow2").unwrap();
 }
+
+#[test]
+fn a_partial_file_that_has_another_name_is_not_written_and_is_told() {
+    let kept = Kept::new();
+    kept.disk("root", 1 << 20, 7);
+    let point = kept.back_up(&["root"]);
+    fs::create_dir(kept.path("out")).unwrap();
+    fs::write(kept.path("precious"), "content").unwrap();
+    for format in ["raw", "qcow2"] {
+        let partial = kept.path(&format!("out/root.{format}.partial"));
+        fs::hard_link(kept.path("precious"), &partial).unwrap();
+        let restored = kept
+            .run(&format!("restore {point} --repository repository --to out --format {format}"));
+        assert_eq!(code(&restored), 5, "{}", stderr(&restored));
+        assert!(stderr(&restored).contains("it has another name too"), "{}", stderr(&restored));
+        assert_eq!(fs::read(kept.path("precious")).unwrap(), b"content");
+        assert!(!kept.path(&format!("out/root.{format}")).exists());
+    }
+}

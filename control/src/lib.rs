@@ -8,6 +8,7 @@
 //!  api         the hub over HTTP
 //!  client      the same from the other side
 //!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
+//!  bench       what this machine and a link carry, measured on servers of its own
 //!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
@@ -21,6 +22,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod bench;
 pub mod catalog;
 mod child;
 pub mod client;

@@ -133,6 +133,15 @@ pub enum Cause {
     /// The endpoint cannot do what is asked of it.
     #[error("{0}")]
     Unfit(String),
+    /// It was lost, and what it may have forgotten is nowhere to be had again.
+    #[error(
+        "{cause}; what it had not made durable would have to be sent again, and a source that is a \
+         stream cannot be read again: start the copy anew, or from a file, which can go on"
+    )]
+    Unrepeatable {
+        /// The loss.
+        cause: Box<Cause>,
+    },
     /// All attempts to connect again failed.
     #[error("gave up after {attempts} {} to connect again; the last one: {last}", tries(*attempts))]
     GaveUp {

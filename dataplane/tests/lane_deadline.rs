@@ -212,3 +212,36 @@ fn a_line_is_dead_below_the_least_rate_and_slow_above_it() {
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
     });
 }
+
+#[test]
+fn a_target_stopped_within_a_request_was_said_to_owe_the_replies_to_0_requests() {
+    every_way(|way| {
+        let dir = folder();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
+        let source = Nbdkit::memory(128 << 20).start().unwrap();
+        let target = QemuNbd::new(image).format("raw").shared(4).start().unwrap();
+        let settings = LaneSettings {
+            // Far more than the sockets hold.
+            request_bytes: Some(16 << 20),
+            requests: 1,
+            extents: false,
+            sparse_bytes: Some(0),
+            ..strict(way)
+        };
+        let lane = Lane::new(nbd(&source.uri()), nbd(&target.uri())).with_settings(settings);
+        let running = Mover::new(lanes::mover(way)).start(vec![lane]).unwrap();
+        let began = Instant::now();
+        while running.progress().acknowledged == 0 {
+            assert!(began.elapsed() < HANG, "the lane does not move");
+            thread::yield_now();
+        }
+        target.child.stop().unwrap();
+        assert!(running.wait_for(HANG), "it hangs");
+        let fault = lanes::fault_of(running.wait().lanes.pop().unwrap());
+        let words = fault.to_string();
+        let named = ["the rest of a request to be taken", "the reply to 1 request"];
+        assert!(named.iter().any(|words_for| words.contains(words_for)), "{words}");
+        assert!(!words.contains(" 0 requests"), "{words}");
+    });
+}

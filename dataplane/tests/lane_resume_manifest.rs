@@ -198,7 +198,7 @@ fn a_manifest_that_does_not_go_with_the_journal_means_that_all_is_moved_again_an
             let file = fs::OpenOptions::new().write(true).open(&files.partial).unwrap();
             file.set_len(5000).unwrap();
         }),
-        ("damaged", |files| fs::write(&files.partial, "something else").unwrap()),
+        ("damaged", |files| fs::write(&files.partial, "blockferry-parti, and what else?").unwrap()),
         ("made none", |files| {
             let text = fs::read_to_string(&files.journal).unwrap();
             let without = |line: &str| {

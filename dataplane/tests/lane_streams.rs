@@ -16,7 +16,8 @@ use blockferry_dataplane::{Endpoint, Extent, Fault, Lane, LaneSettings, Mover, S
 use blockferry_doubles::{Fault as Wrong, Hostile, Occasion, Trigger};
 use lanes::ends::{collected, ran, succeeds};
 use lanes::{
-    KIB, MIB, Way, assert_same, dense, every_engine, folder, hasty, nbd, patient, settings,
+    KIB, MIB, Way, assert_same, dense, every_engine, fault_of, folder, hasty, nbd, patient,
+    settings,
 };
 
 /// A pipe that is fed by a thread.
@@ -334,4 +335,20 @@ fn a_blocked_terminal_does_not_hold_up_the_end_of_an_interrupted_lane() {
     assert!(running.wait_for(Duration::from_secs(3)), "the thread waits for the terminal");
     let outcome = &running.wait().lanes[0].outcome;
     assert!(matches!(outcome, Err(Fault::Interrupted)), "{outcome:?}");
+}
+
+#[test]
+fn a_target_lost_under_a_stream_did_not_say_that_the_stream_cannot_be_read_again() {
+    every_engine(|way| {
+        let target = Hostile::builder()
+            .size(MIB)
+            .fault_on(Occasion::Write, Wrong::CloseBeforeReply, Trigger::Nth(2))
+            .start()
+            .unwrap();
+        let fault = fault_of(ran(way, fed(dense(1 << 20, 3)), nbd(&target.uri()), patient(way)));
+        assert_eq!(fault.side(), Some(Side::Target));
+        let words = fault.to_string();
+        assert!(words.contains("a stream cannot be read again: start the copy anew"), "{words}");
+        assert!(words.contains("was lost") && !words.contains(" 0 requests"), "{words}");
+    });
 }

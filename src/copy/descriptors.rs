@@ -11,6 +11,10 @@ use crate::exit::{Exit, Refusal};
 const PER_CONNECTION: u64 = 4;
 /// Descriptors of a lane besides: journal, manifest, and a connection that is being replaced.
 const PER_LANE: u64 = 4;
+/// Descriptors more of a connection to a target that goes through a tunnel: the tunnel's end of it.
+const PER_CHANNEL: u64 = 1;
+/// Descriptors of an SSH connection: its socket, and what its thread waits with.
+const PER_SSH_CONNECTION: u64 = 4;
 /// Descriptors of a thread: its engine and its wake-up.
 const PER_THREAD: u64 = 4;
 /// For what the libraries open now and then.
@@ -27,12 +31,13 @@ pub(crate) fn fit(request: &mut CopyRequest) -> anyhow::Result<Option<String>> {
     let connections = request.lanes.iter().map(|lane| lane.settings.connections.max(1)).max();
     let lanes = request.lanes.len().min(request.mover.max_lanes).max(1);
     let threads = request.mover.threads.unwrap_or_else(processors).min(lanes);
-    let wanted = Load { threads, lanes, connections: connections.unwrap_or(1) };
+    let ssh_connections = request.tunnel.as_ref().map_or(0, |settings| settings.connections.max(1));
+    let wanted = Load { threads, lanes, connections: connections.unwrap_or(1), ssh_connections };
     let needed = open + wanted.descriptors();
 
     let limit = raise(needed);
     let Some(fitting) = wanted.within(limit.saturating_sub(open)) else {
-        let least = open + Load { threads: 1, lanes: 1, connections: 1 }.descriptors();
+        let least = Load { threads: 1, lanes: 1, connections: 1, ..wanted }.descriptors() + open;
         return Err(Refusal::of(
             Exit::Failed,
             format!("{limit} open files are allowed, and one lane needs {least}: raise ulimit -n"),
@@ -57,15 +62,33 @@ struct Load {
     lanes: usize,
     /// Of the lane that has most of them.
     connections: u16,
+    /// Of a tunnel to the targets; 0 where there is none.
+    ssh_connections: usize,
 }
 
 impl Load {
     fn descriptors(self) -> u64 {
-        SLACK + PER_THREAD * self.threads as u64 + self.per_lane() * self.lanes as u64
+        self.fixed() + PER_THREAD * self.threads as u64 + self.per_lane() * self.lanes as u64
+    }
+
+    fn fixed(self) -> u64 {
+        SLACK + PER_SSH_CONNECTION * self.ssh_connections as u64
     }
 
     fn per_lane(self) -> u64 {
-        PER_LANE + PER_CONNECTION * u64::from(self.connections)
+        self.per_lane_alone() + self.per_connection() * u64::from(self.connections)
+    }
+
+    fn per_lane_alone(self) -> u64 {
+        PER_LANE + self.per_channel()
+    }
+
+    fn per_connection(self) -> u64 {
+        PER_CONNECTION + self.per_channel()
+    }
+
+    fn per_channel(self) -> u64 {
+        if self.ssh_connections > 0 { PER_CHANNEL } else { 0 }
     }
 
     /// As much of it as `descriptors` are enough for.
@@ -73,7 +96,7 @@ impl Load {
         if self.descriptors() <= descriptors {
             return Some(self);
         }
-        let left = descriptors.checked_sub(SLACK)?;
+        let left = descriptors.checked_sub(self.fixed())?;
         let most = |each: u64, of: u64| usize::try_from(of / each).unwrap_or(usize::MAX);
         let shared = left.saturating_sub(PER_THREAD * self.threads as u64);
         let lanes = most(self.per_lane(), shared);
@@ -84,10 +107,11 @@ impl Load {
         if lanes > 0 {
             return Some(Self { threads: lanes, lanes, ..self });
         }
-        let connections = left.checked_sub(PER_THREAD + PER_LANE)? / PER_CONNECTION;
+        let connections =
+            left.checked_sub(PER_THREAD + self.per_lane_alone())? / self.per_connection();
         // Fewer than were wanted, or the lane had fitted.
         let connections = u16::try_from(connections).ok().filter(|&number| number > 0)?;
-        Some(Self { threads: 1, lanes: 1, connections })
+        Some(Self { threads: 1, lanes: 1, connections, ..self })
     }
 
     /// What is lowered to it from `wanted`, and what would be enough for that.
@@ -131,15 +155,18 @@ mod tests {
     use super::*;
 
     const fn load(threads: usize, lanes: usize, connections: u16) -> Load {
-        Load { threads, lanes, connections }
+        Load { threads, lanes, connections, ssh_connections: 0 }
     }
 
     #[test]
     fn what_is_lowered_fits_and_leaves_no_thread_without_lanes() {
-        for wanted in [load(1, 1, 1), load(1, 40, 1), load(12, 132, 4), load(64, 64, 64)] {
+        let direct = [load(1, 1, 1), load(1, 40, 1), load(12, 132, 4), load(64, 64, 64)];
+        let tunnelled = direct.map(|load| Load { ssh_connections: 4, ..load });
+        for wanted in direct.into_iter().chain(tunnelled) {
+            let least = Load { threads: 1, lanes: 1, connections: 1, ..wanted };
             for descriptors in 0..wanted.descriptors() {
                 let Some(fitting) = wanted.within(descriptors) else {
-                    assert!(descriptors < load(1, 1, 1).descriptors());
+                    assert!(descriptors < least.descriptors());
                     continue;
                 };
                 assert!(fitting.descriptors() <= descriptors, "{fitting:?} of {descriptors}");

@@ -96,6 +96,16 @@ fn standard(side: Side) -> io::Result<Endpoint> {
         Side::Source => (io::stdin().as_fd().try_clone_to_owned()?, "/proc/self/fd/0"),
         Side::Target => (io::stdout().as_fd().try_clone_to_owned()?, "/proc/self/fd/1"),
     };
+    // Before anything is emptied for what cannot be read.
+    let direction = fcntl_getfl(&descriptor)? & OFlags::ACCMODE;
+    let unfit = match side {
+        Side::Source if direction == OFlags::WRONLY => "it is open for writing only",
+        Side::Target if direction == OFlags::RDONLY => "it is open for reading only",
+        _ => "",
+    };
+    if !unfit.is_empty() {
+        return Err(io::Error::other(unfit));
+    }
     let whole = fs::metadata(path).is_ok_and(|data| data.is_file())
         && seek(&descriptor, rustix::fs::SeekFrom::Current(0)).is_ok_and(|offset| offset == 0)
         && fcntl_getfl(&descriptor).is_ok_and(|flags| !flags.contains(OFlags::APPEND));

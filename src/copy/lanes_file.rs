@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::exit::Refusal;
+use crate::inherited::{Stream, is_closed};
 
 /// Bytes of a line at most: two NBD URIs and a path, of 4 KiB each at most, with every byte
 /// escaped, fit five times over.
@@ -33,6 +34,9 @@ pub(crate) struct LaneLine {
 /// With the file and the line: what is no JSON object of the right fields; no lanes at all.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<LaneLine>> {
     if path == Path::new("-") {
+        if is_closed(Stream::Input) {
+            return Err(Refusal::usage("--lanes - reads standard input, which is closed"));
+        }
         return parse(io::stdin().lock(), "standard input");
     }
     let shown = path.display().to_string();

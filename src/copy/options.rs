@@ -42,6 +42,9 @@ Examples:
 /// Connections a side at most: each is a thread of the server, and takes descriptors here.
 const MAX_CONNECTIONS: u16 = 64;
 
+/// Bytes of the shortest request, as nbdcopy has it.
+pub(crate) const LEAST_REQUEST: u32 = 4096;
+
 const WHAT: &str = "What to copy";
 const ZEROS: &str = "Zeros";
 const TUNNEL: &str = "Through SSH";
@@ -101,7 +104,7 @@ pub(crate) struct CopyOptions {
     ///
     /// Nothing listens on this machine for it. A connection that is lost is made again, and the copy
     /// goes on with what was not safe.
-    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", help_heading = TUNNEL)]
+    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT]", group = "way", help_heading = TUNNEL)]
     // Parsed later: clap would repeat a password that was written into it.
     pub(crate) tunnel: Option<String>,
 
@@ -110,7 +113,7 @@ pub(crate) struct CopyOptions {
     /// DIR is the node's folder, where it is not the usual one.
     #[arg(
         long, value_name = "DIR", num_args = 0..=1, require_equals = true, help_heading = TUNNEL,
-        conflicts_with_all = ["tunnel", "identity", "known_hosts"]
+        group = "way", conflicts_with_all = ["tunnel", "identity", "known_hosts"]
     )]
     pub(crate) node: Option<Option<PathBuf>>,
 
@@ -126,7 +129,7 @@ pub(crate) struct CopyOptions {
 
     /// SSH connections at most; lanes, and the connections of a lane, are spread over them
     #[arg(
-        long, value_name = "N", default_value = "4", value_parser = connections,
+        long, value_name = "N", default_value = "4", value_parser = connections, requires = "way",
         help_heading = TUNNEL
     )]
     pub(crate) tunnel_connections: u16,
@@ -164,19 +167,22 @@ pub(crate) struct CopyOptions {
     /// Connections a side at most; more than one only where both sides offer multi-conn
     #[arg(
         short = 'C', long, value_name = "N", default_value = "1", value_parser = connections,
-        help_heading = SPEED
+        allow_negative_numbers = true, help_heading = SPEED
     )]
     pub(crate) connections: u16,
 
     /// Requests in flight on a connection at most
     #[arg(
         short = 'R', long, value_name = "N", default_value = "16", value_parser = count,
-        help_heading = SPEED
+        allow_negative_numbers = true, help_heading = SPEED
     )]
     pub(crate) requests: u16,
 
     /// Threads that move data; 0: one for each processor
-    #[arg(short = 'T', long, value_name = "N", default_value = "0", help_heading = SPEED)]
+    #[arg(
+        short = 'T', long, value_name = "N", default_value = "0", value_parser = threads,
+        allow_negative_numbers = true, help_heading = SPEED
+    )]
     pub(crate) threads: u64,
 
     /// Bytes of a request, or between what it adapts to what is measured (as 64k-4M)
@@ -189,6 +195,8 @@ pub(crate) struct CopyOptions {
     pub(crate) request_size: RequestSize,
 
     /// Bytes in flight on a lane at most; it starts with 8M and takes more where that is faster
+    ///
+    /// Requests that adapt are no longer than that. Of a given --request-size one is always in flight.
     #[arg(
         long, value_name = "SIZE", default_value = "16M", value_parser = parse_size,
         help_heading = SPEED
@@ -214,6 +222,9 @@ pub(crate) struct CopyOptions {
     pub(crate) rate_limit: Option<u64>,
 
     /// Memory of all buffers together
+    ///
+    /// Each thread needs two requests of it, 1M at least: there are fewer threads where it is not
+    /// enough for all.
     #[arg(
         long, value_name = "SIZE", default_value = "64M", value_parser = memory, help_heading = SPEED
     )]
@@ -242,6 +253,8 @@ pub(crate) struct CopyOptions {
     pub(crate) digest: DigestChoice,
 
     /// Write the digests to this file; with --lanes, to 0.manifest, 1.manifest ... in this folder
+    ///
+    /// An older manifest there is replaced at the end; any other file is left alone, and refused.
     #[arg(long, value_name = "FILE", help_heading = SAFETY)]
     pub(crate) manifest: Option<PathBuf>,
 
@@ -257,8 +270,10 @@ pub(crate) struct CopyOptions {
     /// Note in this file what is safe on the target, and do not move that again
     ///
     /// The same command goes on where the last run was stopped, with its --manifest too. A journal
-    /// of another source or target is refused. With --lanes, a folder with 0.journal, 1.journal ...
-    /// in the order of the lanes, which are removed when all lanes are done.
+    /// of another source or target is refused, and one of a file that was written since. Of devices
+    /// and exports nobody can tell that: they must not change between the runs, as a snapshot does
+    /// not. With --lanes, a folder with 0.journal, 1.journal ... in the order of the lanes, which are
+    /// removed when all lanes are done.
     #[arg(long, value_name = "JOURNAL", help_heading = SAFETY)]
     pub(crate) resume: Option<PathBuf>,
 
@@ -336,16 +351,31 @@ fn progress(text: &str) -> Result<ProgressChoice, String> {
     }
 }
 
-fn digest(text: &str) -> Result<DigestChoice, String> {
+/// Reads what `--digest` asks for.
+pub(crate) fn digest(text: &str) -> Result<DigestChoice, String> {
     DigestAlgorithm::parse_choice(text).map(DigestChoice).map_err(|error| error.to_string())
 }
 
 /// A number from 1; one that is larger than what could ever be used is as good as the largest, as
 /// it is for nbdcopy.
 fn count(text: &str) -> Result<u16, String> {
-    match text.parse::<u64>() {
-        Ok(0) | Err(_) => Err("write a whole number, 1 or more".into()),
-        Ok(number) => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+    match number(text) {
+        Some(0) | None => Err("write a whole number, 1 or more".into()),
+        Some(number) => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+    }
+}
+
+fn threads(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "write a whole number".into())
+}
+
+/// A number as scanf(3) reads it for nbdcopy: blanks around it are nothing, and one below zero is a
+/// very large one.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim_ascii();
+    match text.strip_prefix('-') {
+        Some(digits) => digits.parse().ok().map(|below: u64| below.wrapping_neg()),
+        None => text.parse().ok(),
     }
 }
 
@@ -387,7 +417,7 @@ impl RequestSize {
 
 fn request_size(text: &str) -> Result<RequestSize, String> {
     let (least, most) = text.split_once('-').unwrap_or((text, text));
-    let size = |text| power_of_two(text, 4096, 32 << 20);
+    let size = |text| power_of_two(text, LEAST_REQUEST, 32 << 20);
     match (size(least), size(most)) {
         (Some(least), Some(most)) if least <= most => Ok(RequestSize { least, most }),
         _ => Err("write a power of two from 4096 to 32M, which is the most that NBD servers \
@@ -439,7 +469,11 @@ mod tests {
     #[test]
     fn counts_beyond_reason_are_the_largest() {
         assert_eq!([count("1"), count("1000000000000")], [Ok(1), Ok(u16::MAX)]);
-        assert!(count("0").is_err() && count("x").is_err() && count("-1").is_err());
+        assert_eq!([count("-1"), count(" 4 "), count("+4")], [Ok(u16::MAX), Ok(4), Ok(4)]);
+        for text in ["0", "-0", "x", "", " ", "-", "--1", "- 1", "4 5"] {
+            assert!(count(text).is_err(), "{text}");
+        }
+        assert_eq!([threads("0"), threads("-1")], [Ok(0), Ok(u64::MAX)]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use blockferry_control::tunnel::TunnelSettings;
@@ -11,12 +10,14 @@ use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::nbd::{Address, NbdUri, without_passwords};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings, PayloadChoice};
 
+use super::apart::{self, file_id, file_key};
 use super::beside::{areas, base, single_file};
 use super::lanes_file;
 use super::options::CopyOptions;
-use super::settings::{lane_settings, mover_settings, tunnel_settings};
+use super::settings::{lane_settings, mover_settings, wanted_tunnel};
 use super::words::{self, Words};
 use crate::exit::Refusal;
+use crate::inherited::{Stream, is_closed};
 
 /// Changed areas in memory at most, of all lanes together, at 16 bytes each. A longer list is
 /// merged over its smallest gaps, which copies more and never less.
@@ -112,13 +113,14 @@ impl CopyRequest {
             }
         }
         check_lanes(&lanes, options)?;
+        apart::check(&lanes, options)?;
         let many = options.lanes.is_some();
         let folders = [&options.manifest, &options.resume].into_iter().flatten();
         Ok(Self {
             warnings: warnings(&lanes),
             lanes,
-            mover: mover_settings(options),
-            tunnel: tunnel_settings(options)?,
+            mover: mover_settings(options)?,
+            tunnel: wanted_tunnel(options)?,
             folders: folders.filter(|_| many).cloned().collect(),
         })
     }
@@ -202,11 +204,18 @@ fn check_lanes(lanes: &[LaneRequest], options: &CopyOptions) -> anyhow::Result<(
         }
     }
     let to_standard_output = lanes.iter().any(|lane| lane.target == Place::Standard);
-    let refusal = if options.json && to_standard_output {
+    let from_standard_input = lanes.iter().any(|lane| lane.source == Place::Standard);
+    let refusal = if from_standard_input && is_closed(Stream::Input) {
+        "SOURCE - reads standard input, which is closed: give it a pipe or a file"
+    } else if to_standard_output && is_closed(Stream::Output) {
+        "TARGET - writes to standard output, which is closed: give it a pipe or a file"
+    } else if options.json && is_closed(Stream::Output) {
+        "--json prints to standard output, which is closed: give it a pipe or a file"
+    } else if options.json && to_standard_output {
         "--json prints to standard output, where TARGET - puts the data: take a file as TARGET"
     } else if options.resume.is_some() && uses(|place| *place == Place::Standard) {
         "--resume cannot go on in a stream, which has no place to go back to: take a file"
-    } else if options.source_size.is_some() && lanes.iter().any(|l| l.source == Place::Standard) {
+    } else if options.source_size.is_some() && from_standard_input {
         "--source-size is about a source that is larger than its disk, and a stream ends where it \
          ends: leave it out"
     } else if options.base_manifest.is_some() && uses(|place| *place == Place::Standard) {
@@ -337,16 +346,7 @@ fn lanes_of_file(path: &Path, options: &CopyOptions) -> anyhow::Result<Vec<LaneR
 /// The same for two names of one place; `None` for what can be had any number of times.
 fn place_key(place: &Place) -> Option<String> {
     match place {
-        // A terminal or /dev/null.
-        Place::Path(path)
-            if path.metadata().is_ok_and(|data| data.file_type().is_char_device()) =>
-        {
-            None
-        }
-        Place::Path(path) => Some(match file_id(path) {
-            Some((device, inode)) => format!("file {device} {inode}"),
-            None => std::path::absolute(path).unwrap_or(path.clone()).display().to_string(),
-        }),
+        Place::Path(path) => file_key(path),
         // However the way to the export is encrypted.
         Place::Uri(uri) => Some(match &uri.address {
             Address::Tcp { host, port } => {
@@ -361,21 +361,16 @@ fn place_key(place: &Place) -> Option<String> {
     }
 }
 
-/// Device and inode of a regular file; of a block device, its own number.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
-    let data = path.metadata().ok()?;
-    if data.is_file() {
-        Some((data.dev(), data.ino()))
-    } else {
-        data.file_type().is_block_device().then(|| (u64::MAX, data.rdev()))
-    }
-}
-
 fn warnings(lanes: &[LaneRequest]) -> Vec<String> {
     let ends = lanes.iter().flat_map(|lane| [&lane.source, &lane.target]);
     ends.filter_map(|end| match end {
-        Place::Uri(uri) if !uri.ignored.is_empty() => {
-            Some(format!("{uri}: {} of the URI means nothing here", uri.ignored.join(", ")))
+        Place::Uri(uri) => {
+            // Where TLS is asked for, pre-shared keys are refused by it.
+            let refused = |name: &str| uri.tls && name == "tls-psk-file";
+            let ignored: Vec<&str> =
+                uri.ignored.iter().map(String::as_str).filter(|name| !refused(name)).collect();
+            (!ignored.is_empty())
+                .then(|| format!("{uri}: {} of the URI means nothing here", ignored.join(", ")))
         }
         _ => None,
     })
@@ -396,19 +391,6 @@ mod tests {
         for file in ["http://h", "disk", "./nbd:x", "nbdx:y", "C:\\disk", "nbd", "", "nbd+x/y:z"] {
             assert!(!looks_like_uri(file), "{file}");
         }
-    }
-
-    #[test]
-    fn a_file_has_the_same_key_under_all_its_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
-        std::fs::write(&file, "x").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        let key = |path: &Path| place_key(&Place::Path(path.into()));
-        assert_eq!(key(&file), key(&link));
-        assert_ne!(key(&file), key(&folder.path().join("c")));
-        assert_eq!(place_key(&Place::Null), None);
-        assert_eq!(key(Path::new("/dev/null")), None);
     }
 
     #[test]

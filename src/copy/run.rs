@@ -18,7 +18,7 @@ use super::request::{CopyRequest, LaneRequest, Place};
 use super::words::Words;
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
-use crate::output::{Console, Estimate, Progress, Telling, json, line};
+use crate::output::{Console, Estimate, Progress, Telling, hint, json, line};
 
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -71,7 +71,10 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
     let running = match mover.start(lanes) {
         Ok(running) => running,
         Err(fault) => {
-            let what = fault.to_string();
+            let what = match hint(&fault) {
+                Some(hint) => format!("{fault}; {hint}"),
+                None => fault.to_string(),
+            };
             return Err(Refusal::of(Exit::of_lane(&Err(fault)), what));
         }
     };
@@ -102,7 +105,8 @@ fn copy(options: &CopyOptions, words: &Words) -> anyhow::Result<Exit> {
         && let Err(unwritten) = json::print(&json::Report::of(exit, &report, &outcomes))
     {
         console.note(&format!("{unwritten:#}"));
-        return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
+        let untold = if interrupt::was_asked() { Exit::Interrupted } else { Exit::Failed };
+        return Ok(if exit == Exit::Done { untold } else { exit });
     }
     Ok(exit)
 }

@@ -1,12 +1,14 @@
 //! What the options come to for the lanes and the mover.
 
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
+use std::path::Path;
 
 use blockferry_control::node::NodeFolder;
 use blockferry_control::tunnel::{TunnelAddress, TunnelSettings};
 use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
+use indicatif::BinaryBytes;
 
-use super::options::CopyOptions;
+use super::options::{CopyOptions, LEAST_REQUEST, RequestSize};
 use crate::exit::Refusal;
 use crate::state::{self, NODE_FOLDER};
 
@@ -18,10 +20,10 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
         base: None,
         connections: options.connections,
         request_bytes: options.request_size.fixed(),
-        adapt_bytes: options.request_size.least..=options.request_size.most,
+        adapt_bytes: adapt_bytes(options),
         requests: options.requests,
         // One request must fit, however small the queue: nbdcopy takes 0 as well.
-        in_flight_bytes: options.queue_size.max(options.request_size.least.into()),
+        in_flight_bytes: options.queue_size.max((*adapt_bytes(options).start()).into()),
         synchronous: options.synchronous,
         payload: options.payload,
         extents: !options.no_extents,
@@ -41,24 +43,55 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
     }
 }
 
+/// Bytes between which requests adapt: no more than may be in flight, unless the one length of all of
+/// them was given.
+fn adapt_bytes(options: &CopyOptions) -> RangeInclusive<u32> {
+    let RequestSize { least, most } = options.request_size;
+    if least == most {
+        return least..=most;
+    }
+    let queue = u32::try_from(options.queue_size).unwrap_or(u32::MAX).max(LEAST_REQUEST);
+    let queue = 1 << queue.ilog2();
+    least.min(queue)..=most.min(queue)
+}
+
 /// The bitmap of that name; what `nbdinfo` shows is the name behind a prefix.
 fn bitmap(name: &str) -> Extent {
     Extent::Bitmap(name.strip_prefix("qemu:dirty-bitmap:").unwrap_or(name).to_owned())
 }
 
 /// The settings of the mover.
-pub(super) fn mover_settings(options: &CopyOptions) -> MoverSettings {
-    MoverSettings {
+///
+/// # Errors
+/// Memory that is not enough for a single thread.
+pub(super) fn mover_settings(options: &CopyOptions) -> anyhow::Result<MoverSettings> {
+    let least = MoverSettings::least_pool_bytes(options.request_size.fixed());
+    if options.memory < least {
+        return Err(Refusal::usage(format!(
+            "--memory {} is less than two requests, which is the least to move data with: give {} \
+             or more, or a shorter --request-size",
+            BinaryBytes(options.memory as u64),
+            BinaryBytes(least as u64)
+        )));
+    }
+    Ok(MoverSettings {
         engine: options.engine,
         threads: usize::try_from(options.threads).ok().filter(|&threads| threads > 0),
         max_lanes: options.max_lanes.into(),
         pool_bytes: options.memory,
         rate_limit: options.rate_limit,
-    }
+    })
+}
+
+/// A tunnel, as a command line names it.
+pub(crate) struct TunnelWords<'a> {
+    pub(crate) address: &'a str,
+    pub(crate) identity: Option<&'a Path>,
+    pub(crate) known_hosts: Option<&'a Path>,
 }
 
 /// The settings of the tunnel, if one was asked for.
-pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
+pub(super) fn wanted_tunnel(options: &CopyOptions) -> anyhow::Result<Option<TunnelSettings>> {
     if let Some(folder) = &options.node {
         let folder = state::folder(folder.as_deref(), NODE_FOLDER).ok_or_else(|| {
             Refusal::usage("there is no HOME: name the node's folder by --node=DIR")
@@ -68,10 +101,17 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
         return Ok(Some(with_options(settings, options)));
     }
     let Some(address) = &options.tunnel else { return Ok(None) };
+    let (identity, known_hosts) = (options.identity.as_deref(), options.known_hosts.as_deref());
+    let settings = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
+    Ok(Some(with_options(settings, options)))
+}
+
+/// The settings of a tunnel.
+pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelSettings> {
     let address: TunnelAddress =
-        address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
-    let in_home = |given: &Option<PathBuf>, name: &str, option: &str| match given {
-        Some(path) => Ok(path.clone()),
+        words.address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
+    let in_home = |given: Option<&Path>, name: &str, option: &str| match given {
+        Some(path) => Ok(path.to_owned()),
         None => std::env::var_os("HOME")
             .map(|home| Path::new(&home).join(".ssh").join(name))
             .ok_or_else(|| Refusal::usage(format!("HOME is not set: name a file by {option}"))),
@@ -81,14 +121,14 @@ pub(super) fn tunnel_settings(options: &CopyOptions) -> anyhow::Result<Option<Tu
     let user = user.ok_or_else(|| {
         Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST")
     })?;
-    let identity = in_home(&options.identity, "id_ed25519", "--identity")?;
-    let known_hosts = in_home(&options.known_hosts, "known_hosts", "--known-hosts")?;
-    Ok(Some(with_options(TunnelSettings::new(address, user, identity, known_hosts), options)))
+    let identity = in_home(words.identity, "id_ed25519", "--identity")?;
+    let known_hosts = in_home(words.known_hosts, "known_hosts", "--known-hosts")?;
+    Ok(TunnelSettings::new(address, user, identity, known_hosts))
 }
 
 fn with_options(settings: TunnelSettings, options: &CopyOptions) -> TunnelSettings {
     let connections = options.tunnel_connections.into();
-    TunnelSettings { connections, deadline: options.deadline, ..settings }
+    TunnelSettings { connections, ..settings }.with_deadline(options.deadline)
 }
 
 #[cfg(test)]

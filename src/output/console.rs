@@ -1,18 +1,18 @@
 //! Lines on standard error.
 
-use std::io::{self, Write};
-
 use blockferry_dataplane::nbd::without_passwords;
 use indicatif::ProgressBar;
+
+use super::outlet;
 
 /// Prints `text` as one line of blockferry, without the passwords that users wrote in it.
 pub(crate) fn line(text: &str) {
     plain(&format!("blockferry: {}", single(&without_passwords(text))));
 }
 
-/// Prints a line. Standard error may be closed, and there is no other place to say so.
-fn plain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+/// Prints a line, or several.
+pub(crate) fn plain(text: &str) {
+    outlet::say(format!("{text}\n"));
 }
 
 /// `text` without what would break the line or steer a terminal: some of it comes from servers.
@@ -59,7 +59,11 @@ impl Console {
 
     fn around_bar(&self, print: impl FnOnce()) {
         match &self.bar {
-            Some(bar) => bar.suspend(print),
+            // Else the bar would be drawn where the line is to come.
+            Some(bar) => bar.suspend(|| {
+                print();
+                outlet::drain();
+            }),
             None => print(),
         }
     }

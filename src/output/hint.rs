@@ -9,6 +9,31 @@ use blockferry_dataplane::{Cause, Fault, Side};
 pub(crate) fn hint(fault: &Fault) -> Option<&'static str> {
     match fault {
         Fault::Side { side, cause, .. } => of_cause(*side, cause),
+        Fault::Local { error, .. } => of_machine(error),
+        _ => None,
+    }
+}
+
+/// The same for what kept a command from its work.
+pub(crate) fn hint_of_error(error: &anyhow::Error) -> Option<&'static str> {
+    let cause: &io::Error = error.chain().find_map(|cause| cause.downcast_ref())?;
+    // Also a stream that takes nothing is said to block.
+    let of_threads = error.to_string().contains("thread");
+    (of_threads || cause.kind() != io::ErrorKind::WouldBlock).then(|| of_machine(cause)).flatten()
+}
+
+/// What to raise where the system has no more of something for us.
+fn of_machine(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => Some(
+            "there is a limit on memory: raise ulimit -v, or that of the container, or take less \
+             by --memory and --threads",
+        ),
+        // So a thread is refused, also one whose stack finds no room.
+        io::ErrorKind::WouldBlock => Some(
+            "there is a limit on threads or memory: raise ulimit -u and ulimit -v, or those of the \
+             container, or take fewer by --threads",
+        ),
         _ => None,
     }
 }
@@ -40,7 +65,7 @@ fn of_cause(side: Side, cause: &Cause) -> Option<&'static str> {
         Cause::Refused { error: NbdError::NoSpc, .. } if side == Side::Target => Some(
             "the storage behind the target is full; with --resume the copy can go on from there",
         ),
-        Cause::GaveUp { last, .. } => of_cause(side, last),
+        Cause::GaveUp { last: cause, .. } | Cause::Unrepeatable { cause } => of_cause(side, cause),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! The report for programs: one JSON object.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,8 +9,10 @@ use blockferry_dataplane::{Counts, LaneReport};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::Outcome;
+use super::{Outcome, patient};
 use crate::exit::Exit;
+use crate::inherited::{Stream, is_closed};
+use crate::interrupt;
 
 /// All of it. Fields are added, never taken away or given another meaning.
 #[derive(Debug, Serialize)]
@@ -137,15 +139,18 @@ impl<'a> Refused<'a> {
 /// Prints it on one line.
 ///
 /// # Errors
-/// When standard output does not take it: a program that waits for the report has none.
+/// When standard output is closed or does not take it: a program that waits for the report has
+/// none. Whoever does not read it is waited for until a signal ends that.
 pub(crate) fn print(report: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_vec(report).context("making the report")?;
     text.push(b'\n');
-    let mut output = io::stdout().lock();
-    output
-        .write_all(&text)
-        .and_then(|()| output.flush())
-        .context("writing the report to standard output")
+    let output = io::stdout().lock();
+    let written = if is_closed(Stream::Output) {
+        Err(io::Error::other("it is closed"))
+    } else {
+        patient::write_all(&output, &text, || !interrupt::was_asked())
+    };
+    written.context("writing the report to standard output")
 }
 
 /// Bytes read from the sources in a second. Zeros that were never read are no throughput.

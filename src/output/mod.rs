@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  console   lines on standard error, around the bar     telling   events and outcomes in words
+//!  outlet    their way out, which keeps nobody waiting   patient   the same for what else is written
 //!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
-//!  table     rows under heads                            ending   the report on standard output                        time      RFC 3339
+//!  table     rows under heads                            ending    the report on standard output
 //!  estimate  how far all lanes are                       hint      what may help
+//!  time      RFC 3339
 //! ```
 
 mod console;
@@ -12,17 +14,20 @@ mod ending;
 mod estimate;
 mod hint;
 pub(crate) mod json;
+mod outlet;
+mod patient;
 mod progress;
 mod table;
 mod telling;
 mod time;
 
-pub(crate) use console::{Console, line};
+pub(crate) use console::{Console, line, plain};
 pub(crate) use ending::tell;
 pub(crate) use estimate::Estimate;
-pub(crate) use hint::hint;
+pub(crate) use hint::{hint, hint_of_error};
 pub(crate) use json::cpu_seconds;
 pub(crate) use json::print as print_json;
+pub(crate) use outlet::finish;
 pub(crate) use progress::Progress;
 pub(crate) use table::table;
 pub(crate) use telling::{Outcome, Telling};

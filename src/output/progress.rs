@@ -1,7 +1,7 @@
 //! How far it is: a bar, plain lines, or `N/100` on a descriptor.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,17 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::console::line;
+use super::patient;
 use crate::copy::ProgressChoice;
+use crate::interrupt;
 
 /// Length of the bar in steps.
 const STEPS: u64 = 1000;
 /// Time between plain lines, in place of a bar that a log file could not show.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a reader that takes nothing is waited for, to tell it that all is done.
+const LAST_SHARE: Duration = Duration::from_secs(10);
 
 /// The display that `--progress` asked for.
 #[derive(Debug)]
@@ -76,7 +81,7 @@ impl Progress {
     /// The lanes start.
     pub(crate) fn start(&mut self) {
         if let Self::Descriptor { to, .. } = self {
-            write_share(to, 0);
+            write_share_if_taken(to, 0);
         }
     }
 
@@ -103,9 +108,9 @@ impl Progress {
             Self::Descriptor { to, last } => {
                 // 100 is said once, when it is certain.
                 let percent = parts(share, 100).min(99);
-                if percent > *last {
+                // Whoever reads slowly gets fewer of them.
+                if percent > *last && write_share_if_taken(to, percent) {
                     *last = percent;
-                    write_share(to, percent);
                 }
             }
         }
@@ -126,7 +131,10 @@ impl Progress {
                 sum(if done { 100 } else { percent }, start);
             }
             Self::Lines { start, .. } if done => sum(100, start),
-            Self::Descriptor { to, .. } if done => write_share(to, 100),
+            Self::Descriptor { to, .. } if done => {
+                let end = Instant::now() + LAST_SHARE;
+                write_share(to, 100, || Instant::now() < end && !interrupt::was_asked());
+            }
             Self::Lines { .. } | Self::Descriptor { .. } => {}
         }
     }
@@ -144,10 +152,20 @@ fn parts(share: f64, steps: u64) -> u64 {
     (share * steps as f64) as u64
 }
 
-/// A reader that has gone away is no reason to stop.
-fn write_share(to: &mut Option<File>, percent: u64) {
+/// Writes it if it is taken at once; says whether it was.
+fn write_share_if_taken(to: &mut Option<File>, percent: u64) -> bool {
+    let taken = to.as_ref().is_some_and(patient::takes_something);
+    if taken {
+        write_share(to, percent, || false);
+    }
+    taken
+}
+
+/// A reader that has gone away, or takes nothing, is no reason to stop. The line is worth waiting for
+/// as long as that is said.
+fn write_share(to: &mut Option<File>, percent: u64, waits_on: impl Fn() -> bool) {
     if let Some(file) = to
-        && file.write_all(format!("{percent}/100\n").as_bytes()).is_err()
+        && patient::write_all(file, format!("{percent}/100\n").as_bytes(), waits_on).is_err()
     {
         *to = None;
     }

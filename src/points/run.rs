@@ -12,7 +12,7 @@ use super::options::{Action, DeleteOptions, PointsOptions};
 use super::telling::{Deleted, Json, listing};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line};
-use crate::reading::refusal;
+use crate::reading::{open, refusal};
 use crate::remote::{self, repository_name};
 
 /// `blockferry points`.
@@ -50,7 +50,7 @@ fn list(options: &PointsOptions) -> anyhow::Result<Vec<PointRecord>> {
     }
     let root = options.repository.as_deref().context("--repository is required")?;
     let failed = |error: RepositoryError| refusal(&error.into());
-    let repository = Repository::open(root).map_err(failed)?;
+    let repository = open(root).map_err(failed)?;
     let points = list_points(&repository, options.vm.clone()).map_err(failed)?;
     Ok(points.iter().map(PointRecord::from).collect())
 }
@@ -63,10 +63,10 @@ fn deleted(options: &DeleteOptions) -> anyhow::Result<()> {
             .map_err(|error| remote::refusal(&error));
     }
     let root = options.repository.as_deref().context("--repository is required")?;
-    let repository = Repository::open(root).map_err(|error| refusal(&error.into()))?;
     // What is deleted is written: the repository is the target.
     let failed =
         |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
+    let repository = Repository::open_to_delete(root).map_err(failed)?;
     repository.delete(options.point).map_err(failed)
 }
 

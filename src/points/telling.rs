@@ -34,10 +34,13 @@ fn time(millis: u64) -> String {
 
 fn state(point: &PointRecord) -> String {
     let missing = point.disks.iter().map(|disk| disk.missing.len()).sum::<usize>();
-    match missing {
-        0 => point.state.clone(),
-        1 => "damaged: 1 file is missing".into(),
-        count => format!("damaged: {count} files are missing"),
+    let damaged = point.disks.iter().map(|disk| disk.damaged.len()).sum::<usize>();
+    match (missing, damaged) {
+        (0, 0) => point.state.clone(),
+        (0, 1) => "damaged: 1 file".into(),
+        (0, count) => format!("damaged: {count} files"),
+        (1, _) => "damaged: 1 file is missing".into(),
+        (count, _) => format!("damaged: {count} files are missing"),
     }
 }
 

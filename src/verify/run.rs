@@ -58,7 +58,7 @@ fn verify_here(
         against,
     };
     let repository = options.repository.open()?;
-    if let Some(point) = options.point {
+    if let (Some(point), false) = (options.point, request.against.is_empty()) {
         let failed = |error: RepositoryError| refusal(&error.into());
         let layers = repository.catalog().layers(point).map_err(|error| failed(error.into()))?;
         let has: Vec<DiskName> = layers.into_iter().map(|layer| layer.disk_name).collect();
@@ -103,6 +103,7 @@ fn exit_of(report: &VerifyRecord) -> Exit {
     let mut disks = report.points.iter().flat_map(|point| &point.disks);
     let live = |result: &str| report.against.iter().find(|against| against.result == result);
     if !report.damage.is_empty()
+        || !report.catalog.is_empty()
         || disks.any(|disk| disk.content != "same")
         || live("differs").is_some()
         || live("size").is_some()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use blockferry_control::catalog::UnixMillis;
 use blockferry_control::record::{
-    AgainstRecord, BytesRecord, DamageRecord, VerifiedPointRecord, VerifyRecord,
+    AgainstRecord, BytesRecord, CatalogFaultRecord, DamageRecord, VerifiedPointRecord, VerifyRecord,
 };
 use indicatif::BinaryBytes;
 use serde::Serialize;
@@ -38,6 +38,7 @@ pub(super) fn summary(report: &VerifyRecord) -> String {
             damage.points.join(", ")
         )
     }));
+    lines.extend(report.catalog.iter().map(|fault| format!("catalog: {}", fault.says)));
     lines.extend(report.against.iter().map(against_words));
     lines.join("\n")
 }
@@ -56,6 +57,15 @@ pub(super) fn finding(report: &VerifyRecord) -> String {
             report.damage[0].file,
             report.damage[0].says,
             touched.into_iter().collect::<Vec<_>>().join(", ")
+        );
+    }
+    if let Some(first) = report.catalog.first() {
+        let count = report.catalog.len();
+        let plural = if count == 1 { "" } else { "s" };
+        return format!(
+            "the catalog does not fit what is there: {count} fault{plural}, first: {}; put a copy \
+             of catalog.db in its place that is right",
+            first.says
         );
     }
     match report.against.iter().find(|against| against.result != "same") {
@@ -80,6 +90,7 @@ pub(super) struct Json<'a> {
     bytes: BytesRecord,
     points: Vec<Point<'a>>,
     damage: &'a [DamageRecord],
+    catalog: &'a [CatalogFaultRecord],
     against: &'a [AgainstRecord],
 }
 
@@ -102,6 +113,7 @@ impl<'a> Json<'a> {
             bytes: report.bytes,
             points: report.points.iter().map(Point::of).collect(),
             damage: &report.damage,
+            catalog: &report.catalog,
             against: &report.against,
         }
     }
@@ -116,6 +128,7 @@ impl<'a> Json<'a> {
             bytes: BytesRecord::default(),
             points: Vec::new(),
             damage: &[],
+            catalog: &[],
             against: &[],
         }
     }

@@ -6,6 +6,7 @@
 mod hub;
 mod kept;
 mod reading;
+mod tunnel;
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,8 @@ pub(crate) use hub::{Hub, place};
 pub(crate) use kept::{Kept, signal};
 #[allow(unused_imports)]
 pub(crate) use reading::{HubPlace, by, wait_until};
+#[allow(unused_imports)]
+pub(crate) use tunnel::{Ended, Fleet, Pair, Running, Way};
 
 /// The program in a folder, with these words.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {

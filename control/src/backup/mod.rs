@@ -24,6 +24,7 @@ mod report;
 mod request;
 mod run;
 mod stage;
+mod standing;
 #[cfg(test)]
 mod tests;
 

@@ -10,9 +10,9 @@ use blockferry_dataplane::manifest::{Manifest, ManifestError};
 use super::error::{BackupError, WhichDisk};
 use super::look::Looked;
 use super::request::{BackupRequest, Changes, DIGEST, DiskRequest};
-use crate::catalog::{BackupMode, Disk, DiskName, Layer, LayerId, LayerKind, PointId, Points};
-use crate::child::each;
-use crate::image::{CheckVerdict, Image, ImageError, ImageTool};
+use super::standing::stands;
+use crate::catalog::{BackupMode, Disk, DiskName, LayerId, LayerKind, PointId, Points};
+use crate::image::ImageTool;
 use crate::repository::{HeldLayer, HeldPoint, Repository, Work};
 
 /// What is to become of a disk.
@@ -147,10 +147,8 @@ fn delta(
     let Some(below) = below.cloned() else {
         return Ok(Err(format!("point {point} does not have its layer any more")));
     };
-    if let Err(why) = usable(&below, repository.root(), tool) {
-        return Ok(Err(format!(
-            "point {point} cannot be stood on: {why}; verify --all tells what that touches"
-        )));
+    if let Err(why) = stands(&below, repository, tool) {
+        return Ok(Err(format!("point {point} cannot be stood on: {why}")));
     }
     let (extent, base, reason) = match &disk.changes {
         Changes::Areas(areas) => {
@@ -187,35 +185,6 @@ fn delta(
         }
     };
     Ok(Ok(Delta { below, held, extent, base, reason }))
-}
-
-/// Whether a chain can be stood on: all its images are whole, as far as their tables tell. A delta
-/// on a damaged one would be a new point that is wrong from the start.
-fn usable(below: &HeldLayer, root: &Path, tool: &ImageTool) -> Result<(), String> {
-    // The lowest one is to blame: those above it cannot be opened either.
-    let bottom_up: Vec<&Layer> = below.chain.iter().rev().collect();
-    let found = each(&bottom_up, |layer| {
-        whole(&layer.facts.path.under(root), layer.facts.size_bytes, tool)
-            .map_err(|why| format!("{} of point {} {why}", layer.facts.path, layer.point))
-    });
-    found.map(|_| ())
-}
-
-fn whole(path: &Path, size_bytes: u64, tool: &ImageTool) -> Result<(), String> {
-    let told = |error: ImageError| format!("cannot be read: {error}");
-    let image = Image::at(path, tool.clone()).map_err(told)?;
-    let info = image.info().map_err(told)?;
-    if info.corrupt {
-        return Err("is marked as corrupt".into());
-    }
-    if info.virtual_bytes < size_bytes {
-        return Err("is smaller than its disk".into());
-    }
-    match image.check().map_err(told)?.verdict {
-        CheckVerdict::Clean | CheckVerdict::Leaks { .. } => Ok(()),
-        CheckVerdict::Corrupt { corruptions, .. } => Err(format!("has {corruptions} faults")),
-        CheckVerdict::Incomplete { errors } => Err(format!("cannot be read in {errors} places")),
-    }
 }
 
 /// The digests of all that a chain holds. They are laid over each other in the file `at`, which

@@ -18,13 +18,13 @@ use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST};
 use super::stage::{Staged, stage};
 use crate::catalog::{
-    ByteCounts, DiskId, DiskName, Job, JobId, JobState, Jobs, LayerFacts, ManifestFacts,
-    ManifestId, NewPoint, Point, PointId, RelativePath, UnixMillis,
+    ByteCounts, CatalogError, CheckedFile, DiskId, DiskName, Job, JobId, JobState, Jobs,
+    LayerFacts, ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath, UnixMillis,
 };
 use crate::child::each;
 use crate::export::ExportError;
 use crate::image::{CheckVerdict, Image};
-use crate::repository::{Repository, RepositoryError, Work};
+use crate::repository::{Repository, RepositoryError, Work, checked_file};
 
 /// Who wants to know how a backup gets on. Called from several threads; should be quick.
 pub trait Watch: Send + Sync {
@@ -259,6 +259,8 @@ impl Run<'_> {
                     elapsed: lane.elapsed,
                     stored_bytes: metadata.blocks() * BLOCK_BYTES,
                 },
+                file_bytes: metadata.len(),
+                checked: checked_file(&metadata),
             })
         })
     }
@@ -269,6 +271,8 @@ impl Run<'_> {
 struct Finished {
     disk: DiskId,
     manifest: ManifestId,
+    file_bytes: u64,
+    checked: Option<CheckedFile>,
     report: DiskReport,
 }
 
@@ -284,6 +288,8 @@ impl Finished {
             path: RelativePath::of_layer(point, plan.layer),
             size_bytes: plan.size_bytes,
             stored_bytes: *stored_bytes,
+            file_bytes: Some(self.file_bytes),
+            checked: self.checked,
             change: None,
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,

@@ -42,8 +42,8 @@ pub use lease::{Claim, ClaimKind, Lease, Leases};
 pub use name::{ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, ValueError, VmName};
 pub use path::RelativePath;
 pub use point::{
-    ByteCounts, Disk, Layer, LayerFacts, LayerKind, ManifestFacts, NewPoint, Point, PointFilter,
-    Points,
+    ByteCounts, CheckedFile, Disk, FoundDamage, Layer, LayerFacts, LayerKind, ManifestFacts,
+    NewPoint, Point, PointFilter, Points,
 };
 pub use sqlite::{BUSY_DEADLINE, CATALOG_FILE, SqliteCatalog};
 pub use time::UnixMillis;

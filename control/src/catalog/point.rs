@@ -71,6 +71,18 @@ pub struct ManifestFacts {
     pub id: Option<ManifestId>,
 }
 
+/// A file as it was when it was looked at. One that is the same in all of this has not been written
+/// since then, as far as a file system tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedFile {
+    /// Its number in its file system.
+    pub inode: u64,
+    /// When it was written last: nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// A layer, as it is handed in and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFacts {
@@ -90,6 +102,11 @@ pub struct LayerFacts {
     pub size_bytes: u64,
     /// Bytes that the image takes on disk.
     pub stored_bytes: u64,
+    /// Length of the image's file, which never changes: one of another length is damaged. Unknown
+    /// of layers that an older program published.
+    pub file_bytes: Option<u64>,
+    /// Which file it was when its tables were found right last.
+    pub checked: Option<CheckedFile>,
     /// From where on the source can tell what changes. It is a base only through this layer.
     pub change: Option<ChangeId>,
     /// Its digests.
@@ -105,8 +122,19 @@ pub struct Layer {
     pub point: PointId,
     /// What its disk was called then.
     pub disk_name: DiskName,
+    /// What the last verification found wrong with it, if anything.
+    pub damage: Option<FoundDamage>,
     /// The rest of it.
     pub facts: LayerFacts,
+}
+
+/// Damage of a layer that a verification found, and none since then found mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundDamage {
+    /// What is wrong, in words.
+    pub says: String,
+    /// When that was found first.
+    pub found: UnixMillis,
 }
 
 /// A point that is to be published.
@@ -227,6 +255,23 @@ pub trait Points {
     /// # Errors
     /// [`CatalogError::NoSuchLayer`].
     fn points_on(&self, layer: LayerId) -> Result<Vec<PointId>, CatalogError>;
+
+    /// Notes what a verification found: the layers that are damaged, with how, and those that are
+    /// right, whose marks go. Layers whose points were deleted meanwhile are passed over.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn note_verified(
+        &self,
+        damaged: &[(LayerId, String)],
+        right: &[LayerId],
+    ) -> Result<(), CatalogError>;
+
+    /// Notes that the tables of these images were found right, and which files they were.
+    ///
+    /// # Errors
+    /// [`CatalogError::Storage`].
+    fn note_checked(&self, checked: &[(LayerId, CheckedFile)]) -> Result<(), CatalogError>;
 
     /// Takes a point out. Its files are [`leftovers`](Self::leftovers) from then on, for the
     /// caller to remove; they are given back.

@@ -68,6 +68,19 @@ pub enum ExportError {
         /// Its words.
         said: String,
     },
+    /// Somebody ended it before it was ready: the kernel where memory is short, or an administrator.
+    /// That says nothing about the image.
+    #[error("the export of {} did not start: {program} {how}: {said}; look at the memory of the machine, and run it again", image.display())]
+    KilledAtStart {
+        /// The image.
+        image: PathBuf,
+        /// The server's name.
+        program: String,
+        /// By which signal, in words.
+        how: String,
+        /// Its words.
+        said: String,
+    },
     /// It was silent for too long, and was ended.
     #[error("the export of {} was not ready within {deadline:?}: {waiting_for} did not come, and {said}; look at the storage below it", image.display())]
     NotReady {

@@ -93,7 +93,7 @@ impl Listener {
         }
     }
 
-    pub(super) fn address(&self) -> nbd::Address {
+    pub(crate) fn address(&self) -> nbd::Address {
         match &*self.inner {
             Inner::Tcp { port, .. } => {
                 nbd::Address::Tcp { host: Ipv4Addr::LOCALHOST.to_string(), port: *port }
@@ -103,7 +103,7 @@ impl Listener {
     }
 
     /// The socket for a process.
-    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         match &*self.inner {
             Inner::Tcp { socket, .. } => socket.as_fd().try_clone_to_owned(),
             Inner::Unix { socket, .. } => socket.as_fd().try_clone_to_owned(),

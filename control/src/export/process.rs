@@ -265,12 +265,17 @@ fn not_ready(reason: NotReady, image: &Path, child: &Child, deadline: Duration) 
                 Some(Refusal::Locked) => ExportError::Locked { image, said: line },
                 Some(Refusal::BackingMissing) => ExportError::BackingMissing { image, said: line },
                 Some(Refusal::Missing) => ExportError::ImageMissing { image },
-                _ => ExportError::DiedAtStart {
-                    image,
-                    program: child.program().to_owned(),
-                    how: child.wait(Duration::ZERO).map_or_else(String::new, how_it_ended),
-                    said: line,
-                },
+                _ => {
+                    let program = child.program().to_owned();
+                    let status = child.wait(Duration::ZERO);
+                    let how = status.map_or_else(String::new, how_it_ended);
+                    match status.map(|status| status.code()) {
+                        Some(None) => {
+                            ExportError::KilledAtStart { image, program, how, said: line }
+                        }
+                        _ => ExportError::DiedAtStart { image, program, how, said: line },
+                    }
+                }
             }
         }
         NotReady::TimedOut { waiting_for } => {

@@ -24,7 +24,7 @@ const HANG_UP_GRACE: Duration = Duration::from_secs(1);
 
 /// Why an export is not ready.
 #[derive(Debug)]
-pub(super) enum NotReady {
+pub(crate) enum NotReady {
     /// Its process is gone.
     Exited,
     /// It was silent for too long.
@@ -36,7 +36,7 @@ pub(super) enum NotReady {
 }
 
 /// Waits until the export answers, and takes leave, so that its connection is free again.
-pub(super) fn wait(
+pub(crate) fn wait(
     listener: &Listener,
     name: &str,
     child: &Child,

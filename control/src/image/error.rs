@@ -98,6 +98,21 @@ pub enum ImageError {
         /// Its words.
         said: String,
     },
+    /// Somebody ended it: the kernel where memory is short, or an administrator. That says nothing
+    /// about the image.
+    #[error("{program} {action} {} {how}: {said}; look at the memory of the machine, and run it again", path.display())]
+    Killed {
+        /// Its name.
+        program: String,
+        /// Its subcommand.
+        action: &'static str,
+        /// The image.
+        path: PathBuf,
+        /// By which signal, in words.
+        how: String,
+        /// Its words.
+        said: String,
+    },
     /// It failed for a reason of its own.
     #[error("{program} {action} {} {how}: {said}", path.display())]
     Failed {
@@ -137,6 +152,19 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Whether it says something about the image, or one below it. The others are the machine's:
+    /// no program, one that was killed or is stuck, no rights, an image in use.
+    #[must_use]
+    pub fn is_of_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed { .. }
+                | Self::Answer { .. }
+                | Self::Missing { .. }
+                | Self::BackingMissing { .. }
+        )
+    }
+
     /// An error of the system at a file.
     pub(super) fn file(path: &Path, what: &'static str, error: io::Error) -> Self {
         let path = path.to_owned();

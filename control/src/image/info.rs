@@ -8,6 +8,9 @@ use super::Image;
 use super::error::ImageError;
 use super::tool::ToolRun;
 
+/// Unit of the size of an image.
+const SECTOR_BYTES: u64 = 512;
+
 /// The header of an image, and the size of its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,9 +33,18 @@ pub struct ImageInfo {
     pub corrupt: bool,
 }
 
+impl ImageInfo {
+    /// Whether it is the image of a disk of so many bytes: its size is that, rounded up.
+    #[must_use]
+    pub fn is_of(&self, size_bytes: u64) -> bool {
+        size_bytes.checked_next_multiple_of(SECTOR_BYTES) == Some(self.virtual_bytes)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Answer {
+    filename: PathBuf,
     virtual_size: u64,
     #[serde(default)]
     actual_size: u64,
@@ -56,6 +68,21 @@ struct FormatData {
     corrupt: bool,
 }
 
+impl From<Answer> for ImageInfo {
+    fn from(answer: Answer) -> Self {
+        Self {
+            virtual_bytes: answer.virtual_size,
+            actual_bytes: answer.actual_size,
+            cluster_bytes: answer.cluster_size,
+            backing_file: answer.backing_filename,
+            full_backing_file: answer.full_backing_filename,
+            backing_format: answer.backing_filename_format,
+            dirty: answer.dirty_flag,
+            corrupt: answer.format_specific.data.corrupt,
+        }
+    }
+}
+
 impl Image {
     /// Reads the header. Another process may have the image open: what it has not written yet is
     /// not seen then.
@@ -72,15 +99,24 @@ impl Image {
             return Err(run.failure(&finished));
         }
         let answer: Answer = run.answer(&finished)?;
-        Ok(ImageInfo {
-            virtual_bytes: answer.virtual_size,
-            actual_bytes: answer.actual_size,
-            cluster_bytes: answer.cluster_size,
-            backing_file: answer.backing_filename,
-            full_backing_file: answer.full_backing_filename,
-            backing_format: answer.backing_filename_format,
-            dirty: answer.dirty_flag,
-            corrupt: answer.format_specific.data.corrupt,
-        })
+        Ok(answer.into())
+    }
+
+    /// Reads the headers of the image and of all below it, by one process, each with the file that
+    /// it is in: this one first.
+    ///
+    /// # Errors
+    /// [`ImageError`] when one of them cannot be read. It may be any of them.
+    pub fn chain_info(&self) -> Result<Vec<(PathBuf, ImageInfo)>, ImageError> {
+        let deadline = self.tool.quick_deadline;
+        let run = ToolRun { tool: &self.tool, action: "info", path: &self.path, deadline };
+        let arguments = ["--backing-chain", "--force-share", "--output=json", "-f", "qcow2"];
+        let path = self.path.as_os_str();
+        let finished = run.run(arguments.map(AsRef::as_ref).into_iter().chain([path]))?;
+        if !finished.status.success() {
+            return Err(run.failure(&finished));
+        }
+        let answers: Vec<Answer> = run.answer(&finished)?;
+        Ok(answers.into_iter().map(|answer| (answer.filename.clone(), answer.into())).collect())
     }
 }

@@ -55,7 +55,7 @@ impl ToolRun<'_> {
         launch.killed_with_us();
         // Its words are sorted by what they say.
         launch.env("LC_ALL", "C").arg(self.action).args(arguments);
-        child::run(launch, self.deadline).map_err(|error| match error {
+        let finished = child::run(launch, self.deadline).map_err(|error| match error {
             RunError::Launch(LaunchError::NotFound { program }) => {
                 ImageError::ToolMissing { program }
             }
@@ -69,7 +69,17 @@ impl ToolRun<'_> {
                 deadline: self.deadline,
                 said: in_one_line(&said),
             },
-        })
+        })?;
+        if finished.status.code().is_none() {
+            return Err(ImageError::Killed {
+                program: self.program(),
+                action: self.action,
+                path: self.path.to_owned(),
+                how: how_it_ended(finished.status),
+                said: in_one_line(&finished.said),
+            });
+        }
+        Ok(finished)
     }
 
     /// What a run that failed means.

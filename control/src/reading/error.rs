@@ -45,6 +45,24 @@ pub enum ReadError {
         /// The file in the making.
         path: PathBuf,
     },
+    /// A file in the making that others have too.
+    #[error(
+        "{} is there and cannot be written: {why}; remove it, or name a folder that nobody else may write", path.display()
+    )]
+    NotOurs {
+        /// The file in the making.
+        path: PathBuf,
+        /// Whose it is.
+        why: &'static str,
+    },
+    /// Somebody put another file in the place of the one that was written.
+    #[error(
+        "another file was put at {} while it was written, which is not what was restored; name a folder that nobody else may write", path.display()
+    )]
+    Swapped {
+        /// Where.
+        path: PathBuf,
+    },
     /// Nobody can say whether the content is right.
     #[error(
         "disk {disk}: the digests of layer {layer} (point {point}) cannot be had, so its content \
@@ -210,7 +228,10 @@ impl ReadError {
             Self::Lane { fault, .. } => fault.side(),
             Self::Repository(_) | Self::Digests { .. } => Some(Side::Source),
             Self::Export { .. } | Self::Image { .. } | Self::Lost { .. } => Some(Side::Source),
-            Self::NewImage { .. } | Self::System { .. } => Some(Side::Target),
+            Self::NewImage { .. }
+            | Self::System { .. }
+            | Self::NotOurs { .. }
+            | Self::Swapped { .. } => Some(Side::Target),
             _ => None,
         }
     }

@@ -1,7 +1,8 @@
-//! What points there are, and whether their files are there. Nothing is opened.
+//! What points there are, whether their files are there, and what is known of damage. Nothing is
+//! opened.
 
 use crate::catalog::{
-    CatalogError, Layer, Point, PointFilter, PointId, Points, RelativePath, VmName,
+    CatalogError, Layer, Point, PointFilter, PointId, Points, RelativePath, UnixMillis, VmName,
 };
 use crate::repository::{Repository, RepositoryError};
 
@@ -23,13 +24,28 @@ pub struct ListedDisk {
     pub chain: Vec<Layer>,
     /// Files of the chain, images and manifests, that are not there.
     pub missing: Vec<RelativePath>,
+    /// Files of the chain that are there, and not what they should be.
+    pub damaged: Vec<DamagedFile>,
+}
+
+/// A file that a verification found damaged, or that has another length than it was published with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedFile {
+    /// The image of the layer.
+    pub file: RelativePath,
+    /// What is wrong, in words.
+    pub says: String,
+    /// When a verification found it; its length is seen now.
+    pub found: Option<UnixMillis>,
 }
 
 impl ListedPoint {
-    /// Whether all its files are there. What is in them is another matter.
+    /// Whether all its files are there, as long as they were, and no verification has found any of
+    /// them damaged. What has become of their content since then is another matter.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.disks.iter().all(|disk| disk.missing.is_empty())
+        self.disks.iter().all(|disk| disk.missing.is_empty() && disk.damaged.is_empty())
     }
 }
 
@@ -98,8 +114,18 @@ fn disks(repository: &Repository, point: PointId) -> Result<Vec<ListedDisk>, Cat
             [Some(&layer.facts.path), manifest].into_iter().flatten()
         });
         let missing = files.filter(|file| !file.under(repository.root()).is_file());
-        let missing = missing.cloned().collect();
-        disks.push(ListedDisk { chain, missing });
+        let missing: Vec<RelativePath> = missing.cloned().collect();
+        let damaged = chain.iter().filter(|layer| !missing.contains(&layer.facts.path));
+        let damaged = damaged.filter_map(|layer| damaged_file(repository, layer)).collect();
+        disks.push(ListedDisk { chain, missing, damaged });
     }
     Ok(disks)
+}
+
+fn damaged_file(repository: &Repository, layer: &Layer) -> Option<DamagedFile> {
+    let (says, found) = match &layer.damage {
+        Some(damage) => (damage.says.clone(), Some(damage.found)),
+        None => (repository.wrong_length(layer)?, None),
+    };
+    Some(DamagedFile { file: layer.facts.path.clone(), says, found })
 }

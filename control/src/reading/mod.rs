@@ -31,7 +31,7 @@ mod verify;
 pub(crate) use digests::ChainDigests;
 pub use error::ReadError;
 pub(crate) use lanes::Reviver;
-pub use list::{ListedDisk, ListedPoint, find_point, find_points, list_points};
+pub use list::{DamagedFile, ListedDisk, ListedPoint, find_point, find_points, list_points};
 pub(crate) use offer::offer_at;
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
 pub(crate) use opened::{Opened, OpenedDisk, no_digests};
@@ -41,6 +41,6 @@ pub(crate) use scratch::Scratch;
 pub use settings::{DiskFormat, ReadSettings};
 pub use target::RestoreTarget;
 pub use verify::{
-    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint,
-    VerifyReport, VerifyRequest, verify,
+    Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
+    VerifiedPoint, VerifyReport, VerifyRequest, verify,
 };

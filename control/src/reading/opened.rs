@@ -6,6 +6,8 @@
 //!  HubClient  ──► OpenedByHub   exports of a hub, digests that it lent us  ─┘
 //! ```
 
+use std::convert::Infallible;
+
 use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::manifest::Manifest;
@@ -15,9 +17,10 @@ use super::damaged::by_layer;
 use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes::Reviver;
-use super::serve::serve;
+use super::serve::serve_to_read;
 use super::settings::ReadSettings;
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
+use crate::child::each;
 use crate::hub::KeptExport;
 use crate::repository::{HeldLayer, HeldPoint, Repository, RepositoryError};
 
@@ -75,26 +78,57 @@ pub(super) struct OpenedHere<'a> {
 }
 
 impl<'a> OpenedHere<'a> {
-    /// Opens a point that is held.
+    /// Opens those disks of a point that can be opened, and says of each other one why not. The
+    /// point is held as it was found.
     pub(super) fn open(
         repository: &Repository,
-        held: HeldPoint,
+        mut held: HeldPoint,
         settings: &'a ReadSettings,
-    ) -> Result<Self, ReadError> {
-        let mut digests = Vec::with_capacity(held.layers.len());
-        for layer in &held.layers {
-            let opened = ChainDigests::open(layer, repository);
-            digests.push(opened.map_err(|error| no_digests(layer, error))?);
-        }
-        let layers: Vec<&HeldLayer> = held.layers.iter().collect();
-        let sources = serve(&layers, settings)?;
-        let disks = layers.iter().map(|held| OpenedDisk {
-            name: held.layer().disk_name.clone(),
-            layer: held.layer().facts.id,
-            size_bytes: held.layer().facts.size_bytes,
+    ) -> (Self, Vec<(OpenedDisk, ReadError)>) {
+        let layers = std::mem::take(&mut held.layers);
+        let opened = each(&layers, |layer| -> Result<_, Infallible> {
+            Ok(open(repository, layer, settings))
         });
-        let disks = disks.collect();
-        Ok(Self { held, disks, sources, digests, settings })
+        let Ok(opened) = opened;
+        let (mut digests, mut sources, mut disks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failed = Vec::new();
+        for (layer, opened) in layers.into_iter().zip(opened) {
+            let disk = OpenedDisk::of(&layer);
+            match opened {
+                Ok((its_digests, source)) => {
+                    digests.push(its_digests);
+                    sources.push(source);
+                    disks.push(disk);
+                    held.layers.push(layer);
+                }
+                Err(error) => failed.push((disk, error)),
+            }
+        }
+        (Self { held, disks, sources, digests, settings }, failed)
+    }
+}
+
+/// Opens a disk, to read it.
+fn open(
+    repository: &Repository,
+    layer: &HeldLayer,
+    settings: &ReadSettings,
+) -> Result<(ChainDigests, KeptExport), ReadError> {
+    repository.all_as_long(layer)?;
+    let digests =
+        ChainDigests::open(layer, repository).map_err(|error| no_digests(layer, error))?;
+    let disk = || layer.layer().disk_name.clone();
+    let served = serve_to_read(layer, settings)
+        .map_err(|error| ReadError::Export { disk: disk(), error: Box::new(error) })?;
+    Ok((digests, served))
+}
+
+impl OpenedDisk {
+    /// A disk of a point that is here.
+    pub(super) fn of(held: &HeldLayer) -> Self {
+        let facts = &held.layer().facts;
+        let name = held.layer().disk_name.clone();
+        Self { name, layer: facts.id, size_bytes: facts.size_bytes }
     }
 }
 
@@ -131,7 +165,9 @@ impl Opened for OpenedHere<'_> {
     fn compare(&self, disk: usize, read: &Manifest) -> Result<(), ReadError> {
         let layer = &self.held.layers[disk];
         let found = self.digests[disk].differences(read)?;
-        let differences = by_layer(layer, found, &self.settings.image_tool);
+        // It differs, whoever is to blame.
+        let by_digests = found.clone();
+        let differences = by_layer(layer, found, &self.settings.image_tool).unwrap_or(by_digests);
         let first = differences.iter().filter_map(|(damaged, ranges)| {
             let first = ranges.as_slice().first()?;
             Some((*first, *damaged))

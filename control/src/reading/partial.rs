@@ -1,8 +1,9 @@
 //! Files that have their name only when they are whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -13,7 +14,8 @@ use super::error::ReadError;
 const FILE_MODE: u32 = 0o600;
 
 /// `NAME.partial`, which becomes `NAME`, or goes with this value. It is held by a flock(2), so
-/// that what a process left that was killed can be told from what another one writes.
+/// that what a process left that was killed can be told from what another one writes. What gets the
+/// name is the file that was written, and nobody else has it.
 #[derive(Debug)]
 pub(super) struct PartialFile {
     path: PathBuf,
@@ -31,7 +33,9 @@ impl PartialFile {
         let mut file = Self { path, partial: partial.into(), replaces, lock: None };
         file.check_name()?;
         let lock = file.claim()?;
-        let emptied = lock.set_len(0);
+        // One that was left may have been open to others.
+        let emptied =
+            lock.set_permissions(Permissions::from_mode(FILE_MODE)).and_then(|()| lock.set_len(0));
         file.lock = Some(lock);
         emptied.map_err(|error| ReadError::system(&file.partial, "making the file", error))?;
         Ok(file)
@@ -42,11 +46,22 @@ impl PartialFile {
         &self.partial
     }
 
+    /// The same, by the descriptor that is held: whatever somebody puts in its place, or has there
+    /// lead elsewhere, is not written.
+    pub(super) fn held(&self) -> PathBuf {
+        let held = self.lock.as_ref().map(|lock| format!("/proc/self/fd/{}", lock.as_raw_fd()));
+        let held = held.map(PathBuf::from).filter(|path| path.exists());
+        held.unwrap_or_else(|| self.partial.clone())
+    }
+
     /// Has `make` put a file of its own in the place of the empty one.
     pub(super) fn make_anew(
         &mut self,
         make: impl FnOnce(&Path) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
+        if !self.lock.as_ref().is_some_and(|lock| is_at(lock, &self.partial)) {
+            return Err(ReadError::Swapped { path: self.partial.clone() });
+        }
         fs::remove_file(&self.partial)
             .map_err(|error| ReadError::system(&self.partial, "making it anew", error))?;
         self.lock = None;
@@ -58,10 +73,21 @@ impl PartialFile {
     /// Makes it durable and gives it its name.
     pub(super) fn finish(mut self) -> Result<PathBuf, ReadError> {
         let failed = |what| move |path: &Path, error| ReadError::system(path, what, error);
-        let file = File::open(&self.partial).and_then(|file| file.sync_all());
-        file.map_err(|error| failed("writing it to the disk")(&self.partial, error))?;
-        self.rename()?;
-        self.lock = None;
+        let lock = self.lock.take().expect("it is held until it has its name");
+        // Before anything is given a name that says that it is right.
+        if !is_at(&lock, &self.partial) {
+            return Err(ReadError::Swapped { path: self.partial.clone() });
+        }
+        lock.sync_all().map_err(|error| failed("writing it to the disk")(&self.partial, error))?;
+        if let Err(error) = self.rename() {
+            self.lock = Some(lock);
+            return Err(error);
+        }
+        // Whoever may write the folder may have been quick enough.
+        if !is_at(&lock, &self.path) {
+            return Err(ReadError::Swapped { path: self.path.clone() });
+        }
+        drop(lock);
         let folder = folder_of(&self.path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
@@ -105,6 +131,12 @@ impl PartialFile {
     fn claim(&self) -> Result<File, ReadError> {
         let failed = |error| ReadError::system(&self.partial, "making the file", error);
         let busy = || ReadError::Busy { path: self.partial.clone() };
+        // Opening a pipe or a device may do something already.
+        match fs::symlink_metadata(&self.partial) {
+            Ok(there) => self.check_ours(&there)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         // What somebody has put there to lead us elsewhere is not followed.
@@ -115,21 +147,45 @@ impl PartialFile {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy()),
             Err(error) => return Err(failed(error.into())),
         }
+        self.check_ours(&file.metadata().map_err(failed)?)?;
         // Its last owner may have renamed or removed it meanwhile.
-        let mine = file.metadata().map_err(failed)?;
-        let same = fs::symlink_metadata(&self.partial)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
-        if same { Ok(file) } else { Err(busy()) }
+        if is_at(&file, &self.partial) { Ok(file) } else { Err(busy()) }
+    }
+
+    /// What is written into it is seen by whoever else has it: so it is this user's, and has no
+    /// other name.
+    fn check_ours(&self, there: &Metadata) -> Result<(), ReadError> {
+        let stranger = |why| Err(ReadError::NotOurs { path: self.partial.clone(), why });
+        if !there.is_file() {
+            return stranger("it is no regular file");
+        }
+        if there.uid() != rustix::process::geteuid().as_raw() {
+            return stranger("it belongs to another user");
+        }
+        if there.nlink() != 1 {
+            return stranger("it has another name too (a hard link)");
+        }
+        Ok(())
     }
 }
 
 impl Drop for PartialFile {
     fn drop(&mut self) {
-        // Without the lock it is another one's, or has its name.
-        if self.lock.is_some() {
+        // Without the lock it is another one's, or has its name; and somebody may have put another
+        // one in its place.
+        if self.lock.as_ref().is_some_and(|lock| is_at(lock, &self.partial)) {
             let _ = fs::remove_file(&self.partial);
         }
     }
+}
+
+/// Whether a path leads to the file that is open.
+fn is_at(file: &File, path: &Path) -> bool {
+    let mine = file.metadata();
+    let there = fs::symlink_metadata(path);
+    mine.is_ok_and(|mine| {
+        there.is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()))
+    })
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -200,5 +256,65 @@ mod tests {
         let refused = PartialFile::create(path, false).unwrap_err();
         assert!(matches!(refused, ReadError::Busy { .. }), "{refused}");
         assert_eq!(names(folder.path()), ["root.raw.partial"]);
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_has_too_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join("root.raw.partial");
+        let refused = |why: &str| {
+            let error = PartialFile::create(folder.path().join("root.raw"), false).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        };
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "content").unwrap();
+        fs::hard_link(&precious, &partial).unwrap();
+        refused("another name");
+        fs::remove_file(&partial).unwrap();
+        std::os::unix::fs::symlink(&precious, &partial).unwrap();
+        refused("no regular file");
+        fs::remove_file(&partial).unwrap();
+        fs::create_dir(&partial).unwrap();
+        refused("no regular file");
+        assert_eq!(fs::read(&precious).unwrap(), b"content");
+    }
+
+    #[test]
+    fn a_file_that_was_left_open_to_others_is_closed_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join("root.raw.partial");
+        fs::write(&partial, "left behind").unwrap();
+        fs::set_permissions(&partial, Permissions::from_mode(0o666)).unwrap();
+        let path = PartialFile::create(folder.path().join("root.raw"), false).unwrap();
+        let path = path.finish().unwrap();
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, FILE_MODE);
+    }
+
+    #[test]
+    fn a_file_that_is_swapped_meanwhile_does_not_get_the_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = PartialFile::create(folder.path().join("root.raw"), false).unwrap();
+        let partial = file.partial().to_owned();
+        fs::rename(&partial, folder.path().join("away")).unwrap();
+        fs::write(&partial, "evil").unwrap();
+        let refused = file.finish().unwrap_err();
+        assert!(matches!(refused, ReadError::Swapped { .. }), "{refused}");
+        assert!(!folder.path().join("root.raw").exists());
+        assert_eq!(fs::read(&partial).unwrap(), b"evil", "what is not ours is left alone");
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join("root.raw.partial");
+        fs::write(&partial, "").unwrap();
+        const NOBODY: u32 = 65_534;
+        if std::os::unix::fs::chown(&partial, Some(NOBODY), None).is_err() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        fs::set_permissions(&partial, Permissions::from_mode(0o666)).unwrap();
+        let error = PartialFile::create(folder.path().join("root.raw"), false).unwrap_err();
+        assert!(error.to_string().contains("another user"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::manifest::Manifest;
-use blockferry_dataplane::{Counts, Lane, LaneReport, LaneSettings};
+use blockferry_dataplane::{Counts, Fault, Lane, LaneReport, LaneSettings, Side};
 use tempfile::TempDir;
 
 use super::error::ReadError;
@@ -73,13 +73,24 @@ pub fn restore(
     cancellation: &Cancellation,
 ) -> Result<RestoreReport, ReadError> {
     let started = Instant::now();
-    let held = repository.hold_disks(request.point, &request.disks)?;
+    // What is wrong with one disk does not matter to the others.
+    let held = repository.hold_as_found(request.point, &request.disks)?;
+    check_number(
+        request.point,
+        &held.layers.iter().map(OpenedDisk::of).collect::<Vec<_>>(),
+        &request.target,
+    )?;
     // Before all that is in it, so that it goes last.
     let scratch = Scratch::make(&settings.folder)?;
     // Images are written through exports too.
     let settings = &settings.at_once(2 * held.layers.len()).within(&scratch);
-    let mut opened = OpenedHere::open(repository, held, settings)?;
-    let disks = restore_opened(&mut opened, &request.target, settings, watch, cancellation)?;
+    let (mut opened, failed) = OpenedHere::open(repository, held, settings);
+    let mut disks = Vec::new();
+    if !opened.disks().is_empty() {
+        disks = restore_opened(&mut opened, &request.target, settings, watch, cancellation)?;
+    }
+    disks.extend(failed.into_iter().map(|(disk, error)| RestoredDisk::not(disk, error)));
+    disks.sort_by(|one, other| one.name.cmp(&other.name));
     let (point, vm) = (opened.point(), opened.vm().clone());
     Ok(RestoreReport { point, vm, disks, elapsed: started.elapsed() })
 }
@@ -92,7 +103,7 @@ pub(crate) fn restore_opened(
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
 ) -> Result<Vec<RestoredDisk>, ReadError> {
-    check_number(opened, target)?;
+    check_number(opened.point(), opened.disks(), target)?;
     if let RestoreTarget::Folder { path, .. } = target {
         make_folder(path)?;
     }
@@ -106,7 +117,7 @@ pub(crate) fn restore_opened(
     let mut compared = Vec::with_capacity(reports.len());
     for (index, report) in reports.into_iter().enumerate() {
         let (counts, elapsed) = (report.counts, report.elapsed);
-        compared.push((counts, elapsed, compare(opened, index, report, &notes)));
+        compared.push((counts, elapsed, compare(opened, index, report, &targets[index], &notes)));
     }
     if cancellation.is_cancelled() {
         return Err(ReadError::Cancelled);
@@ -120,11 +131,24 @@ pub(crate) fn restore_opened(
     Ok(restored.collect())
 }
 
-fn check_number(opened: &dyn Opened, target: &RestoreTarget) -> Result<(), ReadError> {
+impl RestoredDisk {
+    /// One that could not even be opened.
+    fn not(disk: OpenedDisk, error: ReadError) -> Self {
+        let OpenedDisk { name, layer, size_bytes } = disk;
+        let (counts, elapsed) = (Counts::default(), Duration::ZERO);
+        Self { name, layer, size_bytes, counts, elapsed, outcome: Err(error) }
+    }
+}
+
+fn check_number(
+    point: PointId,
+    disks: &[OpenedDisk],
+    target: &RestoreTarget,
+) -> Result<(), ReadError> {
     match target {
-        RestoreTarget::Whole(endpoint) if opened.disks().len() != 1 => Err(ReadError::NotOneDisk {
-            point: opened.point(),
-            disks: opened.disks().iter().map(|disk| disk.name.clone()).collect(),
+        RestoreTarget::Whole(endpoint) if disks.len() != 1 => Err(ReadError::NotOneDisk {
+            point,
+            disks: disks.iter().map(|disk| disk.name.clone()).collect(),
             target: endpoint.to_string(),
         }),
         _ => Ok(()),
@@ -169,11 +193,17 @@ fn compare(
     opened: &dyn Opened,
     disk: usize,
     report: LaneReport,
+    target: &Target,
     notes: &TempDir,
 ) -> Result<(), ReadError> {
     report.outcome.map_err(|fault| ReadError::Lane {
         disk: opened.disks()[disk].name.clone(),
-        fault: Box::new(fault),
+        fault: Box::new(match fault {
+            Fault::Side { side: Side::Target, cause, .. } => {
+                Fault::Side { side: Side::Target, endpoint: target.named(), cause }
+            }
+            other => other,
+        }),
         said: opened.said(disk),
     })?;
     opened.compare(disk, &Manifest::open(&note(notes, disk))?)

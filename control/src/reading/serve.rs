@@ -2,29 +2,13 @@
 
 use std::path::Path;
 
-use super::error::ReadError;
 use super::settings::ReadSettings;
-use crate::child::each;
 use crate::export::{ExportAccess, ExportError, Listener};
 use crate::hub::{ExportAddress, KeptExport, KeptSpec};
 use crate::repository::HeldLayer;
 
 /// Its clients are our own lanes, each of which knows which it is.
 const EXPORT_NAME: &str = "disk";
-
-/// Serves disks to our own lanes.
-pub(super) fn serve(
-    layers: &[&HeldLayer],
-    settings: &ReadSettings,
-) -> Result<Vec<KeptExport>, ReadError> {
-    each(layers, |held| {
-        let failed = |error| ReadError::Export {
-            disk: held.layer().disk_name.clone(),
-            error: Box::new(error),
-        };
-        serve_to_read(held, settings).map_err(failed)
-    })
-}
 
 /// Serves one disk to one of our own lanes, which reads it through its chain.
 pub(super) fn serve_to_read(

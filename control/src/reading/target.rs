@@ -102,9 +102,17 @@ impl Target {
     /// The end of a lane.
     pub(super) fn endpoint(&self) -> Endpoint {
         match self {
-            Self::Raw(file) => Endpoint::File(file.partial().to_owned()),
+            Self::Raw(file) => Endpoint::File(file.held()),
             Self::Image { served, .. } => served.endpoint(),
             Self::Whole { endpoint, .. } => endpoint.clone(),
+        }
+    }
+
+    /// What it is called when something goes wrong with it: a file, and not what serves it meanwhile.
+    pub(super) fn named(&self) -> String {
+        match self {
+            Self::Raw(file) | Self::Image { file, .. } => file.partial().display().to_string(),
+            Self::Whole { endpoint, .. } => endpoint.to_string(),
         }
     }
 

@@ -20,6 +20,6 @@ pub use job::{BytesRecord, JobRecord, ProgressRecord, QueueRecord, StepRecord};
 pub use point::{DiskRecord, KeptBytesRecord, LayerRecord, PointRecord};
 pub use reading::{ExportRecord, ExportedDiskRecord, ReadingRecord};
 pub use verify::{
-    AgainstRecord, DamageRecord, RangeRecord, RangesRecord, VerifiedDiskRecord,
+    AgainstRecord, CatalogFaultRecord, DamageRecord, RangeRecord, RangesRecord, VerifiedDiskRecord,
     VerifiedPointRecord, VerifyRecord,
 };

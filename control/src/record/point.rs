@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::catalog::LayerKind;
-use crate::reading::{ListedDisk, ListedPoint};
+use crate::catalog::{LayerKind, UnixMillis};
+use crate::reading::{DamagedFile, ListedDisk, ListedPoint};
 
 /// A restore point.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -33,7 +33,8 @@ pub struct PointRecord {
     pub stored: u64,
     /// Layers of the longest chain.
     pub chain: usize,
-    /// `whole`, or `damaged`: files are missing. What is in them was not looked at.
+    /// `whole`, or `damaged`: files are missing, a verification found them damaged, or they have
+    /// another length than they had. What is in them is not looked at for this.
     pub state: String,
     /// Its disks, by their names.
     pub disks: Vec<DiskRecord>,
@@ -64,6 +65,21 @@ pub struct DiskRecord {
     pub chain: Vec<LayerRecord>,
     /// Files of the chain that are not there.
     pub missing: Vec<String>,
+    /// Files of the chain that a verification found damaged, or that have another length than they
+    /// were published with.
+    #[serde(default)]
+    pub damaged: Vec<DamagedFileRecord>,
+}
+
+/// A damaged file of a chain.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct DamagedFileRecord {
+    /// The image, in the repository.
+    pub file: String,
+    /// What is wrong with it.
+    pub says: String,
+    /// When a verification found it: milliseconds since 1970. Nothing where it is seen now.
+    pub found_ms: Option<u64>,
 }
 
 /// Bytes of the copy that made a layer, apart.
@@ -147,6 +163,17 @@ impl From<&ListedDisk> for DiskRecord {
             },
             chain: chain.collect(),
             missing: disk.missing.iter().map(ToString::to_string).collect(),
+            damaged: disk.damaged.iter().map(DamagedFileRecord::from).collect(),
+        }
+    }
+}
+
+impl From<&DamagedFile> for DamagedFileRecord {
+    fn from(damaged: &DamagedFile) -> Self {
+        Self {
+            file: damaged.file.to_string(),
+            says: damaged.says.clone(),
+            found_ms: damaged.found.map(UnixMillis::get),
         }
     }
 }

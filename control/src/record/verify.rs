@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use super::job::BytesRecord;
 use crate::catalog::{FailureKind, PointId};
 use crate::reading::{
-    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
+    Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
+    VerifiedPoint, VerifyReport,
 };
 
 /// Ranges that are told of each damage.
@@ -25,8 +26,23 @@ pub struct VerifyRecord {
     pub points: Vec<VerifiedPointRecord>,
     /// All damage, by layer and file.
     pub damage: Vec<DamageRecord>,
+    /// What is wrong with the catalog, or with what it says beside what is there.
+    #[serde(default)]
+    pub catalog: Vec<CatalogFaultRecord>,
     /// The comparisons with live sources.
     pub against: Vec<AgainstRecord>,
+}
+
+/// Something that is wrong with the catalog.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct CatalogFaultRecord {
+    /// A word for it: `catalog_damaged`, `folder_without_point`,
+    /// `point_without_folder` or `chain_broken`.
+    pub kind: String,
+    /// In words.
+    pub says: String,
+    /// The point that it is about.
+    pub point: Option<String>,
 }
 
 /// A point that was looked at.
@@ -134,6 +150,7 @@ impl From<&VerifyReport> for VerifyRecord {
             bytes: totals.into(),
             points: report.points.iter().map(|point| verified(point, report)).collect(),
             damage: report.damage.iter().map(DamageRecord::from).collect(),
+            catalog: report.catalog.iter().map(CatalogFaultRecord::from).collect(),
             against: report.against.iter().map(AgainstRecord::from).collect(),
         }
     }
@@ -183,6 +200,16 @@ impl From<&Damage> for DamageRecord {
                 _ => RangesRecord::default(),
             },
             points: damage.touched.iter().map(PointId::to_string).collect(),
+        }
+    }
+}
+
+impl From<&CatalogFault> for CatalogFaultRecord {
+    fn from(fault: &CatalogFault) -> Self {
+        Self {
+            kind: fault.word().into(),
+            says: fault.to_string(),
+            point: fault.point().map(|point| point.to_string()),
         }
     }
 }

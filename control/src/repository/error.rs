@@ -95,6 +95,14 @@ pub enum RepositoryError {
         /// The point.
         point: PointId,
     },
+    /// A folder of a point, and no point in the catalog.
+    #[error(
+        "points/{point} is there, and the catalog does not know the point; put a copy of catalog.db in its place that does (verify tells what else is wrong)"
+    )]
+    PointUnknown {
+        /// The point.
+        point: PointId,
+    },
     /// A disk that the point does not have.
     #[error("point {point} has no disk \"{disk}\"; it has {}", names(has))]
     NoSuchDisk {
@@ -117,6 +125,21 @@ pub enum RepositoryError {
         layer: LayerId,
         /// Where its image should be.
         path: RelativePath,
+        /// All points that stand on it, its own too.
+        touched: Vec<PointId>,
+    },
+    /// A file of a point that was cut, or another one in its place.
+    #[error(
+        "{path} of point {point} is damaged: {why}; points that stand on it cannot be restored: {} (bring the file back from a copy of the repository)",
+        list(touched)
+    )]
+    LayerCut {
+        /// The point that the file belongs to.
+        point: PointId,
+        /// Its image.
+        path: RelativePath,
+        /// What is wrong.
+        why: String,
         /// All points that stand on it, its own too.
         touched: Vec<PointId>,
     },

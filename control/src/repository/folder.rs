@@ -18,10 +18,15 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// on the folder itself and stays on it when it is renamed.
 #[derive(Debug)]
 pub(super) struct HeldFolder {
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl HeldFolder {
+    /// Where nothing is to be had that could be held.
+    pub(super) fn not_at_all() -> Self {
+        Self { _lock: None }
+    }
+
     /// Takes the folder alone; `None` when somebody has it, or it is not there (any more).
     pub(super) fn alone(path: &Path) -> Result<Option<Self>, RepositoryError> {
         Self::take(path, FlockOperation::NonBlockingLockExclusive)
@@ -63,7 +68,7 @@ impl HeldFolder {
         let mine = lock.metadata().map_err(|error| failed(path, error))?;
         let same = fs::metadata(path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()));
-        Ok(same.then_some(Self { _lock: lock }))
+        Ok(same.then_some(Self { _lock: Some(lock) }))
     }
 }
 

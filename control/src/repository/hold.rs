@@ -84,7 +84,7 @@ impl Repository {
     ) -> Result<HeldPoint, RepositoryError> {
         // Nobody deletes meanwhile.
         let _exclusively = self.exclusively()?;
-        let point = self.catalog().point(id)?;
+        let point = self.catalog().point(id).map_err(|error| self.not_found(error))?;
         let mut folders = BTreeMap::new();
         let mut layers = Vec::new();
         for layer in self.wanted(id, disks)? {
@@ -113,12 +113,37 @@ impl Repository {
 
     fn held_layer(&self, layer: &Layer, need: Need) -> Result<HeldLayer, RepositoryError> {
         let chain = self.catalog().chain(layer.facts.id)?;
-        for below in &chain {
-            if need == Need::All && !below.facts.path.under(self.root()).is_file() {
-                return Err(self.missing(below));
+        let held = HeldLayer { image: layer.facts.path.under(self.root()), chain };
+        if need == Need::All {
+            self.all_there(&held)?;
+        }
+        Ok(held)
+    }
+
+    /// Sees whether all images of a chain are there.
+    fn all_there(&self, held: &HeldLayer) -> Result<(), RepositoryError> {
+        let is_there = |layer: &Layer| layer.facts.path.under(self.root()).is_file();
+        held.chain
+            .iter()
+            .find(|layer| !is_there(layer))
+            .map_or(Ok(()), |gone| Err(self.missing(gone)))
+    }
+
+    /// Sees whether all images of a chain are there, and as long as they were: qemu-nbd does not
+    /// always come to an end with one that was cut.
+    pub(crate) fn all_as_long(&self, held: &HeldLayer) -> Result<(), RepositoryError> {
+        self.all_there(held)?;
+        for layer in &held.chain {
+            if let Some(why) = self.wrong_length(layer) {
+                return Err(RepositoryError::LayerCut {
+                    point: layer.point,
+                    path: layer.facts.path.clone(),
+                    why,
+                    touched: self.catalog().points_on(layer.facts.id)?,
+                });
             }
         }
-        Ok(HeldLayer { image: layer.facts.path.under(self.root()), chain })
+        Ok(())
     }
 
     fn hold_folder(
@@ -131,7 +156,13 @@ impl Repository {
             return Ok(());
         }
         let path = RelativePath::of_point(layer.point).under(self.root());
-        match HeldFolder::shared(&path)? {
+        let held = match HeldFolder::shared(&path) {
+            Err(RepositoryError::System { .. }) if self.unwritable().is_some() => {
+                Some(HeldFolder::not_at_all())
+            }
+            held => held?,
+        };
+        match held {
             Some(held) => {
                 folders.insert(layer.point, held);
                 Ok(())

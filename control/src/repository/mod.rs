@@ -21,12 +21,15 @@
 
 mod delete;
 mod error;
+mod files;
 mod folder;
 mod hold;
 mod manifest;
 mod reconcile;
+mod reserve;
 #[cfg(test)]
 mod tests;
+mod unmatched;
 mod work;
 
 use std::fs::{self, DirBuilder};
@@ -38,12 +41,13 @@ use std::time::Duration;
 
 pub use error::RepositoryError;
 pub(crate) use error::{list as point_list, names as disk_names};
+pub(crate) use files::checked_file;
 pub use hold::{HeldLayer, HeldPoint};
 pub use reconcile::CleanedUp;
 pub use work::Work;
 
 use self::folder::HeldFolder;
-use crate::catalog::{CATALOG_FILE, PointId, SqliteCatalog};
+use crate::catalog::{CATALOG_FILE, CatalogError, PointId, SqliteCatalog, StorageError};
 
 /// How long one process waits for the short steps of others.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
@@ -81,17 +85,55 @@ impl Repository {
     /// # Errors
     /// When there is none, or it cannot be had.
     pub fn open(root: &Path) -> Result<Self, RepositoryError> {
+        Self::open_by(root, SqliteCatalog::open)
+    }
+
+    /// The same to read points, also where nothing can be written: on a file system that is
+    /// read-only or full, or as a user who may only read. [`unwritable`](Self::unwritable) says so
+    /// then, and nobody is kept from deleting a point that is read where locks cannot be had.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read(root: &Path) -> Result<Self, RepositoryError> {
+        Self::open_by(root, SqliteCatalog::open_to_read)
+    }
+
+    /// The same to delete points, also where nothing is free: the reserve is given up then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_delete(root: &Path) -> Result<Self, RepositoryError> {
+        match Self::open(root) {
+            Err(RepositoryError::Catalog(CatalogError::Storage(StorageError::Full { .. })))
+                if Self::give_up_reserve(&absolute(root)?) =>
+            {
+                Self::open(root)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_by(
+        root: &Path,
+        open: impl Fn(&Path) -> Result<SqliteCatalog, StorageError>,
+    ) -> Result<Self, RepositoryError> {
         let root = absolute(root)?;
         let catalog = root.join(CATALOG_FILE);
         match fs::metadata(&catalog) {
-            Ok(data) if data.len() > 0 => Self::with(root, SqliteCatalog::open(&catalog)?),
+            Ok(data) if data.len() > 0 => Self::with(root, open(&catalog)?),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(RepositoryError::system(&catalog, "opening it", error))
             }
             _ if has_points(&root)? => Err(RepositoryError::CatalogLost { root }),
-            Ok(_) => Self::with(root, SqliteCatalog::open(&catalog)?),
+            Ok(_) => Self::with(root, open(&catalog)?),
             Err(_) => Err(RepositoryError::Missing { root }),
         }
+    }
+
+    /// Why nothing in it can be written, if that is so: it was opened to be read.
+    #[must_use]
+    pub fn unwritable(&self) -> Option<&StorageError> {
+        self.catalog.unwritable()
     }
 
     /// The same; where nothing is, or an empty folder, it makes a repository.
@@ -115,6 +157,9 @@ impl Repository {
     }
 
     fn with(root: PathBuf, catalog: SqliteCatalog) -> Result<Self, RepositoryError> {
+        if catalog.unwritable().is_some() {
+            return Ok(Self { root: root.into(), catalog: Arc::new(catalog) });
+        }
         for folder in [WORK, POINTS] {
             make_folder(&root.join(folder))?;
         }
@@ -181,7 +226,13 @@ impl Repository {
 
     /// What is done until this is dropped is one step for all others.
     fn exclusively(&self) -> Result<HeldFolder, RepositoryError> {
-        HeldFolder::wait(&self.work_folder(), LOCK_DEADLINE)
+        match HeldFolder::wait(&self.work_folder(), LOCK_DEADLINE) {
+            // There may be no such folder in a copy, or no locks; and nothing is written here.
+            Err(RepositoryError::System { .. }) if self.unwritable().is_some() => {
+                Ok(HeldFolder::not_at_all())
+            }
+            held => held,
+        }
     }
 }
 

@@ -85,6 +85,7 @@ impl Repository {
         let path = RelativePath::of_work(job).under(self.root());
         let failed = |error| RepositoryError::system(&path, "making the folder of a job", error);
         DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(failed)?;
+        self.keep_reserve();
         let held = HeldFolder::alone(&path)?;
         let mark = File::create_new(path.join(UNPUBLISHED)).and_then(|mut mark| {
             mark.write_all(vm.map_or("", VmName::as_str).as_bytes())?;

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::figures::Figures;
 
@@ -23,9 +23,14 @@ const BATCH_PACKETS: usize = 8;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
-/// closed then.
-pub(super) async fn carry<M, S>(channel: Channel<M>, socket: S, figures: &Figures)
-where
+/// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
+/// none has a little time to do so then, and is not waited for without end.
+pub(super) async fn carry<M, S>(
+    channel: Channel<M>,
+    socket: S,
+    figures: &Figures,
+    left: impl Future<Output = ()>,
+) where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     S: AsyncRead + AsyncWrite,
 {
@@ -44,6 +49,7 @@ where
         },
         // NBD has no use for the other direction alone.
         () = &mut down => {}
+        () = async { left.await; sleep(CLOSE_DEADLINE).await } => {}
     }
     // A connection that is gone needs no goodbye.
     let _gone = to_far.close().await;

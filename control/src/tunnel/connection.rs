@@ -10,7 +10,7 @@ use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelOpenFailure, Disconnect, Limits, Preferred, cipher, compression};
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use super::channel;
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::Figures;
+use super::lane_socket::LaneSocket;
 use super::link;
 use super::settings::TunnelSettings;
 use super::trust::{Trust, fingerprint};
@@ -135,7 +136,8 @@ impl Connection {
         let mut wait = self.shared.settings.backoff;
         let mut told = String::new();
         while Instant::now() < ask.due {
-            match connect(&self.shared, self.number).await {
+            let left = ask.due.saturating_duration_since(Instant::now());
+            match connect(&self.shared, self.number, left).await {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     let text = error.to_string();
@@ -172,14 +174,13 @@ async fn serve_ask(
     let Ask { far, socket, due, load: _counted } = ask;
     let opened = timeout(due.saturating_duration_since(Instant::now()), open(&handle, &far)).await;
     let why = match opened {
-        Ok(Ok(channel)) => {
-            match socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket)) {
-                Ok(socket) => {
-                    return channel::carry(channel, socket, &figures).await;
-                }
-                Err(error) => error.to_string(),
+        Ok(Ok(channel)) => match LaneSocket::of(socket) {
+            Ok(socket) => {
+                let left = socket.left();
+                return channel::carry(channel, socket, &figures, left).await;
             }
-        }
+            Err(error) => error.to_string(),
+        },
         Ok(Err(russh::Error::ChannelOpenFailure(reason))) => refusal(&reason),
         // The session is over, which is told apart.
         Ok(Err(_)) => return,
@@ -212,10 +213,16 @@ async fn open(handle: &Handle<Client>, far: &FarEnd) -> Result<Channel<Msg>, rus
     }
 }
 
-/// Makes a session: TCP, key exchange, the host's key, ours.
-pub(super) async fn connect(shared: &Arc<Shared>, number: usize) -> Result<Session, TunnelError> {
-    let TunnelSettings { address, deadline, identity, .. } = &shared.settings;
-    let socket = reach(address, *deadline).await?;
+/// Makes a session within `limit`: TCP, key exchange, the host's key, ours.
+pub(super) async fn connect(
+    shared: &Arc<Shared>,
+    number: usize,
+    limit: Duration,
+) -> Result<Session, TunnelError> {
+    let TunnelSettings { address, identity, .. } = &shared.settings;
+    let due = Instant::now() + limit;
+    let left = || due.saturating_duration_since(Instant::now());
+    let socket = reach(address, limit).await?;
     link::tune(&socket, shared.settings.keepalive, shared.settings.keepalive_limit).map_err(
         |error| TunnelError::System { what: "setting up the socket of a tunnel", error },
     )?;
@@ -229,16 +236,15 @@ pub(super) async fn connect(shared: &Arc<Shared>, number: usize) -> Result<Sessi
         }
         _ => TunnelError::Protocol { address: address.clone(), what: error.to_string() },
     };
-    let late =
-        |what| move |_| TunnelError::Late { address: address.clone(), what, deadline: *deadline };
+    let late = |what| move |_| TunnelError::Late { address: address.clone(), what };
     let config = Arc::new(config(shared));
-    let mut handle = timeout(*deadline, client::connect_stream(config, socket, client))
+    let mut handle = timeout(left(), client::connect_stream(config, socket, client))
         .await
         .map_err(late("the key exchange"))?
         .map_err(protocol)?;
     let key = PrivateKeyWithHashAlg::new(Arc::clone(&shared.key), None);
     let user = shared.settings.user();
-    let answer = timeout(*deadline, handle.authenticate_publickey(user, key))
+    let answer = timeout(left(), handle.authenticate_publickey(user, key))
         .await
         .map_err(late("the authentication"))?
         .map_err(|error| TunnelError::Protocol {
@@ -257,7 +263,7 @@ pub(super) async fn connect(shared: &Arc<Shared>, number: usize) -> Result<Sessi
 }
 
 /// A TCP connection to whichever of the host's addresses answers first, in their order.
-async fn reach(address: &TunnelAddress, deadline: Duration) -> Result<TcpStream, TunnelError> {
+async fn reach(address: &TunnelAddress, limit: Duration) -> Result<TcpStream, TunnelError> {
     let attempt = async {
         loop {
             let connecting = TcpStream::connect((address.host.as_str(), address.port));
@@ -267,12 +273,10 @@ async fn reach(address: &TunnelAddress, deadline: Duration) -> Result<TcpStream,
             }
         }
     };
-    match timeout(deadline, attempt).await {
+    match timeout(limit, attempt).await {
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => Err(TunnelError::Connect { address: address.clone(), error }),
-        Err(_late) => {
-            Err(TunnelError::Late { address: address.clone(), what: "to connect", deadline })
-        }
+        Err(_late) => Err(TunnelError::Late { address: address.clone(), what: "connecting" }),
     }
 }
 
@@ -304,7 +308,7 @@ fn config(shared: &Shared) -> client::Config {
 
 /// A time between half of `wait` and all of it, so that many who lost the same server do not come
 /// back together.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     let mut byte = [0_u8];
     // Without randomness it is the whole time, which is as right.
     let _none = getrandom(&mut byte, GetRandomFlags::NONBLOCK);

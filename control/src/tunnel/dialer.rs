@@ -50,7 +50,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// The key or the file of known hosts cannot be used, the server is not there, not who it should
-    /// be, or does not take the key. At the latest after three times `deadline`.
+    /// be, or does not take the key. At the latest after `deadline`.
     pub fn open(
         settings: TunnelSettings,
         on_event: impl Fn(TunnelEvent) + Send + Sync + 'static,
@@ -158,7 +158,8 @@ fn start(
     thread::Builder::new().name(format!("tunnel-{number}")).spawn(move || {
         runtime.block_on(async move {
             let Some(told) = told else { return connection.serve(None).await };
-            let (result, session) = match connect(&connection.shared, number).await {
+            let limit = connection.shared.settings.deadline;
+            let (result, session) = match connect(&connection.shared, number, limit).await {
                 Ok(session) => (Ok(()), Some(session)),
                 Err(error) => (Err(error), None),
             };

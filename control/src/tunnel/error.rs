@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::address::TunnelAddress;
 use super::far::FarEnd;
@@ -60,14 +59,12 @@ pub enum TunnelError {
         identity: PathBuf,
     },
     /// No answer in time.
-    #[error("{address} did not finish {what} within {deadline:?}")]
+    #[error("{address} did not finish {what} in time (--deadline sets the limit)")]
     Late {
         /// Where.
         address: TunnelAddress,
         /// What was awaited.
         what: &'static str,
-        /// For how long.
-        deadline: Duration,
     },
     /// SSH itself went wrong.
     #[error("{address} does not speak SSH as this program does: {what}; is it an SSH server?")]

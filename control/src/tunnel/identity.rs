@@ -34,7 +34,7 @@ pub(super) fn load(path: &Path) -> Result<PrivateKey, TunnelError> {
         .take(MAX_KEY_BYTES)
         .read_to_string(&mut text)
         .map_err(|_| wrong("it is no private key in the format of OpenSSH".into()))?;
-    decode_secret_key(&text, None).map_err(|error| {
+    let key = decode_secret_key(&text, None).map_err(|error| {
         wrong(match error {
             russh::keys::Error::KeyIsEncrypted => {
                 "it has a passphrase, and nobody is here to type it: take a key without one, that \
@@ -44,5 +44,9 @@ pub(super) fn load(path: &Path) -> Result<PrivateKey, TunnelError> {
             // What it says of the file may have a part of the key in it.
             _ => "it is no private key in the format of OpenSSH".to_owned(),
         })
-    })
+    })?;
+    if key.algorithm().is_rsa() {
+        return Err(wrong("it is an RSA key, which is not used here: make one of ed25519".into()));
+    }
+    Ok(key)
 }

@@ -28,12 +28,17 @@ mod enrollment;
 mod error;
 mod far;
 mod figures;
+mod host_pattern;
 mod identity;
 mod key;
+mod lane_socket;
 mod link;
 mod own_key;
 mod settings;
 mod trust;
+
+#[cfg(test)]
+mod tests;
 
 pub use address::TunnelAddress;
 pub use dialer::{Tunnel, TunnelDialer};

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::address::TunnelAddress;
 
+/// What is silent for longer is asked, however much time lanes have.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(5);
+
 /// How a tunnel is made and kept.
 #[derive(Clone, Debug)]
 pub struct TunnelSettings {
@@ -18,8 +21,8 @@ pub struct TunnelSettings {
     pub known_hosts: PathBuf,
     /// SSH connections at most; more than the first are made when there are lanes for them.
     pub connections: usize,
-    /// How long a connection may take until it can be used, and a channel until it is open; and how
-    /// long a lane that has dialled waits for a connection that is lost.
+    /// How long a connection may take until it can be used, and how long a lane that has dialled
+    /// waits for a channel, with a connection that has to be made for it.
     pub deadline: Duration,
     /// How often the server is asked for a sign of life.
     pub keepalive: Duration,
@@ -52,9 +55,7 @@ impl TunnelSettings {
             known_hosts,
             connections: 4,
             deadline: Duration::from_secs(30),
-            // A lane gives up a silent side after 30 s: the tunnel should have noticed by then, and
-            // be there again.
-            keepalive: Duration::from_secs(5),
+            keepalive: LONGEST_KEEPALIVE,
             keepalive_limit: 3,
             backoff: Duration::from_millis(250),
             // Data is to flow again within three seconds after the link is back.
@@ -62,6 +63,13 @@ impl TunnelSettings {
             window_bytes: 16 << 20,
             rekey_bytes: 1 << 30,
         }
+    }
+
+    /// These for lanes that give up a silent side after `deadline`: two thirds into it, a
+    /// connection without a sign of life is over, and the rest is there to connect again.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, keepalive: LONGEST_KEEPALIVE.min(deadline / 6), ..self }
     }
 
     /// The user at the far end.

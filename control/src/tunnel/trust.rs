@@ -4,12 +4,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use russh::keys::ssh_key::known_hosts::{KnownHosts, Marker};
 use russh::keys::ssh_key::{Fingerprint, HashAlg};
-use russh::keys::{Algorithm, PublicKey, known_hosts};
+use russh::keys::{Algorithm, PublicKey};
 
 use super::address::TunnelAddress;
 use super::error::TunnelError;
+use super::host_pattern;
 
 /// The keys that are known of one server, and those that no server may have any more.
 #[derive(Clone, Debug)]
@@ -24,37 +24,39 @@ impl Trust {
     pub(super) fn load(path: &Path, address: &TunnelAddress) -> Result<Self, TunnelError> {
         let wrong = |what: String| TunnelError::KnownHosts { path: path.to_owned(), what };
         let text = fs::read_to_string(path).map_err(|error| wrong(words(&error)))?;
-        // A line that cannot be read may be one that revokes a key.
-        let entries = text.lines().enumerate().filter(|(_, line)| {
-            let line = line.trim();
-            !line.is_empty() && !line.starts_with('#')
-        });
-        let mut revoked = Vec::new();
-        for (index, line) in entries {
-            if !line.trim_start().starts_with("@revoked") {
-                continue;
-            }
-            match KnownHosts::new(line).next() {
-                Some(Ok(entry)) if entry.marker() == Some(&Marker::Revoked) => {
-                    revoked.push(entry.public_key().clone());
-                }
-                _ => {
-                    return Err(wrong(format!(
-                        "line {} revokes no key that can be read",
-                        index + 1
-                    )));
+        let name = host_pattern::name(address);
+        let (host, port) = (&address.host, address.port);
+        let (mut known, mut revoked) = (Vec::new(), Vec::new());
+        let mut not_ours = None;
+        for (index, line) in text.lines().enumerate() {
+            let at = |what: &str| wrong(format!("line {} {what}", index + 1));
+            match Line::of(line) {
+                Line::Nothing => {}
+                Line::Marked => return Err(at("has a mark that is not known")),
+                // A line that cannot be read may be the one that matters.
+                Line::Revoked(key) => match key {
+                    Some(key) => revoked.push(key),
+                    None => return Err(at("revokes no key that can be read")),
+                },
+                Line::Host { patterns, .. } if !host_pattern::names(patterns, &name) => {}
+                Line::Host { kind, .. } if !is_ours(kind) => not_ours = Some(kind),
+                Line::Host { key: Some(key), .. } => known.push(key),
+                Line::Host { .. } => {
+                    return Err(at(&format!("names {host}, and has no key that can be read")));
                 }
             }
         }
-        let known = known_hosts::known_host_keys_path(&address.host, address.port, path)
-            .map_err(|error| wrong(error.to_string()))?;
-        let known: Vec<PublicKey> = known.into_iter().map(|(_line, key)| key).collect();
         if known.is_empty() {
-            let (host, port) = (&address.host, address.port);
-            return Err(wrong(format!(
-                "no key of {host}, port {port}, is there; take it from the server itself \
-                 (ssh-keyscan -p {port} {host} gets one over the network, to be compared)"
-            )));
+            return Err(wrong(match not_ours {
+                Some(kind) => format!(
+                    "the only key of {host}, port {port}, is of the kind {kind}, which is not \
+                     used here: put its ed25519 key there"
+                ),
+                None => format!(
+                    "no key of {host}, port {port}, is there; take it from the server itself \
+                     (ssh-keyscan -p {port} {host} gets one over the network, to be compared)"
+                ),
+            }));
         }
         Ok(Self { known, revoked })
     }
@@ -84,6 +86,44 @@ impl Trust {
             )
         }
     }
+}
+
+/// A line of the file.
+enum Line<'a> {
+    /// Empty, a comment, or about certificates, which are not used here.
+    Nothing,
+    /// With a mark that may mean anything.
+    Marked,
+    /// A key that no server may have, if it can be read.
+    Revoked(Option<PublicKey>),
+    /// The key of some servers, if it can be read.
+    Host { patterns: &'a str, kind: &'a str, key: Option<PublicKey> },
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Self {
+        let mut words = line.split_ascii_whitespace();
+        let mut next = || words.next().unwrap_or_default();
+        let first = next();
+        let (mark, patterns) = match first.starts_with('@') {
+            true => (first, next()),
+            false => ("", first),
+        };
+        let (kind, data) = (next(), next());
+        let key = || PublicKey::from_openssh(&format!("{kind} {data}")).ok();
+        match mark {
+            "" if patterns.is_empty() || patterns.starts_with('#') => Self::Nothing,
+            "" => Self::Host { patterns, kind, key: key() },
+            "@cert-authority" => Self::Nothing,
+            "@revoked" => Self::Revoked(key()),
+            _ => Self::Marked,
+        }
+    }
+}
+
+/// Whether signatures of that kind of key are checked here. RSA's are not: `docs/dependencies.md`.
+fn is_ours(kind: &str) -> bool {
+    kind == "ssh-ed25519" || kind.starts_with("ecdsa-sha2-nistp")
 }
 
 /// A key as people compare it.

@@ -13,7 +13,7 @@ use crate::manifest::ManifestMark;
 use crate::plan::{Area, AreaSet};
 
 /// The version that is written and read here.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// What every journal begins with.
 const PREFIX: &[u8] = b"{\"blockferry_journal\":";
@@ -32,6 +32,16 @@ pub struct Side {
     pub size: u64,
 }
 
+/// What tells whether a file was written, or another one took its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileState {
+    /// Its inode.
+    pub inode: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub written_ns: i64,
+}
+
 /// What makes two runs runs of one copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -43,6 +53,9 @@ pub struct Identity {
     pub plan: String,
     /// What the target's layer stands on, if it does.
     pub base: Option<String>,
+    /// The source as a file, if it is one: what is safe is not looked at again, so it must not have
+    /// changed.
+    pub source_file: Option<FileState>,
 }
 
 impl Identity {
@@ -78,10 +91,22 @@ impl Identity {
         });
         let based = (self.base != now.base)
             .then(|| format!("the base is {} there and {} here", base(self), base(now)));
+        let written = match (self.source_file, now.source_file) {
+            (then, now) if then == now => None,
+            (Some(then), Some(now)) if then.inode == now.inode => {
+                Some("the source was written to since, and what was copied of it may be old")
+            }
+            (Some(_), Some(_)) => Some("the source is another file of that name now"),
+            (_, now) => Some(match now {
+                Some(_) => "the source is a file now, and was none",
+                None => "the source is no file any more",
+            }),
+        };
         let [source_name, source_size] = side("source", &self.source, &now.source);
         let [target_name, target_size] = side("target", &self.target, &now.target);
         let all = [source_name, source_size, target_name, target_size, plan, based];
-        let all: Vec<String> = all.into_iter().flatten().collect();
+        let written = written.map(str::to_owned);
+        let all: Vec<String> = all.into_iter().chain([written]).flatten().collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
 }
@@ -124,6 +149,8 @@ struct HeaderLine {
     target: Side,
     plan: String,
     base: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source_file: Option<FileState>,
     /// Seconds since 1970, for people.
     started: u64,
 }
@@ -173,9 +200,10 @@ struct WitnessField {
 /// The first line.
 pub(super) fn header_line(identity: &Identity) -> Vec<u8> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let Identity { source, target, plan, base } = identity.clone();
+    let Identity { source, target, plan, base, source_file } = identity.clone();
     let started = since.map_or(0, |since| since.as_secs());
-    line(&HeaderLine { blockferry_journal: VERSION, source, target, plan, base, started })
+    let blockferry_journal = VERSION;
+    line(&HeaderLine { blockferry_journal, source, target, plan, base, source_file, started })
 }
 
 /// A further line.
@@ -262,8 +290,8 @@ impl<'a> Reader<'a> {
         }
         let header: HeaderLine =
             serde_json::from_slice(&line).map_err(|error| self.damaged(&error.to_string()))?;
-        let HeaderLine { source, target, plan, base, .. } = header;
-        let then = Identity { source, target, plan, base };
+        let HeaderLine { source, target, plan, base, source_file, .. } = header;
+        let then = Identity { source, target, plan, base, source_file };
         if let Some(differences) = then.differences(now) {
             return Err(JournalError::OtherCopy { path: path(), differences });
         }

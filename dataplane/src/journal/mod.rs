@@ -4,7 +4,7 @@
 //! ranges that are safe. A line is appended with one write and synced before the call returns:
 //!
 //! ```text
-//! {"blockferry_journal":2,"source":{"name":..,"size":..},"target":{..},"plan":..,"base":..,"started":..}
+//! {"blockferry_journal":3,"source":{"name":..,"size":..},"target":{..},"plan":..,"base":..,"source_file":{"inode":..,"written_ns":..},"started":..}
 //! {"safe":[],"seal":{"offset":..,"length":4096,"digest":".."}}
 //! {"safe":[],"witness":{"offset":0,"length":4096,"digest":".."}}
 //! {"safe":[[0,1048576]],"manifest":{"partial":{"id":"..","checkpoint":1}}}
@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use crate::manifest::ManifestMark;
 use crate::plan::{Area, AreaSet};
 
-pub use lines::{Entry, Identity, Side, Witness};
+pub use lines::{Entry, FileState, Identity, Side, Witness};
 
 /// Areas that a resumed journal gives at most: 16 bytes * 1,048,576 = 16 MiB. Of more than these
 /// the shortest are left out, and copied again.

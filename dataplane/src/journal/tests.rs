@@ -12,6 +12,7 @@ fn identity() -> Identity {
         target: Side { name: "nbd://hub:10100/".to_owned(), size: 1 << 30 },
         plan: "5f3c".to_owned(),
         base: None,
+        source_file: None,
     }
 }
 
@@ -84,7 +85,7 @@ fn every_line_is_json_as_documented() {
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["blockferry_journal"], 2);
+    assert_eq!(lines[0]["blockferry_journal"], 3);
     assert_eq!(lines[0]["source"]["name"], "nbd://node/disk");
     assert!(lines[0]["base"].is_null() && lines[0]["started"].is_u64());
     let manifest = serde_json::json!({"partial": {"id": "a", "checkpoint": 7}});
@@ -425,5 +426,24 @@ proptest! {
         drop(resumed);
         before.insert(Area::new(1 << 25, 1));
         prop_assert_eq!(Journal::resume(&path, &identity()).unwrap().safe, before);
+    }
+}
+
+#[test]
+fn a_source_that_was_written_between_two_runs_was_not_noticed() {
+    let (_folder, path) = place();
+    let of = |inode, written_ns| Identity {
+        source_file: Some(FileState { inode, written_ns }),
+        ..identity()
+    };
+    drop(Journal::create(&path, &of(7, -1)).unwrap());
+    drop(Journal::resume(&path, &of(7, -1)).unwrap());
+    for (now, says) in [
+        (of(7, 0), "the source was written to since"),
+        (of(8, -1), "the source is another file of that name now"),
+        (identity(), "the source is no file any more"),
+    ] {
+        let refusal = refusal(&path, &now);
+        assert!(refusal.contains(says), "{refusal}");
     }
 }

@@ -13,6 +13,7 @@ use crate::settings::{Extent, PayloadChoice};
 
 use super::adapt::Adapt;
 use super::context::Context;
+use super::file::state_of;
 use super::open::{PAYLOAD_MAX, Refusal};
 use super::replies::ALLOCATION;
 use super::strand::{SourceSide, Strand, TargetSide};
@@ -86,6 +87,11 @@ impl Task {
             let what = "a target that is a stream takes the whole source, in order: it cannot have changed areas, a bitmap, a base or a resume journal";
             return Err(Refusal::Fault(Fault::Request(what.into())));
         }
+        Ok(())
+    }
+
+    /// Refuses what needs a size where there is none.
+    pub(super) fn check_size_is_known(&self) -> Result<(), Refusal> {
         if self.size.is_none()
             && (self.settings.journal.is_some()
                 || self.settings.manifest.is_some()
@@ -258,6 +264,10 @@ impl Task {
             },
             plan,
             base: self.base_identity(alignment)?,
+            source_file: match &self.strands[0].source {
+                SourceSide::File(file) => state_of(&**file),
+                SourceSide::Nbd(_) | SourceSide::Stream { .. } => None,
+            },
         };
         let resumed = Journal::resume_or_create(&path, &identity)
             .map_err(|e| beside("cannot use the resume journal", e.is_wrong_request(), &e))?;

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, SeekFrom};
 
 use crate::engine::Descriptor;
 use crate::fault::Cause;
+use crate::journal::FileState;
 
 /// Major and minor number of `/dev/null` (Linux, Documentation/admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
@@ -79,6 +80,15 @@ pub(super) fn check_end(file: &impl AsFd) -> Result<(), Cause> {
         return Err(Cause::Unfit(what.into()));
     }
     Ok(())
+}
+
+/// What shows that a regular file was written; the node of a device tells nothing of the device.
+pub(super) fn state_of(file: &impl AsFd) -> Option<FileState> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let written_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+    regular.then_some(FileState { inode: stat.st_ino, written_ns })
 }
 
 /// The size of a regular file or block device; `None` for what is read in order.

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::fault::Side;
+
 use super::link::{Link, State};
 
 /// Waits between attempts: doubled with each, by at most this factor.
@@ -108,6 +110,12 @@ impl Link {
             State::Connecting => "the connection".into(),
             State::Leaving(_) => "its end".into(),
             State::Handshaking(negotiation) => negotiation.machine.waiting_for().into(),
+            // A request counts as outstanding when all of it is sent.
+            State::Ready if self.outstanding == 0 => match (self.side, self.sending) {
+                (_, true) => "the rest of a request to be taken".into(),
+                (Side::Source, false) => "what is to be read next".into(),
+                (Side::Target, false) => "what is to be written next".into(),
+            },
             State::Ready if self.outstanding == 1 => "the reply to 1 request".into(),
             State::Ready => format!("the replies to {} requests", self.outstanding),
         }

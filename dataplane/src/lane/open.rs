@@ -324,6 +324,12 @@ impl Task {
     fn opened(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
         self.size = self.disk_size()?;
         self.check_base()?;
+        self.check_size_is_known()?;
+        if self.settings.journal.is_none() {
+            // Before a target is made that nobody could vouch for. With a journal it is the journal
+            // that says whether there is one to go on with.
+            self.open_manifest()?;
+        }
         self.open_target_file()?;
         let source = self.strands[0].source_link().and_then(|link| link.session.clone());
         let target = self.strands[0].target_link().and_then(|link| link.session.clone());
@@ -366,17 +372,28 @@ impl Task {
         Ok(())
     }
 
-    /// Nothing speaks against writing any more: a file that keeps what it has gets the size of the
-    /// source first, longer or shorter.
+    /// Nothing speaks against writing any more: a file loses what it has, unless any of that is to
+    /// stay, and gets the size of the source, longer or shorter.
     pub(super) fn begin_running(&mut self) -> Result<(), Refusal> {
-        if let (TargetSide::File(file), Some(size)) = (&self.strands[0].target, self.size)
-            && let Err(error) = cut_to(&**file, size)
-        {
-            let what = format!("cannot give it the source's size of {size} bytes");
-            return Err(Refusal::Side(Side::Target, Cause::File { what, error }));
+        if let TargetSide::File(file) = &self.strands[0].target {
+            let failed = |what, error| Refusal::Side(Side::Target, Cause::File { what, error });
+            if self.is_written_whole() {
+                cut_to(&**file, 0).map_err(|error| failed("cannot empty it".into(), error))?;
+            }
+            if let Some(size) = self.size {
+                let what = format!("cannot give it the source's size of {size} bytes");
+                cut_to(&**file, size).map_err(|error| failed(what, error))?;
+            }
         }
         self.phase = Phase::Running;
         Ok(())
+    }
+
+    /// Whether nothing stays of a file that is written.
+    fn is_written_whole(&self) -> bool {
+        matches!(self.settings.extent, Extent::Whole)
+            && self.settings.journal.is_none()
+            && self.settings.base.is_none()
     }
 
     fn open_target_file(&mut self) -> Result<(), Refusal> {
@@ -384,9 +401,6 @@ impl Task {
             return Ok(());
         };
         let failed = |e: io::Error| Refusal::Side(Side::Target, open_failed(e));
-        let whole = matches!(self.settings.extent, Extent::Whole)
-            && self.settings.journal.is_none()
-            && self.settings.base.is_none();
         let file = open_for_writing(path).map_err(failed)?;
         let kind = FileType::from_raw_mode(
             rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_mode,
@@ -399,12 +413,8 @@ impl Task {
                         path.display()
                     ))));
                 }
-                // With anything that stays of it, it gets its size when the lane begins to run.
-                if whole {
-                    file.set_len(0).map_err(failed)?;
-                    file.set_len(self.size.unwrap_or(0)).map_err(failed)?;
-                    self.target_is_zero = true;
-                }
+                // It is emptied when the lane begins to run.
+                self.target_is_zero |= self.is_written_whole();
                 self.strands[0].target = TargetSide::File(Rc::new(Descriptor::file(file.into())));
             }
             FileType::BlockDevice if self.reads_from(&file) => {

@@ -57,7 +57,11 @@ impl Task {
             return; // it is dialled again if a loss of the target brings something back
         }
         let given_up = self.settings.retries == 0 || self.phase == Phase::Draining;
-        if !is_passing(&cause) || given_up || self.cannot_be_lost(side) {
+        if is_passing(&cause) && !given_up && self.cannot_be_lost(side) {
+            let cause = Cause::Unrepeatable { cause: Box::new(cause) };
+            return self.fail_side(side, cause, context.now);
+        }
+        if !is_passing(&cause) || given_up {
             return self.fail_side(side, cause, context.now);
         }
         let (retries, deadline) = (self.settings.retries, self.settings.deadline);

@@ -14,7 +14,8 @@ pub(super) const MAX_STRIDE: usize = 1 + MAX_DIGEST_BYTES;
 /// The version that is written and read here.
 pub(super) const VERSION: u32 = 1;
 
-const MAGIC: [u8; 16] = *b"blockferry-digst";
+/// What a complete manifest begins with.
+pub(super) const MAGIC: [u8; 16] = *b"blockferry-digst";
 const TAG_ABSENT: u8 = 0;
 const TAG_DATA: u8 = 1;
 const TAG_ZERO: u8 = 2;

@@ -12,7 +12,7 @@
 //! [`MAX_ZERO_RUNS`] are kept; where there are more, the shortest become entries.
 //!
 //! The file has its final name only when it is complete: until [`ManifestWriter::finish`] it is
-//! `NAME.partial`. The writer owns that file and removes it when it is dropped before, unless a
+//! `NAME.partial`. Nothing but an older manifest, or an empty file, is ever replaced. The writer owns that file and removes it when it is dropped before, unless a
 //! [checkpoint](ManifestWriter::checkpoint) was made, with which a later run goes on.
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod lookup;
 mod mark;
 mod overlay;
 mod partial;
+mod place;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,14 @@ pub enum ManifestError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// There is something where the manifest would be written, and it is not ours to replace.
+    #[error("{} is {what}, no digest manifest, and is left alone; name another file", path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
     },
     /// A manifest in the making that does not go with the journal of its copy.
     #[error("the manifest {} does not go with the journal: {problem}", path.display())]

@@ -1,7 +1,7 @@
 //! A manifest in the making that outlives its run.
 //!
 //! ```text
-//! 0       header, empty until the manifest is complete
+//! 0       magic; the header of the complete file comes over it at the end
 //! 4096    entries, as in the complete file
 //! ...     two checkpoints in turn: magic, id, number, runs of zero blocks, checksum
 //! ```
@@ -21,7 +21,8 @@ use super::write::{ManifestWriter, io_error, partial_path, sync_folder_of};
 use super::{MAX_ZERO_RUNS, Manifest, ManifestError, ManifestMark};
 use crate::digest::DigestAlgorithm;
 
-const MAGIC: [u8; 16] = *b"blockferry-parti";
+/// What a manifest in the making begins with, and each of its checkpoints.
+pub(super) const MAGIC: [u8; 16] = *b"blockferry-parti";
 const CHECKSUM_BYTES: usize = 32;
 /// Magic, id, number, size of the disk, algorithm by the length of its entries, runs, checksum.
 const HEAD_BYTES: usize = 16 + 16 + 4 * 8 + CHECKSUM_BYTES;

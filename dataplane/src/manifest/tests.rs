@@ -455,3 +455,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_manifest_replaced_what_was_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, partial) = (folder.path().join("m"), folder.path().join("m.partial"));
+    let create = || ManifestWriter::create(&path, DigestAlgorithm::Crc32c, BLOCK).map(drop);
+    for (there, other) in [(&path, &partial), (&partial, &path)] {
+        for content in ["x", "blockferry-diggs and more than that"] {
+            fs::write(there, content).unwrap();
+            assert!(matches!(create(), Err(ManifestError::Occupied { .. })), "{content}");
+            assert_eq!(fs::read(there).unwrap(), content.as_bytes());
+            assert!(!other.exists());
+        }
+        fs::remove_file(there).unwrap();
+        std::os::unix::fs::symlink("elsewhere", there).unwrap();
+        assert!(matches!(create(), Err(ManifestError::Occupied { .. })));
+        assert!(there.is_symlink() && !folder.path().join("elsewhere").exists());
+        fs::remove_file(there).unwrap();
+        fs::write(there, "").unwrap();
+        create().unwrap();
+        fs::remove_file(there).ok();
+    }
+    // What a run left that was killed, at its beginning and just before its end.
+    for beginning in ["blockferry-parti", "blockferry-digst"] {
+        fs::write(&partial, beginning).unwrap();
+        create().unwrap();
+    }
+    write(&path, DigestAlgorithm::Crc32c, 1, |_| {});
+    write(&path, DigestAlgorithm::Xxh3, 1, |_| {});
+}

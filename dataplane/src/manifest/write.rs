@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::format::{Header, Layout, checksum, encode_runs};
-use super::partial::{Id, new_id};
+use super::partial::{self, Id, new_id};
 use super::{Entry, MAX_ZERO_RUNS, ManifestError};
 use crate::digest::{Digest, DigestAlgorithm};
 use crate::plan::{Area, AreaSet};
@@ -40,7 +40,7 @@ impl ManifestWriter {
     /// what an earlier run left there is overwritten, and `path` itself is replaced at the end.
     ///
     /// # Errors
-    /// The file cannot be made, or the disk is too large.
+    /// As [`check_place`](Self::check_place); the file cannot be made, or the disk is too large.
     pub fn create(
         path: &Path,
         algorithm: DigestAlgorithm,
@@ -48,22 +48,26 @@ impl ManifestWriter {
     ) -> Result<Self, ManifestError> {
         let layout =
             Layout::new(algorithm, disk_size).ok_or(ManifestError::DiskTooLarge { disk_size })?;
+        Self::check_place(path)?;
         let partial = partial_path(path);
         let failed = |source| io_error("create", &partial, source);
+        let id = new_id().map_err(failed)?;
+        // It may have become a link since it was looked at.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&partial)
             .map_err(failed)?;
         let mut writer = Self::of_file(file, path, layout);
-        writer.id = new_id().map_err(failed)?;
+        writer.id = id;
+        let begun = writer.file.write_all_at(&partial::MAGIC, 0);
         // All entries are absent: a hole of the file.
-        writer
-            .file
-            .set_len(layout.trailer_at())
+        begun
+            .and_then(|()| writer.file.set_len(layout.trailer_at()))
             .map_err(|source| writer.failed("write", source))?;
         Ok(writer)
     }
@@ -81,6 +85,12 @@ impl ManifestWriter {
             checkpoints: 0,
             kept: false,
         }
+    }
+
+    /// Where the manifest `path` is until it is complete.
+    #[must_use]
+    pub fn partial_path(path: &Path) -> PathBuf {
+        partial_path(path)
     }
 
     /// The algorithm of the digests.

@@ -28,6 +28,8 @@ use crate::settings::{MAX_ADAPTED_BYTES, MoverSettings};
 /// Bytes of a request on the pooled path, unless a lane sets its own: small enough that what was
 /// received is still in the cache when it is looked at.
 const POOLED_BYTES: usize = 512 << 10;
+/// Buffers of a thread at least: one is read into while the other is written.
+const LEAST_BLOCKS: usize = 2;
 /// Bytes of pipes of all lanes together; half of what an ordinary user may have
 /// (fs.pipe-user-pages-soft).
 const PIPE_BYTES: usize = 32 << 20;
@@ -154,6 +156,9 @@ impl Mover {
         let at_once = count.min(self.settings.max_lanes).max(1);
         let threads =
             self.settings.threads.filter(|threads| *threads > 0).unwrap_or(processors).min(at_once);
+        // Nor would one without memory.
+        let fed = self.settings.pool_bytes / (LEAST_BLOCKS * block_bytes(largest_request(&lanes)));
+        let threads = threads.min(fed).max(1);
         let shared = Arc::new(Shared {
             live: (0..count).map(|_| Arc::default()).collect(),
             observer: self.observer,
@@ -323,14 +328,32 @@ impl Canceller {
     }
 }
 
+impl MoverSettings {
+    /// The least of [`pool_bytes`](Self::pool_bytes) that is kept to, for lanes whose requests have at
+    /// most so many bytes: what a single thread needs.
+    #[must_use]
+    pub fn least_pool_bytes(request_bytes: Option<u32>) -> usize {
+        LEAST_BLOCKS * block_bytes(request_bytes)
+    }
+}
+
+/// The longest request that is asked for, if any is.
+fn largest_request(lanes: &[Lane]) -> Option<u32> {
+    lanes.iter().filter_map(|lane| lane.settings.request_bytes).max()
+}
+
+/// Bytes of a buffer.
+fn block_bytes(request_bytes: Option<u32>) -> usize {
+    let largest = request_bytes.unwrap_or(0) as usize;
+    largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two()
+}
+
 /// Divides what the settings allow among the threads.
 fn share(settings: &MoverSettings, lanes: &[Lane], at_once: usize, threads: usize) -> ThreadShare {
     let most = at_once.div_ceil(threads);
     let connections =
         lanes.iter().map(|lane| usize::from(lane.settings.connections.max(1))).max().unwrap_or(1);
-    let largest =
-        lanes.iter().filter_map(|lane| lane.settings.request_bytes).max().unwrap_or(0) as usize;
-    let block_bytes = largest.clamp(POOLED_BYTES, 32 << 20).next_power_of_two();
+    let block_bytes = block_bytes(largest_request(lanes));
     let strands = most * connections;
     ThreadShare {
         lanes: most,
@@ -340,7 +363,7 @@ fn share(settings: &MoverSettings, lanes: &[Lane], at_once: usize, threads: usiz
         links: strands * 2 * 2 * 2 + 16,
         in_flight_bytes: IN_FLIGHT_BYTES / threads as u64,
         block_bytes,
-        blocks: (settings.pool_bytes / threads / block_bytes).max(2),
+        blocks: (settings.pool_bytes / threads / block_bytes).max(LEAST_BLOCKS),
         pipe_bytes: (PIPE_BYTES / (most * threads * connections))
             .clamp(PIPE_MIN, PIPE_MAX.min(MAX_ADAPTED_BYTES as usize)),
     }
@@ -355,6 +378,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buffers_took_more_than_the_memory_that_was_given() {
+        for pool_bytes in [1 << 20, 3 << 20, 64 << 20, 65 << 20] {
+            let settings = MoverSettings { pool_bytes, ..MoverSettings::default() };
+            for wanted in [1, 2, 12, 128] {
+                let threads = wanted.min(pool_bytes / MoverSettings::least_pool_bytes(None));
+                let share = share(&settings, &[], 128, threads);
+                assert!(threads * share.blocks * share.block_bytes <= pool_bytes, "{pool_bytes}");
+            }
+        }
+        assert_eq!(MoverSettings::least_pool_bytes(Some(16 << 20)), 32 << 20);
+    }
 
     #[test]
     fn the_shares_of_all_threads_are_as_many_lanes_as_may_run_at_once() {

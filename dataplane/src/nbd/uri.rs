@@ -27,8 +27,8 @@ pub struct NbdUri {
     pub user: Option<String>,
     /// What the URI says about TLS.
     pub tls_params: TlsParams,
-    /// What means nothing here, to be warned of: names of query parameters, a password. Not part of the
-    /// canonical form.
+    /// What means nothing here, to be warned of: names of query parameters, a password, a fragment. Not
+    /// part of the canonical form.
     pub ignored: Vec<String>,
 }
 
@@ -77,9 +77,6 @@ pub enum NbdUriError {
         "what stands before '@' is no user name; write %25 for a percent sign, and %2F for a slash"
     )]
     User,
-    /// A `#` part.
-    #[error("an NBD URI has no part after '#'; write %23 for a '#' in a name")]
-    Fragment,
     /// A percent sign without two hexadecimal digits.
     #[error("the percent sign in {text:?} is no escape; write %25 for a percent sign")]
     Escape {
@@ -162,9 +159,11 @@ impl FromStr for NbdUri {
         let (scheme, rest) = uri.split_once("://").ok_or_else(unknown)?;
         let known = SCHEMES.into_iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
         let (scheme, tls, unix) = known.ok_or_else(unknown)?;
-        if rest.contains('#') {
-            return Err(NbdUriError::Fragment);
-        }
+        // As libnbd has it: it means nothing.
+        let (rest, fragment) = match rest.split_once('#') {
+            Some((rest, fragment)) => (rest, Some(fragment)),
+            None => (rest, None),
+        };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, host) = match authority.rsplit_once('@') {
@@ -198,6 +197,7 @@ impl FromStr for NbdUri {
         };
         let mut ignored = query.ignored;
         ignored.extend(has_password.then(|| "the password".to_owned()));
+        ignored.extend(fragment.map(|_| "the part after # (%23 is a # in a name)".to_owned()));
         Ok(Self { tls, address, export, user, tls_params: query.tls, ignored })
     }
 }

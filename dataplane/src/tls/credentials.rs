@@ -9,7 +9,8 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore};
 
 use super::reason::{Terms, Unidentified};
 use super::verifier::{Scrutiny, Verifier};
@@ -54,13 +55,26 @@ impl Credentials {
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut config = match identity(terms.folder.as_deref())? {
-            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| {
-                let folder = terms.folder.clone().unwrap_or_default();
-                format!(
-                    "{CERTIFICATE_FILE} and {KEY_FILE} in {} do not go together: {e}",
-                    folder.display()
-                )
-            })?,
+            Some((chain, key)) => {
+                let signer = builder.crypto_provider().key_provider.load_private_key(key);
+                let certified = signer.map(|signer| CertifiedKey::new(chain, signer));
+                let checked = certified.and_then(|certified| {
+                    certified.keys_match().or_else(tolerate)?;
+                    Ok(certified)
+                });
+                let certified = checked.map_err(|error| {
+                    let folder = terms.folder.clone().unwrap_or_default();
+                    let problem = match error {
+                        Error::InconsistentKeys(_) => "do not go together",
+                        _ => "cannot be used",
+                    };
+                    format!(
+                        "{CERTIFICATE_FILE} and {KEY_FILE} in {} {problem}: {error}",
+                        folder.display()
+                    )
+                })?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
             None => {
                 let unidentified = Arc::new(Unidentified::default());
                 terms.unidentified = Some(Arc::clone(&unidentified));
@@ -75,6 +89,16 @@ impl Credentials {
             ServerName::try_from("localhost").expect("localhost is a valid name")
         });
         Ok(Self { config: Arc::new(config), name, terms })
+    }
+}
+
+/// Lets a certificate pass whose key cannot be told: one of version 1 of X.509, as openssl makes them
+/// if it is not told otherwise, is read by the server alone, which may take it.
+fn tolerate(error: Error) -> Result<(), Error> {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::Unknown) => Ok(()),
+        error if format!("{error:?}").contains("UnsupportedCertVersion") => Ok(()),
+        error => Err(error),
     }
 }
 

@@ -5,6 +5,7 @@
 //!     |                                                     |
 //!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
 //!                                                        proxy:   a slow, frozen or cut line in between
+//!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!                                               http    a client that sends what it is told to
 //! ```
@@ -25,6 +26,7 @@ pub mod proxy;
 pub mod qemu;
 pub mod server;
 pub mod socket;
+pub mod sshd;
 
 pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
@@ -36,3 +38,4 @@ pub use proxy::Proxy;
 pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;
+pub use sshd::{SshServer, Sshd};

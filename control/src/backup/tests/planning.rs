@@ -302,3 +302,79 @@ fn a_damaged_layer_below_is_not_stood_on_and_named() {
         assert!(place.content(full.point.id, "root", 4 * MIB) == fs::read(&disk).unwrap());
     }
 }
+
+#[test]
+fn the_image_of_a_larger_disk_in_the_place_of_a_smaller_one_is_not_stood_on() {
+    for lengths_are_known in [true, false] {
+        let place = Place::new();
+        let (root, data) = (place.disk("root", 3 * MIB), place.disk("data", MIB));
+        let request = request(&[("root", &root), ("data", &data)]);
+        let first = place.back_up(&request).unwrap().point.id;
+        if !lengths_are_known {
+            let catalog = rusqlite::Connection::open(place.repository.catalog().path()).unwrap();
+            assert_eq!(catalog.execute("UPDATE layers SET file_bytes = NULL", []).unwrap(), 2);
+        }
+        let held = place.repository.hold(first).unwrap();
+        let image = |disk: &str| {
+            let held = held.layers.iter().find(|held| held.layer().disk_name.as_str() == disk);
+            held.unwrap().image.clone()
+        };
+        fs::copy(image("root"), image("data")).unwrap();
+        let report = place.back_up(&request).unwrap();
+        let found: Vec<_> = report.disks.iter().map(|disk| &disk.plan).collect();
+        let [root, data] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((root.kind, data.kind), (LayerKind::Delta, LayerKind::Full), "{data:?}");
+        assert!(data.reason.contains(&format!("of point {first} ")), "{}", data.reason);
+        if !lengths_are_known {
+            let says = "is the image of 3145728 bytes, and its disk has 1048576";
+            assert!(data.reason.contains(says), "{}", data.reason);
+        }
+    }
+}
+
+/// A program that notes in a file what it is asked for, and then is qemu-img.
+fn noting_tool(place: &Place) -> (PathBuf, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let (program, notes) = (place.folder.path().join("tool"), place.folder.path().join("notes"));
+    let script = format!("#!/bin/sh\necho \"$*\" >> {}\nexec qemu-img \"$@\"\n", notes.display());
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    (program, notes)
+}
+
+#[test]
+fn the_layers_of_a_long_chain_are_not_all_checked_each_time() {
+    let place = Place::new();
+    let disk = place.disk("root", MIB);
+    let mut request = request(&[("root", &disk)]);
+    request.disks[0].changes = areas(&[(0, 512)]);
+    let (program, notes) = noting_tool(&place);
+    let mut settings = BackupSettings::for_disks(1);
+    settings.image_tool.program = program.into();
+    let asked = || {
+        fs::write(&notes, "").unwrap();
+        let watch: Arc<dyn Watch> = Arc::new(Noted::default());
+        let calling_off = Cancellation::default();
+        let made = back_up(&place.repository, &request, &settings, &watch, &calling_off).unwrap();
+        let notes = fs::read_to_string(&notes).unwrap();
+        let count = |action: &str| notes.lines().filter(|line| line.starts_with(action)).count();
+        (made.disks[0].plan.kind, count("info"), count("check"))
+    };
+    assert_eq!(asked(), (LayerKind::Full, 0, 1));
+    let oldest = place.repository.catalog().points(&PointFilter::default()).unwrap()[0].id;
+    let oldest = place.repository.hold(oldest).unwrap().layers[0].image.clone();
+    for _ in 0..6 {
+        asked();
+    }
+    // The headers of all, the tables of the newest two, and those of the new one.
+    assert_eq!(asked(), (LayerKind::Delta, 1, 3));
+    // One that somebody has written is looked at again, and then known again.
+    let first = [fs::read(&oldest).unwrap()[0]];
+    write(&oldest, 0, &first);
+    assert_eq!(asked(), (LayerKind::Delta, 1, 4));
+    assert_eq!(asked(), (LayerKind::Delta, 1, 3));
+    // And not stood on where it was damaged.
+    let length = fs::metadata(&oldest).unwrap().len();
+    write(&oldest, 65_536, &vec![0xff; usize::try_from(length - 65_536).unwrap()]);
+    assert_eq!(asked().0, LayerKind::Full);
+}

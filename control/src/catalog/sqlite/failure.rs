@@ -64,6 +64,12 @@ pub(super) fn storage(path: &Path, error: &rusqlite::Error) -> StorageError {
             StorageError::Busy { path, waited_s: BUSY_DEADLINE.as_secs() }
         }
         Some(ErrorCode::DiskFull) => StorageError::Full { path },
+        // What cannot be had then is the log beside the file, or the index of it.
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
+            if lacks_an_index(error) || has_no_room(&path) =>
+        {
+            StorageError::Full { path }
+        }
         Some(ErrorCode::ReadOnly) => StorageError::ReadOnly { path, detail },
         // The log beside the file is what cannot be opened then.
         Some(ErrorCode::CannotOpen) if on_read_only_media(&path) => {
@@ -89,6 +95,22 @@ pub(super) fn storage(path: &Path, error: &rusqlite::Error) -> StorageError {
         }
         _ => StorageError::Other { path, detail },
     }
+}
+
+fn lacks_an_index(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+}
+
+/// Whether the file system could not even take the index of a log.
+fn has_no_room(path: &Path) -> bool {
+    /// What SQLite makes of it at once.
+    const INDEX_BYTES: u64 = 32 << 10;
+    let there = rustix::fs::statvfs(path.parent().unwrap_or(path));
+    there.is_ok_and(|there| {
+        !there.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+            && there.f_bavail.saturating_mul(there.f_frsize) < INDEX_BYTES
+    })
 }
 
 fn on_read_only_media(path: &Path) -> bool {

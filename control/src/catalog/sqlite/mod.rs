@@ -15,6 +15,7 @@
 
 mod copy;
 mod failure;
+mod faults;
 mod jobs;
 mod leases;
 mod open;
@@ -22,6 +23,7 @@ mod points;
 mod publish;
 mod rows;
 mod schema;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -46,7 +48,8 @@ pub const BUSY_DEADLINE: Duration = Duration::from_secs(15);
 pub struct SqliteCatalog {
     path: PathBuf,
     reader: Mutex<Connection>,
-    writer: Writer,
+    /// None of a catalog that cannot be written, with the reason.
+    writer: Result<Writer, StorageError>,
 }
 
 impl SqliteCatalog {
@@ -56,6 +59,35 @@ impl SqliteCatalog {
     /// [`StorageError`]: missing, no catalog, newer than this program, or not to be had.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         Self::start(path, open::existing(path, BUSY_DEADLINE)?)
+    }
+
+    /// As [`open`](Self::open); one that this user can read and not write, or that is on a full file
+    /// system, is opened as it is at this moment, and [`unwritable`](Self::unwritable) says so.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read(path: &Path) -> Result<Self, StorageError> {
+        use StorageError::{Corrupt, Denied, Full, Newer, NoLog, NotACatalog, ReadOnly};
+        match Self::open(path) {
+            Err(why @ (ReadOnly { .. } | Denied { .. } | Full { .. } | NoLog { .. })) => {
+                match snapshot::snapshot(path) {
+                    Ok(taken) => {
+                        let (path, reader) = (path.to_owned(), Mutex::new(taken));
+                        Ok(Self { path, reader, writer: Err(why) })
+                    }
+                    // It says more about the file.
+                    Err(found @ (Newer { .. } | NotACatalog { .. } | Corrupt { .. })) => Err(found),
+                    Err(_) => Err(why),
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    /// Why it cannot be written, if it cannot: it was opened to be read.
+    #[must_use]
+    pub fn unwritable(&self) -> Option<&StorageError> {
+        self.writer.as_ref().err()
     }
 
     /// As [`open`](Self::open); where nothing is, it makes a catalog that its user alone can
@@ -70,7 +102,7 @@ impl SqliteCatalog {
     fn start(path: &Path, connection: Connection) -> Result<Self, StorageError> {
         let reader = open::reader(path, BUSY_DEADLINE)?;
         let writer = Writer::start(path, connection)?;
-        Ok(Self { path: path.to_owned(), reader: Mutex::new(reader), writer })
+        Ok(Self { path: path.to_owned(), reader: Mutex::new(reader), writer: Ok(writer) })
     }
 
     /// The file.
@@ -91,6 +123,9 @@ impl SqliteCatalog {
         &self,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.writer.ask(work)
+        match &self.writer {
+            Ok(writer) => writer.ask(work),
+            Err(why) => Err(why.clone().into()),
+        }
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// What holds for one connection, and has to be said to each.
-fn settle(connection: &Connection, deadline: Duration) -> rusqlite::Result<()> {
+pub(super) fn settle(connection: &Connection, deadline: Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(deadline)?;
     connection.set_prepared_statement_cache_capacity(KEPT_STATEMENTS);
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -158,7 +158,7 @@ fn keep_log(connection: &Connection, path: &Path, deadline: Duration) -> Result<
 }
 
 /// Brings an older catalog to this version, in one transaction.
-fn migrate(
+pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
     migrations: &[&str],
@@ -184,7 +184,8 @@ fn not_a_catalog(path: &Path, what: &'static str) -> StorageError {
     StorageError::NotACatalog { path: path.to_owned(), what }
 }
 
-fn log_of(path: &Path) -> std::path::PathBuf {
+/// The log beside a file.
+pub(super) fn log_of(path: &Path) -> std::path::PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     name.into()

@@ -10,7 +10,7 @@ use crate::catalog::error::CatalogError;
 use crate::catalog::id::{DiskId, JobId, LayerId, PointId};
 use crate::catalog::name::{DiskName, DiskUuid, VmName};
 use crate::catalog::path::RelativePath;
-use crate::catalog::point::{Disk, Layer, NewPoint, Point, PointFilter, Points};
+use crate::catalog::point::{CheckedFile, Disk, Layer, NewPoint, Point, PointFilter, Points};
 use crate::catalog::time::UnixMillis;
 
 impl Points for SqliteCatalog {
@@ -116,6 +116,57 @@ impl Points for SqliteCatalog {
                 [layer.as_str()],
                 |row| rows::text(row, 0),
             )
+        })
+    }
+
+    fn note_verified(
+        &self,
+        damaged: &[(LayerId, String)],
+        right: &[LayerId],
+    ) -> Result<(), CatalogError> {
+        if damaged.is_empty() && right.is_empty() {
+            return Ok(());
+        }
+        let (damaged, right) = (damaged.to_vec(), right.to_vec());
+        let now = rows::millis(UnixMillis::now());
+        self.write(move |tables| {
+            for (layer, says) in &damaged {
+                tables.change(
+                    "UPDATE layers SET damage = ?2, damage_ms = coalesce(damage_ms, ?3)
+                     WHERE id = ?1",
+                    params![layer.as_str(), says, now],
+                )?;
+            }
+            for layer in &right {
+                tables.change(
+                    "UPDATE layers SET damage = NULL, damage_ms = NULL WHERE id = ?1",
+                    [layer.as_str()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    fn note_checked(&self, checked: &[(LayerId, CheckedFile)]) -> Result<(), CatalogError> {
+        if checked.is_empty() {
+            return Ok(());
+        }
+        let checked = checked.to_vec();
+        self.write(move |tables| {
+            for (layer, file) in &checked {
+                tables.change(
+                    "UPDATE layers SET checked_inode = ?2, checked_modified_ns = ?3,
+                         checked_bytes = ?4
+                     WHERE id = ?1",
+                    params![
+                        layer.as_str(),
+                        file.inode.cast_signed(),
+                        file.modified_ns,
+                        file.bytes.cast_signed()
+                    ],
+                )?;
+            }
+            Ok(())
         })
     }
 

@@ -116,7 +116,7 @@ fn is_leftover(tables: &Connection, layer: &LayerFacts) -> Outcome<bool> {
 }
 
 /// The sizes and counts of a layer as they are kept; `None` where one has 64 bits.
-fn sizes(layer: &LayerFacts) -> Option<[i64; 6]> {
+fn sizes(layer: &LayerFacts) -> Option<[i64; 7]> {
     let counts = &layer.counts;
     let all = [
         layer.size_bytes,
@@ -125,8 +125,9 @@ fn sizes(layer: &LayerFacts) -> Option<[i64; 6]> {
         counts.zero,
         counts.sent,
         counts.skipped,
+        layer.file_bytes.unwrap_or(0),
     ];
-    let mut kept = [0; 6];
+    let mut kept = [0; 7];
     for (kept, bytes) in kept.iter_mut().zip(all) {
         *kept = i64::try_from(bytes).ok()?;
     }
@@ -156,14 +157,16 @@ fn insert_layer(
     layer: &LayerFacts,
     disk_name: &DiskName,
 ) -> Outcome<()> {
-    let [size, stored, read, zero, sent, skipped] =
+    let [size, stored, read, zero, sent, skipped, file] =
         sizes(layer).expect("a point is checked before its layers are inserted");
     let manifest = layer.manifest.as_ref();
     tables.change(
         "INSERT INTO layers (id, point, disk, disk_name, kind, reason, parent, path, size_bytes,
              stored_bytes, change_id, digest, manifest_path, read_bytes, zero_bytes, sent_bytes,
-             skipped_bytes, manifest_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             skipped_bytes, manifest_id, file_bytes, checked_inode,
+             checked_modified_ns, checked_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+             ?19, ?20, ?21, ?22)",
         params![
             layer.id.as_str(),
             point,
@@ -183,6 +186,10 @@ fn insert_layer(
             sent,
             skipped,
             manifest.and_then(|manifest| manifest.id.as_ref()).map(ManifestId::as_str),
+            layer.file_bytes.map(|_| file),
+            layer.checked.map(|checked| checked.inode.cast_signed()),
+            layer.checked.map(|checked| checked.modified_ns),
+            layer.checked.map(|checked| checked.bytes.cast_signed()),
         ],
     )?;
     Ok(())

@@ -10,7 +10,9 @@ use crate::catalog::error::CatalogError;
 use crate::catalog::id::{DiskId, JobId, LayerId, LeaseId, PointId};
 use crate::catalog::job::{Job, JobStep};
 use crate::catalog::lease::{Claim, Lease};
-use crate::catalog::point::{ByteCounts, Disk, Layer, LayerFacts, ManifestFacts, Point};
+use crate::catalog::point::{
+    ByteCounts, CheckedFile, Disk, FoundDamage, Layer, LayerFacts, ManifestFacts, Point,
+};
 use crate::catalog::time::UnixMillis;
 
 pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
@@ -22,7 +24,9 @@ pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job";
 pub(super) const LAYER: &str = "layers.id, points.id, layers.disk, layers.disk_name, layers.kind,
     layers.reason, layers.parent, layers.path, layers.size_bytes, layers.stored_bytes,
     layers.change_id, layers.digest, layers.manifest_path, layers.read_bytes, layers.zero_bytes,
-    layers.sent_bytes, layers.skipped_bytes, layers.manifest_id";
+    layers.sent_bytes, layers.skipped_bytes, layers.manifest_id, layers.damage, layers.damage_ms,
+    layers.file_bytes, layers.checked_inode, layers.checked_modified_ns,
+    layers.checked_bytes";
 pub(super) const LAYERS: &str = "layers JOIN points ON points.number = layers.point";
 
 pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
@@ -86,6 +90,7 @@ pub(super) fn layer(row: &Row<'_>) -> rusqlite::Result<Layer> {
     Ok(Layer {
         point: text(row, 1)?,
         disk_name: text(row, 3)?,
+        damage: found_damage(row)?,
         facts: LayerFacts {
             id: text(row, 0)?,
             disk: disk_id(row, 2)?,
@@ -95,6 +100,8 @@ pub(super) fn layer(row: &Row<'_>) -> rusqlite::Result<Layer> {
             path: text(row, 7)?,
             size_bytes: bytes(row, 8)?,
             stored_bytes: bytes(row, 9)?,
+            checked: checked(row)?,
+            file_bytes: row.get::<_, Option<i64>>(20)?.map(|_| bytes(row, 20)).transpose()?,
             change: optional(row, 10)?,
             manifest,
             counts: ByteCounts {
@@ -105,6 +112,20 @@ pub(super) fn layer(row: &Row<'_>) -> rusqlite::Result<Layer> {
             },
         },
     })
+}
+
+fn checked(row: &Row<'_>) -> rusqlite::Result<Option<CheckedFile>> {
+    let inode: Option<i64> = row.get(21)?;
+    let of = |inode: i64| {
+        let (inode, modified_ns) = (inode.cast_unsigned(), row.get(22)?);
+        Ok(CheckedFile { inode, modified_ns, bytes: bytes(row, 23)? })
+    };
+    inode.map(of).transpose()
+}
+
+fn found_damage(row: &Row<'_>) -> rusqlite::Result<Option<FoundDamage>> {
+    let says: Option<String> = row.get(18)?;
+    says.map(|says| Ok(FoundDamage { says, found: time(row, 19)? })).transpose()
 }
 
 /// A text that has to be one of a kind.

@@ -4,12 +4,30 @@
 pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+pub(super) const MIGRATIONS: &[&str] =
+    &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 /// Which content the manifest of a layer had when it was published.
 const VERSION_3: &str = "
 ALTER TABLE layers ADD COLUMN manifest_id TEXT
     CHECK (manifest_id IS NULL OR manifest_path IS NOT NULL);
+";
+
+/// Which file it was whose tables were found right last.
+const VERSION_6: &str = "
+ALTER TABLE layers ADD COLUMN checked_inode INTEGER;
+ALTER TABLE layers ADD COLUMN checked_modified_ns INTEGER
+    CHECK ((checked_inode IS NULL) = (checked_modified_ns IS NULL));
+ALTER TABLE layers ADD COLUMN checked_bytes INTEGER
+    CHECK ((checked_inode IS NULL) = (checked_bytes IS NULL));
+";
+
+/// What a verification found wrong with a layer, until another one finds it right, and how long the
+/// file of its image is, which never changes.
+const VERSION_5: &str = "
+ALTER TABLE layers ADD COLUMN damage TEXT;
+ALTER TABLE layers ADD COLUMN damage_ms INTEGER CHECK ((damage IS NULL) = (damage_ms IS NULL));
+ALTER TABLE layers ADD COLUMN file_bytes INTEGER CHECK (file_bytes >= 0);
 ";
 
 /// What a job is for: those that serve a point are no backups, and are not listed as such.

@@ -258,3 +258,48 @@ fn a_migration_that_fails_changes_nothing() {
         .unwrap();
     assert_eq!(columns, 4);
 }
+
+#[test]
+fn what_a_log_has_belongs_to_a_catalog_that_is_only_read() {
+    let place = Place::new();
+    place.job();
+    let log = open::log_of(&place.file());
+    // As a kill leaves it: the last job is in the log alone.
+    let last = place.job();
+    let copy = tempfile::tempdir().unwrap();
+    let path = copy.path().join("what? #1.db");
+    fs::copy(place.file(), &path).unwrap();
+    fs::copy(log, open::log_of(&path)).unwrap();
+    let taken = snapshot::snapshot(&path).unwrap();
+    let found: i64 = taken
+        .query_row("SELECT count(*) FROM jobs WHERE id = ?1", [last.as_str()], |row| row.get(0))
+        .unwrap();
+    assert_eq!(found, 1);
+    assert!(taken.execute("DELETE FROM jobs", []).is_err());
+    assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 2, "an index was made");
+    // Without it, the file alone is read.
+    fs::remove_file(open::log_of(&path)).unwrap();
+    assert!(snapshot::snapshot(&path).is_ok());
+    assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_older_catalog_that_is_only_read_is_brought_up_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(crate::catalog::CATALOG_FILE);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    drop(open::connect(&path, flags, BUSY_DEADLINE, &schema::MIGRATIONS[..2]).unwrap());
+    let taken = snapshot::snapshot(&path).unwrap();
+    let of = |name| {
+        taken
+            .query_row(
+                "SELECT count(*) FROM pragma_table_info('layers')
+        WHERE name = ?1",
+                [name],
+                |row| row.get::<_, i64>(0),
+            )
+            .unwrap()
+    };
+    assert_eq!((of("manifest_id"), of("damage")), (1, 1));
+    assert_eq!(version(&path), 2);
+}

@@ -101,6 +101,12 @@ pub(super) fn full(disk: DiskId) -> LayerFacts {
         path: RelativePath::of_layer(point, id),
         size_bytes: 10_737_418_753,
         stored_bytes: 196_640,
+        file_bytes: Some(262_144),
+        checked: Some(CheckedFile {
+            inode: u64::MAX,
+            modified_ns: 1_800_000_000_000_000_007,
+            bytes: 262_144,
+        }),
         change: Some(a("52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/81")),
         manifest: Some(ManifestFacts {
             algorithm: "xxh3".parse().unwrap(),

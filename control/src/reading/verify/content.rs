@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::manifest::Manifest;
-use blockferry_dataplane::{Counts, Endpoint, Fault, Lane, LaneReport, LaneSettings, Side};
+use blockferry_dataplane::{Cause, Counts, Endpoint, Fault, Lane, LaneReport, LaneSettings, Side};
 use tempfile::TempDir;
 
 use super::Run;
@@ -180,7 +180,9 @@ impl Run<'_> {
     ) -> Result<(Content, Option<Manifest>), ReadError> {
         match report.outcome {
             Ok(()) => {}
-            Err(fault @ Fault::Side { side: Side::Source, .. }) => {
+            Err(Fault::Side { side: Side::Source, endpoint, cause }) => {
+                let is_of_image = is_of_image(&cause);
+                let fault = Fault::Side { side: Side::Source, endpoint, cause };
                 let lane = ReadError::Lane {
                     disk: held.layer().disk_name.clone(),
                     fault: Box::new(fault),
@@ -188,6 +190,10 @@ impl Run<'_> {
                 };
                 // Damage that is known is cause enough.
                 if !self.ledger.has_damaged_image(&held.chain) {
+                    // A server that was killed, or that is stuck, says nothing about the image.
+                    if !is_of_image {
+                        return Err(lane);
+                    }
                     let (layer, why) = self.unreadable(held, &lane);
                     self.damage(&layer, DamageKind::Unreadable(why))?;
                 }
@@ -203,7 +209,12 @@ impl Run<'_> {
             let why = "there are no digests that it could be compared with";
             return Ok((Content::Unknown(why.into()), Some(read)));
         };
-        let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool);
+        self.ledger.note_read(held.layer());
+        let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool)
+            .map_err(|error| ReadError::Image {
+                disk: held.layer().disk_name.clone(),
+                error: Box::new(error),
+            })?;
         for (damaged, ranges) in &differences {
             self.ledger.note_content(held.chain.get(*damaged).unwrap_or(held.layer()), ranges);
         }
@@ -222,5 +233,45 @@ impl Run<'_> {
             }
         }
         (held.layer().clone(), error.to_string())
+    }
+}
+
+/// Whether a fault of an export is one of its image: it answered, and what it answered is that it
+/// cannot read. One that is gone, or silent, has its trouble with the machine.
+fn is_of_image(cause: &Cause) -> bool {
+    match cause {
+        Cause::Refused { .. } => true,
+        Cause::GaveUp { last, .. } => is_of_image(last),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use blockferry_dataplane::nbd::NbdError;
+
+    use super::*;
+
+    #[test]
+    fn only_an_export_that_answers_says_anything_about_its_image() {
+        let gave_up = |last| Cause::GaveUp { attempts: 5, last: Box::new(last) };
+        let refused = || Cause::Refused {
+            request: "READ of 65536 bytes at 0".into(),
+            error: NbdError::Io,
+            message: String::new(),
+        };
+        assert!(is_of_image(&refused()) && is_of_image(&gave_up(refused())));
+        let silent = || Cause::Deadline {
+            deadline: Duration::from_secs(30),
+            waiting_for: "a reply".into(),
+            beside: String::new(),
+            hint: "",
+        };
+        let killed = || Cause::Connect(io::Error::from(io::ErrorKind::ConnectionRefused));
+        for other in [silent(), gave_up(silent()), killed(), gave_up(killed())] {
+            assert!(!is_of_image(&other), "{other}");
+        }
     }
 }

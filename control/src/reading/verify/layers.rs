@@ -5,7 +5,7 @@ use std::fs;
 use super::Run;
 use super::report::DamageKind;
 use crate::catalog::Layer;
-use crate::image::{CheckVerdict, Image, ImageError};
+use crate::image::{CheckVerdict, Image};
 use crate::reading::error::ReadError;
 use crate::repository::{HeldLayer, RepositoryError};
 
@@ -47,6 +47,9 @@ impl Run<'_> {
             self.damage(layer, DamageKind::ImageMissing)?;
             return Ok(false);
         }
+        if let Some(why) = self.repository.wrong_length(layer) {
+            self.damage(layer, DamageKind::ImageUnfit(why))?;
+        }
         if !below_opens {
             return Ok(false);
         }
@@ -54,12 +57,7 @@ impl Run<'_> {
             .and_then(|image| Ok((image.info()?, image.check()?)));
         let (info, report) = match checked {
             Ok(checked) => checked,
-            Err(
-                error @ (ImageError::Failed { .. }
-                | ImageError::Answer { .. }
-                | ImageError::Missing { .. }
-                | ImageError::BackingMissing { .. }),
-            ) => {
+            Err(error) if error.is_of_image() => {
                 self.damage(layer, DamageKind::ImageUnfit(error.to_string()))?;
                 return Ok(false);
             }
@@ -78,7 +76,7 @@ impl Run<'_> {
                 self.damage(layer, DamageKind::ImageCorrupt { faults })?;
             }
         }
-        if info.virtual_bytes < facts.size_bytes {
+        if !info.is_of(facts.size_bytes) {
             let (has, size) = (info.virtual_bytes, facts.size_bytes);
             let why = format!("it has {has} bytes, and the disk {size}");
             self.damage(layer, DamageKind::ImageUnfit(why))?;

@@ -1,11 +1,11 @@
 //! The damage that was found, by layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blockferry_dataplane::plan::AreaSet;
 
 use super::report::{Damage, DamageKind};
-use crate::catalog::{CatalogError, Layer, LayerId, Points, RelativePath};
+use crate::catalog::{CatalogError, Layer, LayerId, PointId, Points, RelativePath};
 use crate::repository::Repository;
 
 /// What is known of layers. The same layer is met in many points.
@@ -16,11 +16,19 @@ pub(super) struct Ledger<'a> {
     opens: BTreeMap<LayerId, bool>,
     damage: Vec<Damage>,
     content: BTreeMap<LayerId, (Layer, AreaSet)>,
+    /// Layers that were marked as damaged, and that were read through to the end.
+    read: BTreeSet<LayerId>,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(repository: &'a Repository) -> Self {
-        Self { repository, opens: BTreeMap::new(), damage: Vec::new(), content: BTreeMap::new() }
+        Self {
+            repository,
+            opens: BTreeMap::new(),
+            damage: Vec::new(),
+            content: BTreeMap::new(),
+            read: BTreeSet::new(),
+        }
     }
 
     /// Whether a layer can be opened, if it was checked before.
@@ -43,7 +51,7 @@ impl<'a> Ledger<'a> {
             damage.layer.facts.id == layer.facts.id && damage.kind.word() == kind.word()
         };
         if !self.damage.iter().any(known) {
-            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+            let touched = self.touched(layer)?;
             self.damage.push(Damage { layer: layer.clone(), path, kind, touched });
         }
         Ok(())
@@ -71,10 +79,40 @@ impl<'a> Ledger<'a> {
         *all = all.union(ranges);
     }
 
-    pub(super) fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
-        let mut damage = self.damage;
-        for (layer, ranges) in self.content.into_values() {
-            let touched = self.repository.catalog().points_on(layer.facts.id)?;
+    /// All that a layer's point shows of it was read, and held against its digests.
+    pub(super) fn note_read(&mut self, layer: &Layer) {
+        if layer.damage.is_some() {
+            self.read.insert(layer.facts.id);
+        }
+    }
+
+    /// The damage; and the layers that were marked as damaged and are right now.
+    pub(super) fn into_findings(self) -> Result<(Vec<Damage>, Vec<LayerId>), CatalogError> {
+        let mut right = self.read.clone();
+        let damage = self.into_damage()?;
+        for found in &damage {
+            right.remove(&found.layer.facts.id);
+        }
+        Ok((damage, right.into_iter().collect()))
+    }
+
+    /// All points that a layer touches: its own in any case, also where the catalog is so damaged
+    /// that it does not find the layer by its id.
+    fn touched(&self, layer: &Layer) -> Result<Vec<PointId>, CatalogError> {
+        let mut touched = match self.repository.catalog().points_on(layer.facts.id) {
+            Err(CatalogError::NoSuchLayer(_)) => Vec::new(),
+            touched => touched?,
+        };
+        if !touched.contains(&layer.point) {
+            touched.insert(0, layer.point);
+        }
+        Ok(touched)
+    }
+
+    fn into_damage(self) -> Result<Vec<Damage>, CatalogError> {
+        let mut damage = self.damage.clone();
+        for (layer, ranges) in self.content.values().cloned() {
+            let touched = self.touched(&layer)?;
             let path = layer.facts.path.clone();
             damage.push(Damage { layer, path, kind: DamageKind::Content(ranges), touched });
         }

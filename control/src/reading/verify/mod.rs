@@ -1,6 +1,7 @@
 //! Verifying: whether what is kept still is what was backed up.
 //!
 //! ```text
+//!  catalog     the file itself; points without folders, and folders without points
 //!  for each point, held:
 //!    layers    of each chain, the full first: its file, qemu-img check, its parent, its manifest
 //!    content   read through the chain by lanes into nothing, against the manifests;
@@ -21,13 +22,14 @@ use blockferry_dataplane::{Counts, Endpoint};
 
 use self::ledger::Ledger;
 pub use self::report::{
-    Against, AgainstOutcome, Content, Damage, DamageKind, VerifiedDisk, VerifiedPoint, VerifyReport,
+    Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
+    VerifiedPoint, VerifyReport,
 };
 use super::error::ReadError;
 use super::scratch::Scratch;
 use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
-use crate::catalog::{CatalogError, DiskName, PointFilter, PointId, Points};
+use crate::catalog::{CatalogError, DiskName, LayerId, PointFilter, PointId, Points};
 use crate::repository::{Repository, RepositoryError};
 
 /// What is to be verified.
@@ -41,7 +43,9 @@ pub struct VerifyRequest {
     pub against: Vec<(DiskName, Endpoint)>,
 }
 
-/// Reads points and says what is damaged. Nothing is changed, and what is found is no error.
+/// Reads points and says what is damaged, which is no error. It is kept in the catalog: no backup
+/// stands on a layer that was found damaged, until a verification finds it right. Nothing else is
+/// changed.
 ///
 /// # Errors
 /// [`ReadError`] where it could not be found out.
@@ -60,6 +64,7 @@ pub fn verify(
     } else {
         request.points.clone()
     };
+    let mut catalog = catalog_faults(repository, &request.points)?;
     let (planned, disks) = planned(repository, &points, request)?;
     let scratch = Scratch::make(&settings.folder)?;
     let settings = &settings.at_once(disks).within(&scratch);
@@ -73,21 +78,43 @@ pub fn verify(
         planned,
         finished: 0,
     };
-    let mut verified = Vec::with_capacity(points.len());
-    let mut against = Vec::new();
-    for id in points {
-        if cancellation.is_cancelled() {
-            return Err(ReadError::Cancelled);
-        }
-        match repository.hold_as_found(id, &request.disks) {
-            Ok(held) => verified.push(run.point(&held, &mut against)?),
-            // It was deleted meanwhile.
-            Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if all => {}
-            Err(error) => return Err(error.into()),
+    let looked = run.all_of(&points, all, &mut catalog);
+    let (damage, right) = run.ledger.into_findings()?;
+    // Also of a verification that was called off, or could not go on.
+    keep(repository, &damage, &right, watch);
+    let (verified, against) = looked?;
+    Ok(VerifyReport { points: verified, damage, catalog, against, elapsed: started.elapsed() })
+}
+
+/// What is wrong with the catalog itself, and with what it says of these points; of all where none
+/// is named.
+fn catalog_faults(
+    repository: &Repository,
+    points: &[PointId],
+) -> Result<Vec<CatalogFault>, ReadError> {
+    let file = repository.catalog().faults()?.into_iter().map(CatalogFault::File);
+    let unmatched = repository.unmatched()?;
+    let folders = unmatched.folders.into_iter().map(CatalogFault::FolderWithoutPoint);
+    let without = unmatched.points.into_iter().map(CatalogFault::PointWithoutFolder);
+    let wanted = |fault: &CatalogFault| {
+        points.is_empty() || fault.point().is_none_or(|point| points.contains(&point))
+    };
+    Ok(file.chain(folders).chain(without).filter(wanted).collect())
+}
+
+/// Keeps what was found, for those who list points and those who would stand on a layer.
+fn keep(repository: &Repository, damage: &[Damage], right: &[LayerId], watch: &Arc<dyn Watch>) {
+    let mut damaged: Vec<(LayerId, String)> = Vec::new();
+    for found in damage {
+        let (id, says) = (found.layer.facts.id, found.kind.to_string());
+        match damaged.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, all)) => *all = format!("{all}; {says}"),
+            None => damaged.push((id, says)),
         }
     }
-    let damage = run.ledger.into_damage()?;
-    Ok(VerifyReport { points: verified, damage, against, elapsed: started.elapsed() })
+    if let Err(error) = repository.catalog().note_verified(&damaged, right) {
+        watch.note(&format!("what was found cannot be kept in the repository: {error}"));
+    }
 }
 
 /// Bytes that are to be read, for the display, and the disks of the point that has most of them.
@@ -128,6 +155,34 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Verifies all these points, or all that there are of them.
+    fn all_of(
+        &mut self,
+        points: &[PointId],
+        some_may_go: bool,
+        catalog: &mut Vec<CatalogFault>,
+    ) -> Result<(Vec<VerifiedPoint>, Vec<Against>), ReadError> {
+        let mut verified = Vec::with_capacity(points.len());
+        let mut against = Vec::new();
+        for id in points {
+            if self.cancellation.is_cancelled() {
+                return Err(ReadError::Cancelled);
+            }
+            match self.repository.hold_as_found(*id, &self.request.disks) {
+                Ok(held) => verified.push(self.point(&held, &mut against)?),
+                // It was deleted meanwhile.
+                Err(RepositoryError::Catalog(CatalogError::NoSuchPoint(_))) if some_may_go => {}
+                // It is one of the faults of the catalog.
+                Err(RepositoryError::PointUnknown { .. }) => {}
+                Err(RepositoryError::Catalog(CatalogError::NoSuchLayer(layer))) => {
+                    catalog.push(CatalogFault::Chain { point: *id, layer });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((verified, against))
+    }
+
     /// Tells how far all points are, with the lanes of this one.
     fn tell(&self, lanes: &[Counts]) {
         let sum = lanes.iter().fold(Counts::default(), |sum, counts| sum.plus(counts));

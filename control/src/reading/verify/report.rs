@@ -6,7 +6,7 @@ use std::time::Duration;
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Counts, Fault};
 
-use crate::catalog::{DiskName, Layer, Point, PointId, RelativePath};
+use crate::catalog::{DiskName, Layer, LayerId, Point, PointId, RelativePath};
 
 /// What was looked at, and what is wrong with it.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct VerifyReport {
     pub points: Vec<VerifiedPoint>,
     /// All damage, by layer and file.
     pub damage: Vec<Damage>,
+    /// What is wrong with the catalog, or with what it says beside what is there.
+    pub catalog: Vec<CatalogFault>,
     /// The comparisons with live sources.
     pub against: Vec<Against>,
     /// Time that it took.
@@ -125,6 +127,66 @@ impl fmt::Display for DamageKind {
                     Some(first) => write!(f, ", first at bytes {} to {}", first.start, first.end()),
                     None => Ok(()),
                 }
+            }
+        }
+    }
+}
+
+/// Something that is wrong with the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CatalogFault {
+    /// The file is damaged.
+    File(String),
+    /// The folder of a point that the catalog does not know.
+    FolderWithoutPoint(PointId),
+    /// A point that has no folder.
+    PointWithoutFolder(PointId),
+    /// A point with a layer that stands on one that is not in the catalog.
+    Chain {
+        /// The point.
+        point: PointId,
+        /// The layer that is not there.
+        layer: LayerId,
+    },
+}
+
+impl CatalogFault {
+    /// Its word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::File(_) => "catalog_damaged",
+            Self::FolderWithoutPoint(_) => "folder_without_point",
+            Self::PointWithoutFolder(_) => "point_without_folder",
+            Self::Chain { .. } => "chain_broken",
+        }
+    }
+
+    /// The point that it is about, if it is about one.
+    #[must_use]
+    pub fn point(&self) -> Option<PointId> {
+        match self {
+            Self::File(_) => None,
+            Self::FolderWithoutPoint(point)
+            | Self::PointWithoutFolder(point)
+            | Self::Chain { point, .. } => Some(*point),
+        }
+    }
+}
+
+impl fmt::Display for CatalogFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what) => write!(f, "catalog.db is damaged: {what}"),
+            Self::FolderWithoutPoint(point) => {
+                write!(f, "points/{point} is there, and the catalog does not know the point")
+            }
+            Self::PointWithoutFolder(point) => {
+                write!(f, "the catalog knows point {point}, and points/{point} is not there")
+            }
+            Self::Chain { point, layer } => {
+                write!(f, "point {point} stands on layer {layer}, which the catalog does not know")
             }
         }
     }

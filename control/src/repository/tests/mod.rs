@@ -81,6 +81,8 @@ fn new_point(repository: &Repository, job: &Job, work: &Work, created: UnixMilli
         path: RelativePath::of_layer(id, layer),
         size_bytes: 1 << 20,
         stored_bytes: 4096,
+        file_bytes: None,
+        checked: None,
         change: None,
         manifest: None,
         counts: ByteCounts::default(),

@@ -249,7 +249,8 @@ impl server::Handler for Door {
             // Only speed is lost where the system refuses.
             let _as_allowed = link::tune_local(&socket);
             reply.accept().await;
-            channel::carry(channel, socket, &Figures::default()).await;
+            let never = std::future::pending();
+            channel::carry(channel, socket, &Figures::default(), never).await;
         });
         Ok(())
     }

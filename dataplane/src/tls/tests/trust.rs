@@ -108,6 +108,44 @@ fn a_server_that_wants_to_know_its_clients_gets_our_certificate() {
     assert_says(&reason, &["asks for a client certificate", "client-key.pem", place]);
 }
 
+/// Runs a line of openssl in a folder; false where there is none.
+fn openssl(folder: &Path, line: &str) -> bool {
+    let mut command = std::process::Command::new("openssl");
+    match command.args(line.split_whitespace()).current_dir(folder).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+#[test]
+fn a_client_certificate_of_version_1_was_said_not_to_go_with_its_key() {
+    let folder = tempfile::TempDir::with_prefix("tls-").unwrap();
+    let path = folder.path();
+    std::fs::write(path.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let ca = "req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca-cert.pem -days 3 \
+              -subj /CN=ca";
+    if !openssl(path, ca) {
+        eprintln!("skipped: there is no openssl to make such a certificate");
+        return;
+    }
+    for (role, more) in [("server", "-extfile names"), ("client", "")] {
+        let asked = format!(
+            "req -newkey rsa:2048 -nodes -keyout {role}-key.pem -out {role} -subj /CN={role}"
+        );
+        let signed = format!(
+            "x509 -req -in {role} -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial \
+             -out {role}-cert.pem -days 3 {more}"
+        );
+        assert!(openssl(path, &asked) && openssl(path, &signed));
+    }
+    let plugin = nbdkit(Nbdkit::memory(1 << 20), path).arg("--tls-verify-peer");
+    let server = plugin.tcp().start().unwrap();
+    Client::open(&server, &secure(&server, Some(path), "")).unwrap();
+}
+
 #[test]
 fn a_client_of_another_ca_is_sent_away() {
     let authority = Authority::new();

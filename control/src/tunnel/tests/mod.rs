@@ -1,0 +1,7 @@
+//! Addresses, known hosts and waits. What passes through a tunnel is tested with a real sshd, in
+//! `tests/copy_tunnel*.rs` of the workspace.
+
+mod addresses;
+mod channels;
+mod trust;
+mod waits;
