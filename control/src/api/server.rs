@@ -186,7 +186,6 @@ async fn accept(
 }
 
 /// What answers one connection.
-#[derive(Clone)]
 struct Asking {
     guest: Arc<Guest>,
     router: TowerToHyperService<Router>,

@@ -13,7 +13,8 @@
 //! that has it, however that ends. The owner of a job's folder has it exclusively, and keeps it
 //! while the folder becomes that of a point; readers share the folders of the points that they
 //! read. Whoever finds a folder with the mark that nobody has may remove it: its job is dead.
-//! A folder without the mark that the catalog does not know is never touched.
+//! A folder without the mark that the catalog does not know is never touched. The mark has the name
+//! of the VM that is backed up there, and who begins with a VM looks for it in all of them.
 //!
 //! **What is one step for others** (a job with its folder, publishing, cleaning up) is done under a
 //! lock on `DIR/work`, held for a moment only.
