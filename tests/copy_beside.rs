@@ -80,8 +80,10 @@ fn a_copy_whose_journal_found_no_room_ends_with_code_1_and_is_resumed_when_there
         let folder = folder();
         let server = image(folder.path());
         fs::create_dir(folder.path().join("small")).unwrap();
-        let line =
-            format!("\"$0\" copy {options} --flush-interval 0s --request-size 4096 -R 1 a \"$1\"");
+        // Slow enough that there are many FLUSHes on a machine whose disks are busy, too.
+        let line = format!(
+            "\"$0\" copy {options} --flush-interval 0s --request-size 4096 -R 1 --rate-limit 1M a \"$1\""
+        );
         let both = format!(
             "mount -t tmpfs -o size=4k none small || exit 99
              {line}; first=$?
