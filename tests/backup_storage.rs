@@ -93,7 +93,7 @@ const READ_ONLY: &str = "
         : > served
         \"$0\" export $point --repository $1 --socket-dir . --json > served & export=$!
         while ! grep -q uri served; do kill -0 $export || exit 96; sleep 0.02; done
-        kill -INT $export
+        kill -TERM $export
         wait $export
     }";
 
