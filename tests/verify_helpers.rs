@@ -28,13 +28,21 @@ fn a_program_that_was_killed_is_no_damage() {
     for (program, condition) in [
         ("qemu-img", "test \"$1\" = check"),
         ("qemu-img", "test \"$1\" = info"),
+        // It tells which layer differs.
+        ("qemu-img", "test \"$1\" = map"),
         ("qemu-nbd", "true"),
     ] {
         let kept = Kept::new();
-        kept.chain();
+        let points = kept.chain();
+        let image = kept.image(&points[0], "root");
+        fs::copy(&image, kept.path("copy")).unwrap();
+        if condition.contains("map") {
+            kept.flip_a_bit_of(&image);
+        }
         killed_when(&kept, program, condition);
         let path = format!("{}:{}", kept.path("programs").display(), env::var("PATH").unwrap());
-        let mut command = kept.command("verify --all --repository repository --json");
+        let line = format!("verify {} --repository repository --json", points[2]);
+        let mut command = kept.command(&line);
         let output = command.env("PATH", path).output().unwrap();
         let said = stderr(&output);
         assert_eq!(code(&output), 4, "{program}, {condition}: {said}");
@@ -42,6 +50,7 @@ fn a_program_that_was_killed_is_no_damage() {
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["damage"], serde_json::json!([]));
         // Nothing of it is kept either.
+        fs::copy(kept.path("copy"), &image).unwrap();
         let (_, listed) = kept.json("points --repository repository --json");
         assert_eq!(listed["points"][0]["state"], "whole", "{listed}");
         assert_eq!(kept.json("verify --all --repository repository --json").0, 0);

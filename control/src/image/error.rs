@@ -152,6 +152,19 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Whether it says something about the image, or one below it. The others are the machine's:
+    /// no program, one that was killed or is stuck, no rights, an image in use.
+    #[must_use]
+    pub fn is_of_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed { .. }
+                | Self::Answer { .. }
+                | Self::Missing { .. }
+                | Self::BackingMissing { .. }
+        )
+    }
+
     /// An error of the system at a file.
     pub(super) fn file(path: &Path, what: &'static str, error: io::Error) -> Self {
         let path = path.to_owned();

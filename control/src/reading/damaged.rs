@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use blockferry_dataplane::plan::{Area, AreaSet};
 
-use crate::image::{Image, ImageTool};
+use crate::image::{Image, ImageError, ImageTool};
 use crate::repository::HeldLayer;
 
 /// Ranges that qemu-img is asked about; a run of it for each. Of more, the digests alone tell.
@@ -12,11 +12,14 @@ const MAX_ASKED: usize = 256;
 
 /// Sorts differences by the layer that has the block. The digests tell the lowest layer that can
 /// have it; one above it that has the same content once more is known by its image alone.
+///
+/// # Errors
+/// [`ImageError`] where nobody can be asked, so that a layer may be held to blame that is right.
 pub(super) fn by_layer(
     held: &HeldLayer,
     found: BTreeMap<usize, AreaSet>,
     tool: &ImageTool,
-) -> BTreeMap<usize, AreaSet> {
+) -> Result<BTreeMap<usize, AreaSet>, ImageError> {
     let image = Image::at(&held.image, tool.clone());
     let mut asked = 0;
     let mut sorted: BTreeMap<usize, AreaSet> = BTreeMap::new();
@@ -25,8 +28,11 @@ pub(super) fn by_layer(
             let ask = lowest > 0 && asked < MAX_ASKED;
             asked += usize::from(ask);
             let mapped = image.as_ref().ok().filter(|_| ask);
-            // Tables that lead nowhere are damage that is told by others.
-            let mapped = mapped.and_then(|image| image.map(range.start, range.length).ok());
+            let mapped = match mapped.map(|image| image.map(range.start, range.length)) {
+                Some(Err(error)) if !error.is_of_image() => return Err(error),
+                // Tables that lead nowhere are damage that is told by others.
+                mapped => mapped.and_then(Result::ok),
+            };
             let mut rest = AreaSet::new();
             rest.insert(range);
             for part in mapped.into_iter().flatten().filter(|part| part.depth < lowest) {
@@ -43,5 +49,5 @@ pub(super) fn by_layer(
             }
         }
     }
-    sorted
+    Ok(sorted)
 }

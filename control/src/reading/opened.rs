@@ -165,7 +165,9 @@ impl Opened for OpenedHere<'_> {
     fn compare(&self, disk: usize, read: &Manifest) -> Result<(), ReadError> {
         let layer = &self.held.layers[disk];
         let found = self.digests[disk].differences(read)?;
-        let differences = by_layer(layer, found, &self.settings.image_tool);
+        // It differs, whoever is to blame.
+        let by_digests = found.clone();
+        let differences = by_layer(layer, found, &self.settings.image_tool).unwrap_or(by_digests);
         let first = differences.iter().filter_map(|(damaged, ranges)| {
             let first = ranges.as_slice().first()?;
             Some((*first, *damaged))

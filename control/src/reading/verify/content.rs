@@ -210,7 +210,11 @@ impl Run<'_> {
             return Ok((Content::Unknown(why.into()), Some(read)));
         };
         self.ledger.note_read(held.layer());
-        let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool);
+        let differences = by_layer(held, digests.differences(&read)?, &self.settings.image_tool)
+            .map_err(|error| ReadError::Image {
+                disk: held.layer().disk_name.clone(),
+                error: Box::new(error),
+            })?;
         for (damaged, ranges) in &differences {
             self.ledger.note_content(held.chain.get(*damaged).unwrap_or(held.layer()), ranges);
         }

@@ -5,7 +5,7 @@ use std::fs;
 use super::Run;
 use super::report::DamageKind;
 use crate::catalog::Layer;
-use crate::image::{CheckVerdict, Image, ImageError};
+use crate::image::{CheckVerdict, Image};
 use crate::reading::error::ReadError;
 use crate::repository::{HeldLayer, RepositoryError};
 
@@ -57,12 +57,7 @@ impl Run<'_> {
             .and_then(|image| Ok((image.info()?, image.check()?)));
         let (info, report) = match checked {
             Ok(checked) => checked,
-            Err(
-                error @ (ImageError::Failed { .. }
-                | ImageError::Answer { .. }
-                | ImageError::Missing { .. }
-                | ImageError::BackingMissing { .. }),
-            ) => {
+            Err(error) if error.is_of_image() => {
                 self.damage(layer, DamageKind::ImageUnfit(error.to_string()))?;
                 return Ok(false);
             }
