@@ -266,7 +266,9 @@ impl From<RepositoryError> for ApiError {
                 let hint = "name one of those that the message names, or none for all";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_such_disk", message, hint)
             }
-            RepositoryError::LayerMissing { .. } => {
+            RepositoryError::LayerMissing { .. }
+            | RepositoryError::LayerCut { .. }
+            | RepositoryError::PointUnknown { .. } => {
                 Self::conflict(DAMAGED, message, "POST /api/v1/points/{id}/verify finds all of it")
             }
             RepositoryError::Busy { .. } => Self::new(
