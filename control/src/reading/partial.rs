@@ -33,9 +33,9 @@ impl PartialFile {
         let mut file = Self { path, partial: partial.into(), replaces, lock: None };
         file.check_name()?;
         let lock = file.claim()?;
-        // One that was left may have been open to others.
-        let emptied =
-            lock.set_permissions(Permissions::from_mode(FILE_MODE)).and_then(|()| lock.set_len(0));
+        // One that was left may have been open to others. Not all file systems have permissions.
+        let _ = lock.set_permissions(Permissions::from_mode(FILE_MODE));
+        let emptied = lock.set_len(0);
         file.lock = Some(lock);
         emptied.map_err(|error| ReadError::system(&file.partial, "making the file", error))?;
         Ok(file)
@@ -66,7 +66,7 @@ impl PartialFile {
             .map_err(|error| ReadError::system(&self.partial, "making it anew", error))?;
         self.lock = None;
         make(&self.partial)?;
-        self.lock = Some(self.claim()?);
+        self.lock = Some(self.claim_made()?);
         Ok(())
     }
 
@@ -127,42 +127,62 @@ impl PartialFile {
         }
     }
 
-    /// Opens the file, or makes it, and holds it.
+    /// Makes the file, or opens the one that is there, and holds it.
     fn claim(&self) -> Result<File, ReadError> {
-        let failed = |error| ReadError::system(&self.partial, "making the file", error);
-        let busy = || ReadError::Busy { path: self.partial.clone() };
-        // Opening a pipe or a device may do something already.
-        match fs::symlink_metadata(&self.partial) {
-            Ok(there) => self.check_ours(&there)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        options.read(true).write(true).mode(FILE_MODE);
         // What somebody has put there to lead us elsewhere is not followed.
         options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options.open(&self.partial).map_err(failed)?;
+        // A file system may give what we make to somebody else: NFS gives nobody what root makes.
+        let (file, owner_matters) = match options.clone().create_new(true).open(&self.partial) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Opening a pipe or a device may do something already.
+                let there = fs::symlink_metadata(&self.partial);
+                self.check_ours(&there.map_err(|error| self.not_made(error))?, true)?;
+                (options.open(&self.partial), true)
+            }
+            made => (made, false),
+        };
+        self.hold(file.map_err(|error| self.not_made(error))?, owner_matters)
+    }
+
+    /// Holds the file that a program has just made at our request.
+    fn claim_made(&self) -> Result<File, ReadError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(&self.partial).map_err(|error| self.not_made(error))?;
+        self.hold(file, false)
+    }
+
+    fn hold(&self, file: File, owner_matters: bool) -> Result<File, ReadError> {
+        let busy = || ReadError::Busy { path: self.partial.clone() };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy()),
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(self.not_made(error.into())),
         }
-        self.check_ours(&file.metadata().map_err(failed)?)?;
+        let mine = file.metadata().map_err(|error| self.not_made(error))?;
+        self.check_ours(&mine, owner_matters)?;
         // Its last owner may have renamed or removed it meanwhile.
         if is_at(&file, &self.partial) { Ok(file) } else { Err(busy()) }
     }
 
+    fn not_made(&self, error: io::Error) -> ReadError {
+        ReadError::system(&self.partial, "making the file", error)
+    }
+
     /// What is written into it is seen by whoever else has it: so it is this user's, and has no
     /// other name.
-    fn check_ours(&self, there: &Metadata) -> Result<(), ReadError> {
+    fn check_ours(&self, there: &Metadata, owner_matters: bool) -> Result<(), ReadError> {
         let stranger = |why| Err(ReadError::NotOurs { path: self.partial.clone(), why });
         if !there.is_file() {
             return stranger("it is no regular file");
         }
-        if there.uid() != rustix::process::geteuid().as_raw() {
+        if owner_matters && there.uid() != rustix::process::geteuid().as_raw() {
             return stranger("it belongs to another user");
         }
-        if there.nlink() != 1 {
+        if there.nlink() > 1 {
             return stranger("it has another name too (a hard link)");
         }
         Ok(())

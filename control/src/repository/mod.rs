@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  DIR/catalog.db                        what is published, and the jobs that run without a hub
+//!  DIR/catalog.db-reserve                room for a deletion on a full file system
 //!  DIR/work/<job>/                       of a running job: images, manifests, sockets of exports
 //!           │ unpublished                the mark of a folder whose point is not in the catalog
 //!           ▼ renamed as a whole, then one transaction, then the mark goes

@@ -27,9 +27,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) fn snapshot(path: &Path) -> Result<Connection, StorageError> {
     let failed = |error| storage(path, &error);
     let mut copy = taken(path)?;
+    settle(&copy, BUSY_DEADLINE).map_err(failed)?;
     // One that an older program made, too: it is brought up in memory.
     migrate(&mut copy, path, MIGRATIONS)?;
-    settle(&copy, BUSY_DEADLINE).map_err(failed)?;
     copy.pragma_update(None, "query_only", true).map_err(failed)?;
     Ok(copy)
 }
