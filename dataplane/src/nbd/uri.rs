@@ -171,7 +171,9 @@ impl FromStr for NbdUri {
                 (Some(text(user, "user name").map_err(|_| NbdUriError::User)?), host)
             }
             // A slash in a password: half of it would be taken for a port, and be shown as one.
-            None if without_passwords(uri) != uri => return Err(NbdUriError::User),
+            None if rest.contains('@') && !authority.is_empty() && tcp(authority).is_err() => {
+                return Err(NbdUriError::User);
+            }
             None => (None, authority),
         };
         // NBD has no passwords. One that was written nevertheless is kept nowhere, so that no log and

@@ -100,6 +100,18 @@ fn what_is_no_nbd_uri_is_told_what_one_looks_like() {
 }
 
 #[test]
+fn a_name_that_looks_like_a_uri_with_a_user_is_a_name() {
+    let uri = parse("nbd://host/nbd://bob%3Asecret/x@y");
+    assert_eq!((uri.export.as_str(), &uri.user), ("nbd://bob:secret/x@y", &None));
+    assert_eq!(parse(&uri.to_string()), uri);
+    for cut in
+        ["nbd://bob:se/cret@host/x", "nbd://bob%3ase/cret@host", "nbd+unix://a:b/c@d?socket=s"]
+    {
+        assert_eq!(error(cut), NbdUriError::User, "{cut}");
+    }
+}
+
+#[test]
 fn each_mistake_has_its_own_error() {
     for uri in ["nbd://h/50%", "nbd://h/%4", "nbd://h/%zz", "nbd://h/%+1"] {
         assert!(matches!(error(uri), NbdUriError::Escape { .. }), "{uri}");
