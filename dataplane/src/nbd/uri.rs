@@ -171,7 +171,10 @@ impl FromStr for NbdUri {
                 (Some(text(user, "user name").map_err(|_| NbdUriError::User)?), host)
             }
             // A slash in a password: half of it would be taken for a port, and be shown as one.
-            None if rest.contains('@') && !authority.is_empty() && tcp(authority).is_err() => {
+            None if rest.contains('@')
+                && !authority.is_empty()
+                && (authority.ends_with(':') || tcp(authority).is_err()) =>
+            {
                 return Err(NbdUriError::User);
             }
             None => (None, authority),
