@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use blockferry::{Hub, HubPlace, by, code, place, run, stderr, wait_until};
+use blockferry::{Hub, HubPlace, by, code, place, run, stderr};
 use blockferry_doubles::disk::Random;
 use blockferry_doubles::{Nbdkit, PortBlock};
 use rustix::process::Signal;
@@ -95,8 +95,7 @@ fn a_hub_that_is_killed_at_any_moment_loses_no_point_and_leaves_nothing() {
         let work = fs::read_dir(folder.path().join("repository/work")).unwrap();
         assert_eq!(work.count(), 0, "{told}");
         for port in ports.range() {
-            // It is closed a moment after the hub has given it back.
-            wait_until(&told, || TcpListener::bind(("127.0.0.1", port)).is_ok());
+            TcpListener::bind(("127.0.0.1", port)).expect(&told);
         }
         let now = points(folder.path());
         for (path, content) in &kept {
@@ -165,8 +164,7 @@ fn readers_and_hubs_that_are_killed_at_any_moment_leave_nothing() {
         }
         place.assert_idle(&hub);
         for port in place.ports.range() {
-            // It is closed a moment after the hub has given it back.
-            wait_until(&told, || TcpListener::bind(("127.0.0.1", port)).is_ok());
+            TcpListener::bind(("127.0.0.1", port)).expect(&told);
         }
     }
     let verified = place.run(&format!("verify {point}"), &hub);

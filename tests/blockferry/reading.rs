@@ -54,6 +54,10 @@ impl HubPlace {
     /// backup there ever was.
     pub(crate) fn assert_idle(&self, hub: &Hub) {
         wait_until("a port is still leased", || self.leases(hub).is_empty());
+        // Leases are given back before their ports are closed; the metrics count both.
+        wait_until("a port is still open", || {
+            hub.get(&self.token, "/nbd/ports/metrics")["in_use"] == 0
+        });
         wait_until("a process is left", || {
             hub.get(&self.token, "/nbd/processes") == json!({ "processes": [] })
         });
