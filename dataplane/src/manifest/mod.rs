@@ -12,7 +12,8 @@
 //! [`MAX_ZERO_RUNS`] are kept; where there are more, the shortest become entries.
 //!
 //! The file has its final name only when it is complete: until [`ManifestWriter::finish`] it is
-//! `NAME.partial`. Nothing but an older manifest, or an empty file, is ever replaced. The writer owns that file and removes it when it is dropped before, unless a
+//! `NAME.partial`. Nothing but an older manifest, or an empty file, is ever replaced. The writer owns
+//! that file and removes it when it is dropped before, unless a
 //! [checkpoint](ManifestWriter::checkpoint) was made, with which a later run goes on.
 
 #![forbid(unsafe_code)]
