@@ -135,8 +135,10 @@ impl Server {
         let mut stop = self.shared.stop.subscribe();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places, &guests) => accepted,
+                // Who comes after the stop is not served, however both are noticed.
+                biased;
                 () = stopped(&mut stop) => break,
+                accepted = accept(&listener, &places, &guests) => accepted,
             };
             match accepted {
                 Ok((stream, place)) => {
@@ -229,12 +231,14 @@ async fn connection(
     );
     // How a connection ends is its client's business: it hung up, was too slow, or spoke no HTTP.
     tokio::select! {
-        _ = served.as_mut() => {}
-        () = guest.sent_away() => {}
+        // The stop is looked at first, so that nothing new is begun after it.
+        biased;
         () = stopped(&mut stop) => {
             served.as_mut().graceful_shutdown();
             let _ = served.await;
         }
+        _ = served.as_mut() => {}
+        () = guest.sent_away() => {}
     }
     guest.goes();
     drop(place);

@@ -45,7 +45,7 @@ pub enum ImageError {
         said: String,
     },
     /// The file system is full.
-    #[error("no space left for {}: {said}; make room, or choose another repository", path.display())]
+    #[error("no space left for {}: {said}; make room there, or choose another folder", path.display())]
     NoSpace {
         /// The image.
         path: PathBuf,

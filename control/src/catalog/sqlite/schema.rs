@@ -7,12 +7,6 @@ pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 pub(super) const MIGRATIONS: &[&str] =
     &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
-/// Which content the manifest of a layer had when it was published.
-const VERSION_3: &str = "
-ALTER TABLE layers ADD COLUMN manifest_id TEXT
-    CHECK (manifest_id IS NULL OR manifest_path IS NOT NULL);
-";
-
 /// Which file it was whose tables were found right last.
 const VERSION_6: &str = "
 ALTER TABLE layers ADD COLUMN checked_inode INTEGER;
@@ -34,6 +28,12 @@ ALTER TABLE layers ADD COLUMN file_bytes INTEGER CHECK (file_bytes >= 0);
 const VERSION_4: &str = "
 ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'backup'
     CHECK (kind IN ('backup', 'export'));
+";
+
+/// Which content the manifest of a layer had when it was published.
+const VERSION_3: &str = "
+ALTER TABLE layers ADD COLUMN manifest_id TEXT
+    CHECK (manifest_id IS NULL OR manifest_path IS NOT NULL);
 ";
 
 /// Whose fault it was that a job failed: whoever asked for it from afar has nothing else to go by.

@@ -55,7 +55,7 @@ fn taken(path: &Path) -> Result<Connection, StorageError> {
 }
 
 fn busy(path: &Path) -> StorageError {
-    StorageError::Busy { path: path.to_owned(), waited_s: u64::from(ATTEMPTS) / 50 }
+    StorageError::Busy { path: path.to_owned(), waited_s: (PAUSE * ATTEMPTS).as_secs() }
 }
 
 /// Opens the file for one look, with no lock and no file beside it that would have to be made.
