@@ -68,7 +68,7 @@ impl FromStr for TunnelAddress {
                 None => (place, None),
             },
         };
-        if !plain(host) {
+        if !plain(host) || host.contains(['[', ']']) {
             return Err(format!("it has no host; {SHAPE}"));
         }
         let port = match port {

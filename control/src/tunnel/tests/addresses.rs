@@ -52,6 +52,8 @@ fn what_is_no_address_is_refused_with_the_reason() {
         ("ssh://[::1", "bracket"),
         ("ssh://[::1]22", "write it as ssh://"),
         ("ssh://[]", "it has no host"),
+        ("ssh://[[]", "it has no host"),
+        ("ssh://a]", "it has no host"),
         ("ssh://hub/path", "nothing else"),
         ("ssh://hub//", "nothing else"),
         ("ssh://hub?x=1", "nothing else"),
