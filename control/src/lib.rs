@@ -7,6 +7,7 @@
 //!  hub         ports, running exports, tokens: the machine with the storage, without its HTTP
 //!  api         the hub over HTTP
 //!  client      the same from the other side
+//!  call        requests over HTTP and their answers, as those who ask have them
 //!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
 //!  bench       what this machine and a link carry, measured on servers of its own
 //!  node        the machine near the VMs, which dials a hub
@@ -23,6 +24,7 @@
 pub mod api;
 pub mod backup;
 pub mod bench;
+mod call;
 pub mod catalog;
 mod child;
 pub mod client;

@@ -106,7 +106,8 @@ async fn submit(
     let backups = shared.backups()?;
     let (status, record) = shared
         .blocking(move |_hub| {
-            let admission = backups.submit(asked.request, asked.repository.as_ref(), asked.key)?;
+            let admission =
+                backups.submit(asked.request, asked.repository.as_ref(), asked.node, asked.key)?;
             let status = match &admission {
                 Admission::New(_) => StatusCode::ACCEPTED,
                 Admission::Known(_) => StatusCode::OK,

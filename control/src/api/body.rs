@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::server::{BODY_DEADLINE, MAX_BODY_BYTES};
 
 /// A body of JSON.
-pub(super) struct ApiJson<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(super) T);
+pub(crate) struct ApiJson<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S>
     for ApiJson<T, MAX_BYTES>
@@ -88,7 +88,7 @@ fn unread(error: &axum::Error, max_bytes: usize) -> ApiError {
 /// A JSON object. By itself serde takes an array as well, with the values of the fields in their
 /// order, which nobody has described and a new field would change.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Object<T>(pub(super) T);
+pub(super) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -111,7 +111,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OfFields<T> {
 }
 
 /// Parts of a path.
-pub(super) struct ApiPath<T>(pub(super) T);
+pub(crate) struct ApiPath<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for ApiPath<T> {
     type Rejection = ApiError;
@@ -124,7 +124,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for ApiPath
 }
 
 /// What follows on the question mark.
-pub(super) struct ApiQuery<T>(pub(super) T);
+pub(crate) struct ApiQuery<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for ApiQuery<T> {
     type Rejection = ApiError;

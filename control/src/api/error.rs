@@ -49,7 +49,7 @@ struct ErrorDetail {
 
 /// An answer that is an error.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -58,7 +58,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    pub(super) fn new(
+    pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
         message: impl Into<String>,
@@ -74,7 +74,7 @@ impl ApiError {
     }
 
     /// Something that is ours.
-    pub(super) fn defect(message: impl Into<String>) -> Self {
+    pub(crate) fn defect(message: impl Into<String>) -> Self {
         let hint = "look into the hub's log; if this is a defect of blockferry, please report it";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, hint)
     }
@@ -90,13 +90,13 @@ impl ApiError {
     }
 
     /// Others have to go first.
-    pub(super) fn too_many(message: impl Into<String>) -> Self {
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
         let hint = "ask again after the seconds of Retry-After";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message, hint).after(CROWD_RETRY_S)
     }
 
     /// A value that does not fit.
-    pub(super) fn unfit(message: impl Into<String>) -> Self {
+    pub(crate) fn unfit(message: impl Into<String>) -> Self {
         let hint = "the fields and what they may hold are in /api/v1/openapi.json";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_field", message, hint)
     }
@@ -242,6 +242,11 @@ impl From<SubmitError> for ApiError {
                 let hint = "say which with ?repository=NAME";
                 Self::conflict(WHICH_REPOSITORY, message, hint)
             }
+            SubmitError::NoNodes => {
+                Self::conflict("no_nodes", message, "or let the hub read the disks itself")
+            }
+            SubmitError::UnknownNode(_) => Self::unfit(message),
+            SubmitError::Nodes(_) => Self::defect(message),
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)

@@ -22,6 +22,7 @@ mod body;
 mod error;
 mod events;
 mod guests;
+mod lend;
 mod metrics;
 mod points;
 mod ports;
@@ -37,9 +38,11 @@ mod tests;
 mod trace;
 mod watch;
 
-pub(crate) use error::{DAMAGED, WHICH_REPOSITORY};
+pub(crate) use body::{ApiJson, ApiPath, ApiQuery};
+pub(crate) use error::{ApiError, DAMAGED, WHICH_REPOSITORY};
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};
 pub use guests::{MAX_STRANGERS, STRANGER_DEADLINE};
+pub(crate) use lend::of_file;
 pub use router::openapi;
 pub use server::{
     BODY_DEADLINE, HEADER_DEADLINE, MAX_BACKUP_BODY_BYTES, MAX_BODY_BYTES, MAX_CONNECTIONS,

@@ -2,17 +2,12 @@
 //! as long as its caller listens.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
@@ -26,6 +21,7 @@ use utoipa_axum::routes;
 use super::body::{ApiJson, ApiPath, ApiQuery, Object};
 use super::error::{ApiError, ErrorBody};
 use super::events::KEEP_ALIVE;
+use super::lend::of_file;
 use super::points::{Place, named};
 use super::shared::Shared;
 use super::submission;
@@ -40,8 +36,6 @@ const DEFAULT_CONNECTIONS: u16 = 16;
 const MAX_CONNECTIONS: u16 = 64;
 /// Clients that are lent digests at once: one for each export.
 pub(super) const MAX_LENDERS: usize = MAX_EXPORTS;
-/// Bytes of digests that are in hand for each of them.
-const CHUNK_BYTES: usize = 256 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
@@ -348,29 +342,7 @@ async fn digests(
         Ok((file, length))
     });
     let (file, length) = lending.await?;
-    let lent = unfold((Arc::new(file), 0, place), move |(file, offset, place)| async move {
-        if offset == length {
-            return None;
-        }
-        let read = Arc::clone(&file);
-        let chunk = tokio::task::spawn_blocking(move || chunk(&read, offset, length)).await;
-        let chunk = chunk.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-        let next = chunk.as_ref().map_or(length, |chunk| offset + chunk.len() as u64);
-        Some((chunk, (file, next, place)))
-    });
-    let head = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, length.to_string()),
-    ];
-    Ok((head, Body::from_stream(lent)).into_response())
-}
-
-/// The bytes from `offset` on, some of them.
-fn chunk(file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-    let left = usize::try_from(length - offset).unwrap_or(CHUNK_BYTES);
-    let mut chunk = vec![0; left.min(CHUNK_BYTES)];
-    file.read_exact_at(&mut chunk, offset)?;
-    Ok(chunk)
+    Ok(of_file(file, length, place))
 }
 
 impl LiveSource {

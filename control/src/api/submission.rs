@@ -4,16 +4,16 @@ use std::str::FromStr;
 
 use axum::http::StatusCode;
 use blockferry_dataplane::Endpoint;
-use blockferry_dataplane::nbd::{Address, NbdUri};
+use blockferry_dataplane::nbd::NbdUri;
 use blockferry_dataplane::plan::{Area, AreaSet};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::body::Object;
 use super::error::ApiError;
-use crate::backup::{BackupRequest, Changes, DiskRequest};
+use crate::backup::{BackupRequest, Changes, DiskRequest, names_files};
 use crate::catalog::{BackupMode, IdempotencyKey};
-use crate::hub::RepositoryName;
+use crate::hub::{NodeName, RepositoryName};
 
 /// Longest name of a dirty bitmap, in bytes; NBD has 4,096 for it with what stands before it.
 const MAX_BITMAP_BYTES: usize = 1024;
@@ -41,6 +41,9 @@ pub(super) struct Submission {
     /// The repository of the hub; where there is but one, it need not be named.
     #[schema(pattern = "^[a-z0-9_-]{1,64}$", example = "default")]
     repository: Option<String>,
+    /// The node that reads the disks, which are named as it sees them; without one the hub does.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$", example = "esx-rack2")]
+    node: Option<String>,
     /// Asking again with the same key gives the same job. It may come as the header
     /// `Idempotency-Key` instead.
     #[schema(min_length = 1, max_length = 255, pattern = r"^[!-~]+$", example = "db1-2026-11-24")]
@@ -60,7 +63,8 @@ struct SubmittedDisk {
         example = "root"
     )]
     name: String,
-    /// Where the hub reads it: an NBD URI over TCP, as nbd://HOST:PORT/EXPORT.
+    /// Where the hub reads it, or the node: an NBD URI over TCP, as nbd://HOST:PORT/EXPORT. A node
+    /// may allow others.
     #[schema(
         pattern = r"^nbds?://[a-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?$",
         example = "nbd://127.0.0.1:10809/root"
@@ -91,6 +95,7 @@ struct ChangedArea {
 pub(super) struct Asked {
     pub(super) request: BackupRequest,
     pub(super) repository: Option<RepositoryName>,
+    pub(super) node: Option<NodeName>,
     pub(super) key: Option<IdempotencyKey>,
 }
 
@@ -111,10 +116,14 @@ impl Submission {
         };
         let mode = self.mode.as_deref().map_or(Ok(BackupMode::Auto), str::parse)?;
         let repository = self.repository.as_deref().map(RepositoryName::from_str).transpose();
+        let node = self.node.as_deref().map(NodeName::from_str).transpose();
+        let node = node.map_err(ApiError::unfit)?;
+        // Which files of its machine a node opens is the node's to say.
+        let local_sources = local_sources || node.is_some();
         let disks = self.disks.into_iter().map(|Object(disk)| disk.check(local_sources));
         let request =
             BackupRequest { vm: self.vm.parse()?, disks: disks.collect::<Result<_, _>>()?, mode };
-        Ok(Asked { request, repository: repository.map_err(ApiError::unfit)?, key })
+        Ok(Asked { request, repository: repository.map_err(ApiError::unfit)?, node, key })
     }
 }
 
@@ -149,11 +158,6 @@ pub(super) fn source(uri: &str, disk: &str, local_sources: bool) -> Result<Endpo
         return Err(local_source(disk));
     }
     Ok(Endpoint::nbd(uri))
-}
-
-/// Whether it has the hub open files of its machine: a socket, or keys and certificates.
-fn names_files(uri: &NbdUri) -> bool {
-    matches!(uri.address, Address::Unix { .. }) || uri.tls_params.certificates.is_some()
 }
 
 fn local_source(disk: &str) -> ApiError {

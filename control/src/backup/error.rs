@@ -55,6 +55,23 @@ pub enum BackupError {
         /// Whether its target is an export of the repository, and its last words.
         exports: String,
     },
+    /// A disk that a node cannot read or write.
+    #[error("{disk}: {}", at_node(*side, said, exports))]
+    DiskAtNode {
+        /// The disk.
+        disk: WhichDisk,
+        /// The side at fault, if it is one.
+        side: Option<Side>,
+        /// Whose fault it is.
+        failure: FailureKind,
+        /// What happened, in the words of the node.
+        said: String,
+        /// The last words of its export.
+        exports: String,
+    },
+    /// The node that was to read the disks.
+    #[error("{0}")]
+    Node(String),
     /// An image that is not as it should be after the copy.
     #[error("{disk}: the new image is not whole: {what}; look at the storage of the repository")]
     NotWhole {
@@ -124,6 +141,7 @@ impl BackupError {
             Self::Disk { fault, .. } if matches!(**fault, Fault::Request(_)) => {
                 FailureKind::Request
             }
+            Self::DiskAtNode { failure, .. } => *failure,
             Self::Repository(error) => error.failure(),
             other => match other.side() {
                 Some(Side::Source) => FailureKind::Source,
@@ -138,6 +156,7 @@ impl BackupError {
     pub fn side(&self) -> Option<Side> {
         match self {
             Self::Disk { fault, .. } => fault.side(),
+            Self::DiskAtNode { side, .. } => *side,
             Self::Empty { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
@@ -151,14 +170,32 @@ impl BackupError {
 /// A target is named by what it is for, and not by the address of its export.
 fn told(fault: &Fault, export: &str) -> String {
     match fault {
-        Fault::Side { side: Side::Target, cause, .. } => {
-            let said =
-                if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") };
-            let advice = if is_full(cause) { "; make room in the repository" } else { "" };
-            format!("the repository: {cause}{said}{advice}")
+        Fault::Side { side: Side::Target, .. } => {
+            format!("the repository: {}", target_words(fault, export))
         }
         other => other.to_string(),
     }
+}
+
+/// What happened to the lane of a node.
+fn at_node(side: Option<Side>, said: &str, export: &str) -> String {
+    match side {
+        Some(Side::Target) => {
+            format!("the repository, from the node: {said}{}", last_words(export))
+        }
+        _ => format!("at the node: {said}"),
+    }
+}
+
+fn last_words(export: &str) -> String {
+    if export.is_empty() { String::new() } else { format!("; qemu-nbd: {export}") }
+}
+
+/// What a fault of the target is, without saying which target; with what its export said.
+pub(crate) fn target_words(fault: &Fault, export: &str) -> String {
+    let Fault::Side { cause, .. } = fault else { return fault.to_string() };
+    let advice = if is_full(cause) { "; make room in the repository" } else { "" };
+    format!("{cause}{}{advice}", last_words(export))
 }
 
 fn is_full(cause: &Cause) -> bool {

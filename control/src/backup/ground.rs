@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::carrier::{Carrier, Here};
 use super::error::BackupError;
+use super::request::BackupSettings;
 use crate::catalog::SqliteCatalog;
 use crate::export::Listener;
 use crate::hub::{ExportAddress, Exports, PortLease, Ports};
@@ -21,6 +23,8 @@ pub(crate) struct Ground {
     /// A leased port for each disk, in the order of the request. Without a hub there are none:
     /// exports are on Unix sockets that nobody else can reach.
     pub(crate) ports: Option<(Arc<Ports>, Vec<PortLease>)>,
+    /// Who reads the sources.
+    pub(crate) carrier: Arc<dyn Carrier>,
 }
 
 /// Its only clients are our own lanes.
@@ -28,12 +32,13 @@ const UNIX_EXPORT_NAME: &str = "disk";
 
 impl Ground {
     /// The ground of a backup without a hub.
-    pub(super) fn alone(repository: &Repository) -> Self {
+    pub(super) fn alone(repository: &Repository, settings: &BackupSettings) -> Self {
         Self {
             repository: repository.clone(),
             jobs: repository.catalog_shared(),
             exports: Arc::default(),
             ports: None,
+            carrier: Arc::new(Here::with(settings)),
         }
     }
 

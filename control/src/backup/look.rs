@@ -8,8 +8,8 @@ use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Cause, Endpoint, Event, Extent, Fault, Lane, LaneSettings, Mover};
 
 use super::cancel::Cancellation;
+use super::carrier::{Here, Sought};
 use super::error::{BackupError, WhichDisk};
-use super::request::{BackupSettings, Changes, DiskRequest};
 use crate::child::held;
 
 /// How often it is looked whether all sources have answered. They tell by events.
@@ -17,22 +17,22 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// What a source is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     /// Size in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Whether it has the bitmap that was named, where one was.
-    pub(super) has_bitmap: bool,
+    pub(crate) has_bitmap: bool,
 }
 
 /// Opens all sources at once, as lanes will, and reads nothing that is needed.
 pub(super) fn look(
-    disks: &[DiskRequest],
-    settings: &BackupSettings,
+    disks: &[Sought],
+    settings: &Here,
     cancellation: &Cancellation,
 ) -> Result<Vec<Looked>, BackupError> {
-    let first = lanes_over(disks, settings, cancellation, |disk| match &disk.changes {
-        Changes::Bitmap(name) => Extent::Bitmap(name.clone()),
-        Changes::Compared | Changes::Areas(_) => Extent::Areas(AreaSet::new()),
+    let first = lanes_over(disks, settings, cancellation, |disk| match &disk.bitmap {
+        Some(name) => Extent::Bitmap(name.clone()),
+        None => Extent::Areas(AreaSet::new()),
     })?;
     let lacking: Vec<usize> = first
         .iter()
@@ -43,7 +43,7 @@ pub(super) fn look(
         .map(|(index, _)| index)
         .collect();
     // Those have a size nevertheless.
-    let again: Vec<DiskRequest> = lacking.iter().map(|index| disks[*index].clone()).collect();
+    let again: Vec<Sought> = lacking.iter().map(|index| disks[*index].clone()).collect();
     let mut sizes =
         lanes_over(&again, settings, cancellation, |_| Extent::Areas(AreaSet::new()))?.into_iter();
     let mut looked = Vec::with_capacity(disks.len());
@@ -51,12 +51,12 @@ pub(super) fn look(
         let has_bitmap = !lacking.contains(&index);
         let ended = if has_bitmap { ended } else { sizes.next().unwrap_or(ended) };
         let size = ended.map_err(|fault| BackupError::Disk {
-            disk: WhichDisk(disks[index].name.clone()),
+            disk: WhichDisk(disks[index].disk.clone()),
             fault: Box::new(fault),
             exports: String::new(),
         })?;
         if size == 0 {
-            return Err(BackupError::Empty { disk: WhichDisk(disks[index].name.clone()) });
+            return Err(BackupError::Empty { disk: WhichDisk(disks[index].disk.clone()) });
         }
         looked.push(Looked { size, has_bitmap });
     }
@@ -65,10 +65,10 @@ pub(super) fn look(
 
 /// The sizes that lanes of these extents find, or why they do not even begin.
 fn lanes_over(
-    disks: &[DiskRequest],
-    settings: &BackupSettings,
+    disks: &[Sought],
+    settings: &Here,
     cancellation: &Cancellation,
-    extent: impl Fn(&DiskRequest) -> Extent,
+    extent: impl Fn(&Sought) -> Extent,
 ) -> Result<Vec<Result<u64, Fault>>, BackupError> {
     if disks.is_empty() {
         return Ok(Vec::new());

@@ -15,6 +15,7 @@
 //! that failed, with its reason.
 
 mod cancel;
+mod carrier;
 mod copying;
 mod error;
 mod ground;
@@ -29,10 +30,14 @@ mod standing;
 mod tests;
 
 pub use cancel::Cancellation;
+pub(crate) use carrier::{Carried, Carrier, CarryError, Carrying, Here, Load, LoadFault, Sought};
+pub(crate) use error::target_words;
 pub use error::{BackupError, WhichDisk};
 pub(crate) use ground::Ground;
+pub(crate) use look::Looked;
 pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
+pub(crate) use request::names_files;
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
 pub(crate) use run::Run;
 pub use run::{Watch, back_up, lane_words, plan_words};

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 
 use blockferry_dataplane::digest::DigestAlgorithm;
+use blockferry_dataplane::nbd::{Address, NbdUri};
 use blockferry_dataplane::plan::AreaSet;
 use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
 
+use super::carrier::Sought;
 use super::error::BackupError;
 use crate::catalog::{BackupMode, DiskName, DiskUuid, VmName};
 use crate::export::ExportSettings;
@@ -36,6 +38,17 @@ pub struct DiskRequest {
     pub changes: Changes,
 }
 
+impl DiskRequest {
+    /// It, to be looked at.
+    pub(super) fn sought(&self) -> Sought {
+        let bitmap = match &self.changes {
+            Changes::Bitmap(name) => Some(name.clone()),
+            Changes::Compared | Changes::Areas(_) => None,
+        };
+        Sought { disk: self.name.clone(), source: self.source.clone(), bitmap }
+    }
+}
+
 /// A VM to back up: all disks into one point.
 #[derive(Clone, Debug)]
 pub struct BackupRequest {
@@ -64,6 +77,12 @@ impl BackupRequest {
             None => Ok(()),
         }
     }
+}
+
+/// Whether whoever reads this source opens files of its own machine for it: a socket, or keys and
+/// certificates.
+pub(crate) fn names_files(uri: &NbdUri) -> bool {
+    matches!(uri.address, Address::Unix { .. }) || uri.tls_params.certificates.is_some()
 }
 
 /// How backups are made.

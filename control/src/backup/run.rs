@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use blockferry_dataplane::manifest::Manifest;
-use blockferry_dataplane::{Counts, Event, LaneReport};
+use blockferry_dataplane::{Counts, Event};
 
 use super::cancel::Cancellation;
+use super::carrier::{Carried, Sought};
 use super::copying::copy;
 use super::error::{BackupError, WhichDisk};
 use super::ground::Ground;
-use super::look::look;
 use super::plan::{DiskPlan, Planned, plan};
 use super::report::{BackupReport, DiskReport};
-use super::request::{BackupRequest, BackupSettings, DIGEST};
+use super::request::{BackupRequest, BackupSettings, DIGEST, DiskRequest};
 use super::stage::{Staged, stage};
 use crate::catalog::{
     ByteCounts, CatalogError, CheckedFile, DiskId, DiskName, Job, JobId, JobState, Jobs,
@@ -89,7 +89,7 @@ pub fn back_up(
     request.check()?;
     let (job, work) = repository.begin(request.vm.clone(), request.mode)?;
     watch.job(&job);
-    let ground = Ground::alone(repository);
+    let ground = Ground::alone(repository, settings);
     Run { ground: &ground, request, settings, watch, cancellation, job: job.id }.to_end(work)
 }
 
@@ -124,7 +124,8 @@ impl Run<'_> {
         if self.ground.has_job_in_repository() {
             self.advance(JobState::Planning, "looking at its disks")?;
         }
-        let looked = look(&self.request.disks, self.settings, self.cancellation)?;
+        let sought: Vec<Sought> = self.request.disks.iter().map(DiskRequest::sought).collect();
+        let looked = self.ground.carrier.look(&sought, self.cancellation)?;
         let mut plans = Vec::with_capacity(looked.len());
         for (disk, looked) in self.request.disks.iter().zip(looked) {
             let tool = &self.settings.image_tool;
@@ -135,19 +136,19 @@ impl Run<'_> {
         let mut staged = stage(&plans, work, self.ground, self.settings)?;
 
         self.advance(JobState::Copying, "all exports are ready")?;
-        let lanes = copy(
+        let carried = copy(
             self.request,
             &plans,
             &mut staged,
             work,
-            self.settings,
+            &*self.ground.carrier,
             self.watch,
             self.cancellation,
         )?;
 
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
-        let disks = self.finish_images(images, plans, lanes, work)?;
+        let disks = self.finish_images(images, plans, carried, work)?;
         if self.cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
@@ -223,11 +224,11 @@ impl Run<'_> {
         &self,
         images: Vec<Image>,
         plans: Vec<Planned>,
-        lanes: Vec<LaneReport>,
+        carried: Vec<Carried>,
         work: &Work,
     ) -> Result<Vec<Finished>, BackupError> {
-        let ended: Vec<_> = images.into_iter().zip(plans).zip(lanes).collect();
-        each(&ended, |((image, planned), lane)| {
+        let ended: Vec<_> = images.into_iter().zip(plans).zip(carried).collect();
+        each(&ended, |((image, planned), carried)| {
             let disk = || WhichDisk(planned.plan.name.clone());
             let not_whole = |what| BackupError::NotWhole { disk: disk(), what };
             match image.check()?.verdict {
@@ -255,8 +256,8 @@ impl Run<'_> {
                 manifest: manifest.parse().map_err(CatalogError::from)?,
                 report: DiskReport {
                     plan: planned.plan.clone(),
-                    counts: lane.counts,
-                    elapsed: lane.elapsed,
+                    counts: carried.counts,
+                    elapsed: carried.elapsed,
                     stored_bytes: metadata.blocks() * BLOCK_BYTES,
                 },
                 file_bytes: metadata.len(),

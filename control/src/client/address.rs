@@ -33,9 +33,9 @@ impl HubAddress {
         }
     }
 
-    /// The path of a call of the API.
-    pub(super) fn path(&self, call: &str) -> String {
-        format!("{}/api/v1{call}", self.path)
+    /// What stands before the path of a call.
+    pub(super) fn prefix(&self) -> &str {
+        &self.path
     }
 }
 

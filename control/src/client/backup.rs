@@ -22,7 +22,7 @@ use crate::backup::{BackupReport, Cancellation, Watch, plan_words};
 use crate::catalog::{
     BackupMode, DiskName, FailureKind, Job, JobState, PointId, UnixMillis, ValueError, VmName,
 };
-use crate::hub::RepositoryName;
+use crate::hub::{NodeName, RepositoryName};
 use crate::record::{EventRecord, JobRecord, MovedRecord, PointRecord};
 
 /// How often it is looked whether the job is to be called off.
@@ -45,6 +45,9 @@ pub struct Submission {
     /// The repository of the hub; the only one where none is named.
     #[serde(serialize_with = "as_text_or_nothing")]
     pub repository: Option<RepositoryName>,
+    /// The node that reads its disks; the hub itself where none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
 }
 
 /// A disk of it.

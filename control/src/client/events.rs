@@ -10,7 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::error::ClientError;
-use super::http::{HubClient, SILENCE};
+use super::http::HubClient;
+use crate::call::SILENCE;
 
 /// Bytes of one event: what was found in ten thousand points, of which each has some disks.
 const MAX_EVENT_BYTES: usize = 64 << 20;

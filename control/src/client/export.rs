@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::ClientError;
-use super::http::{ANSWER_DEADLINE, HubClient};
+use super::http::HubClient;
 use super::reading::Reading;
 use crate::backup::Watch;
+use crate::call::ANSWER_DEADLINE;
 use crate::catalog::{DiskName, PointId};
 use crate::hub::RepositoryName;
 use crate::record::{ExportRecord, ExportedDiskRecord, ReadingRecord};

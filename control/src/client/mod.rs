@@ -6,7 +6,7 @@
 //!    │                                                 verify    read by the hub
 //!    │                                                 export    served by the hub
 //!    │                                                 restore   of what it serves, compared here
-//!  http        one request a connection, each wait with a deadline
+//!  http        the calls, by `call`
 //!    └─ events   a stream of server-sent events; silence is a fault
 //! ```
 //!
@@ -27,10 +27,11 @@ mod restore;
 mod tests;
 mod verify;
 
+pub use crate::call::{ANSWER_DEADLINE, CONNECT_DEADLINE};
 pub use address::HubAddress;
 pub use backup::{DiskSubmission, Submission};
 pub use error::ClientError;
 pub use export::{Exporting, HubExport};
-pub use http::{ANSWER_DEADLINE, CONNECT_DEADLINE, HubClient};
+pub use http::HubClient;
 pub use points::PointsWanted;
 pub use verify::Verification;

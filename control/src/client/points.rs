@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::ClientError;
-use super::http::{HubClient, escaped};
+use super::http::HubClient;
+use crate::call::escaped;
 use crate::catalog::{PointId, VmName};
 use crate::hub::RepositoryName;
 use crate::record::PointRecord;

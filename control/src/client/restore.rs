@@ -16,8 +16,9 @@ use tempfile::TempDir;
 
 use super::error::ClientError;
 use super::export::{Exporting, HubExport};
-use super::http::{CONNECT_DEADLINE, HubClient, escaped};
+use super::http::HubClient;
 use crate::backup::{Cancellation, Watch};
+use crate::call::{CONNECT_DEADLINE, escaped};
 use crate::catalog::{FailureKind, PointId, ValueError, VmName};
 use crate::hub::RepositoryName;
 use crate::reading::{

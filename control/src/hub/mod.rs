@@ -24,6 +24,7 @@
 //! that may block.
 
 mod address;
+mod at_node;
 mod backups;
 mod error;
 mod exports;
@@ -41,6 +42,7 @@ mod tests;
 mod token;
 
 pub(crate) use address::ExportAddress;
+pub use at_node::{NodeLines, NodesAtWork};
 pub use backups::{
     Backups, DiskProgress, Feed, Follower, JobCounts, JobEvent, QueuePlace, Repositories,
     RepositoryName, SubmitError,

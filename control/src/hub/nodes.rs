@@ -276,6 +276,14 @@ impl NodeCheck {
         Ok(kept.nodes.iter().any(|node| &node.name == name && node.key == key))
     }
 
+    /// Whether there is a node of this name.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the nodes cannot be read; then there is none.
+    pub fn is_enrolled(&self, name: &NodeName) -> Result<bool, NodeError> {
+        Ok(self.kept.get()?.nodes.iter().any(|node| &node.name == name))
+    }
+
     /// Enrolls a node that showed a code and a key.
     ///
     /// # Errors

@@ -4,9 +4,23 @@
 //!  NodeFolder  DIR (mode 0700)
 //!    ├─ node_key    its private key, made here, that never leaves
 //!    ├─ hub_keys    the key of its hub, in the format of known_hosts
-//!    └─ node.json   its name, and where the hub is
+//!    ├─ node.json   its name, and where the hub is
+//!    └─ jobs/       digests of the jobs that run now
+//!
+//!  NodeService ─ api    what the hub asks for, over connections that it opens through the tunnel
+//!              └ jobs   sources looked at, lanes run: backup::Here, each job on a thread
+//!  wire         what the two say to each other
 //! ```
 
+mod api;
 mod folder;
+mod jobs;
+mod service;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wire;
+
+pub(crate) use api::{NO_SUCH_JOB, UNFIT};
 
 pub use folder::{NodeError, NodeFolder, NodeRecord};
+pub use service::{NodeService, NodeSettings};

@@ -3,6 +3,7 @@
 use super::repositories::RepositoryName;
 use crate::backup::BackupError;
 use crate::catalog::{CatalogError, JobId, JobState, PointId};
+use crate::hub::{NodeError, NodeName};
 use crate::repository::RepositoryError;
 
 /// One line that says what is wrong, and what to do.
@@ -34,6 +35,15 @@ pub enum SubmitError {
         /// The repositories that have it.
         having: Vec<RepositoryName>,
     },
+    /// A node was named, and there are none.
+    #[error("this hub takes no nodes; start it with --tunnel ADDR")]
+    NoNodes,
+    /// None of that name.
+    #[error("there is no node {0}; `blockferry hub enroll` makes one")]
+    UnknownNode(NodeName),
+    /// Which nodes there are cannot be told.
+    #[error(transparent)]
+    Nodes(#[from] NodeError),
     /// More disks than could ever start together.
     #[error(
         "the VM has {disks} disks, and this hub has {ports} ports, one for each disk; give it a wider range"

@@ -17,7 +17,7 @@ use crate::catalog::{
     Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind, JobState, Jobs,
     NewJob, SqliteCatalog,
 };
-use crate::hub::{Exports, Holder, PortError, PortLease, Ports};
+use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
 use crate::repository::Repository;
 
 /// How often the first of the queue asks again for ports that somebody outside of the hub had.
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) exports: Arc<Exports>,
     pub(super) repositories: Repositories,
     pub(super) settings: BackupSettings,
+    /// Nothing where the hub has no nodes.
+    pub(super) nodes: Option<NodesAtWork>,
     pub(super) tally: Tally,
     state: Mutex<State>,
     changed: Condvar,
@@ -62,6 +64,8 @@ pub(super) struct Ticket {
     pub(super) request: BackupRequest,
     pub(super) repository: Repository,
     pub(super) repository_name: RepositoryName,
+    /// The node that reads its disks; the hub itself where there is none.
+    pub(super) node: Option<NodeName>,
     pub(super) cancellation: Cancellation,
     pub(super) feed: Feed,
 }
@@ -88,6 +92,7 @@ impl Backups {
         exports: Arc<Exports>,
         repositories: Repositories,
         settings: BackupSettings,
+        nodes: Option<NodesAtWork>,
     ) -> Result<Self, CatalogError> {
         recover::settle(&catalog, &repositories)?;
         let shared = Arc::new(Shared {
@@ -96,6 +101,7 @@ impl Backups {
             exports,
             repositories,
             settings,
+            nodes,
             tally: Tally::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -118,7 +124,8 @@ impl Backups {
         &self.shared.repositories
     }
 
-    /// Takes a backup in, or gives back the job that the same key gave before.
+    /// Takes a backup in, or gives back the job that the same key gave before. A `node` reads its
+    /// disks, and else the hub itself.
     ///
     /// # Errors
     /// [`SubmitError`].
@@ -126,9 +133,11 @@ impl Backups {
         &self,
         request: BackupRequest,
         repository: Option<&RepositoryName>,
+        node: Option<NodeName>,
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
         request.check()?;
+        self.check_node(node.as_ref())?;
         let (name, repository) = self.shared.repositories.named(repository)?;
         let (disks, ports) = (request.disks.len(), self.shared.ports.metrics().total);
         if disks > ports {
@@ -158,6 +167,7 @@ impl Backups {
                 request,
                 repository: repository.clone(),
                 repository_name: name.clone(),
+                node,
                 cancellation: Cancellation::default(),
                 feed,
             }));
@@ -236,6 +246,16 @@ impl Backups {
             (state.waiting.len(), state.running.len())
         };
         JobCounts { waiting, running, ..self.shared.tally.counts() }
+    }
+
+    /// Whether this node can be asked to read.
+    fn check_node(&self, node: Option<&NodeName>) -> Result<(), SubmitError> {
+        let Some(node) = node else { return Ok(()) };
+        let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
+        match nodes.check.is_enrolled(node)? {
+            true => Ok(()),
+            false => Err(SubmitError::UnknownNode(node.clone())),
+        }
     }
 
     /// The job that a key gave before, for the same VM and mode.
@@ -357,7 +377,12 @@ impl Shared {
         let holder = Holder::from(ticket.job.id);
         let mut leases = Vec::with_capacity(ticket.request.disks.len());
         for disk in &ticket.request.disks {
-            match self.ports.lease(&holder, &ticket.request.vm, &disk.name) {
+            match self.ports.lease_for(
+                &holder,
+                &ticket.request.vm,
+                &disk.name,
+                ticket.node.as_ref(),
+            ) {
                 Ok(lease) => leases.push(lease),
                 Err(error) => {
                     self.release(ticket);
@@ -386,8 +411,11 @@ impl Shared {
         ports: Vec<PortLease>,
     ) -> io::Result<()> {
         // Noted here and not by its thread, so that jobs begin in the order of the queue.
-        let reason = "looking at its disks";
-        let job = self.catalog.advance(ticket.job.id, JobState::Planning, reason);
+        let reason = match &ticket.node {
+            Some(node) => format!("node {node} looks at its disks"),
+            None => "looking at its disks".to_owned(),
+        };
+        let job = self.catalog.advance(ticket.job.id, JobState::Planning, &reason);
         ticket.feed.job(&job.map_err(io::Error::other)?);
         let (shared, ours) = (Arc::clone(self), Arc::clone(ticket));
         let thread = thread::Builder::new().name(format!("backup-{}", ticket.job.id));

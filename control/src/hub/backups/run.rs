@@ -4,9 +4,22 @@ use std::sync::Arc;
 
 use super::feed::JobEvent;
 use super::queue::{Shared, Ticket};
-use crate::backup::{BackupError, Ground, Run, Watch};
+use crate::backup::{BackupError, Carrier, Ground, Here, Run, Watch};
 use crate::catalog::Jobs;
 use crate::hub::PortLease;
+use crate::hub::at_node::AtNode;
+
+/// Who reads the disks of a job.
+fn carrier(shared: &Shared, ticket: &Ticket) -> Arc<dyn Carrier> {
+    match (&ticket.node, &shared.nodes) {
+        (Some(node), Some(nodes)) => {
+            let connections = shared.settings.lane.connections;
+            Arc::new(AtNode::new(nodes, node, ticket.job.id, connections))
+        }
+        // No job with a node is taken in where there are none.
+        _ => Arc::new(Here::with(&shared.settings)),
+    }
+}
 
 /// Runs a job to its end, which it notes in the catalog and tells on the feed.
 pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
@@ -26,6 +39,7 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
         jobs: Arc::clone(&shared.catalog),
         exports: Arc::clone(&shared.exports),
         ports: Some((Arc::clone(&shared.ports), ports)),
+        carrier: carrier(shared, ticket),
     };
     let watch: Arc<dyn Watch> = Arc::new(ticket.feed.clone());
     let run = Run {

@@ -54,7 +54,8 @@ impl Place {
         let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
         let settings = BackupSettings::for_disks(ports);
         let ports = Arc::clone(hub.ports());
-        let backups = Backups::start(catalog, ports, exports, repositories, settings).unwrap();
+        let backups =
+            Backups::start(catalog, ports, exports, repositories, settings, None).unwrap();
         let mut readers = Readers::start(&hub, Arc::new(backups)).unwrap();
         // Long enough to be met at work.
         let shared = Arc::get_mut(&mut readers.shared).unwrap();

@@ -1,5 +1,7 @@
 //! Backups of a hub, with real exports and few ports.
 
+mod at_node;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::RangeInclusive;
@@ -45,7 +47,8 @@ impl Place {
         settings.mover.rate_limit = Some(8 << 20);
         let (catalog, ports) = (Arc::clone(hub.catalog()), Arc::clone(hub.ports()));
         let exports = Arc::clone(hub.exports());
-        let backups = Backups::start(catalog, ports, exports, repositories, settings).unwrap();
+        let backups =
+            Backups::start(catalog, ports, exports, repositories, settings, None).unwrap();
         Self { backups, hub, folder }
     }
 
@@ -71,7 +74,7 @@ impl Place {
     }
 
     fn submit(&self, vm: &str, disks: usize) -> JobId {
-        self.backups.submit(self.request(vm, disks), None, None).unwrap().into_job().id
+        self.backups.submit(self.request(vm, disks), None, None, None).unwrap().into_job().id
     }
 
     fn job(&self, job: JobId) -> Job {
@@ -179,7 +182,7 @@ fn who_finds_no_port_waits_in_order_and_nobody_overtakes() {
 #[test]
 fn a_vm_with_more_disks_than_ports_is_refused_at_once() {
     let place = Place::new(2);
-    let refused = place.backups.submit(place.request("db1", 3), None, None).unwrap_err();
+    let refused = place.backups.submit(place.request("db1", 3), None, None, None).unwrap_err();
     assert!(matches!(refused, SubmitError::TooManyDisks { disks: 3, ports: 2 }), "{refused}");
     assert_eq!(place.hub.catalog().jobs(&Default::default()).unwrap(), []);
 }
@@ -188,14 +191,14 @@ fn a_vm_with_more_disks_than_ports_is_refused_at_once() {
 fn the_same_key_gives_the_same_job_and_no_second_backup() {
     let place = Place::new(2);
     let key = || Some("nightly-1".parse().unwrap());
-    let first = place.backups.submit(place.request("db1", 1), None, key()).unwrap();
+    let first = place.backups.submit(place.request("db1", 1), None, None, key()).unwrap();
     let Admission::New(first) = first else { panic!("{first:?}") };
     for _ in 0..3 {
-        let again = place.backups.submit(place.request("db1", 1), None, key()).unwrap();
+        let again = place.backups.submit(place.request("db1", 1), None, None, key()).unwrap();
         assert!(matches!(&again, Admission::Known(job) if job.id == first.id), "{again:?}");
     }
     place.wait(first.id, is_over);
-    let again = place.backups.submit(place.request("db1", 1), None, key()).unwrap();
+    let again = place.backups.submit(place.request("db1", 1), None, None, key()).unwrap();
     assert!(matches!(again, Admission::Known(job) if job.state == JobState::Done));
     let (_, repository) = place.backups.repositories().named(None).unwrap();
     assert_eq!(repository.catalog().points(&PointFilter::default()).unwrap().len(), 1);
@@ -228,7 +231,7 @@ fn a_hub_that_stops_calls_off_what_it_does_and_leaves_nothing() {
         assert_eq!(place.job(id).state, JobState::Cancelled);
     }
     place.assert_idle();
-    let refused = place.backups.submit(place.request("db3", 1), None, None).unwrap_err();
+    let refused = place.backups.submit(place.request("db3", 1), None, None, None).unwrap_err();
     assert!(matches!(refused, SubmitError::Stopping), "{refused}");
 }
 

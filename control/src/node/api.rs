@@ -1,0 +1,210 @@
+//! The node over HTTP, for its hub alone: connections come through the node's tunnel.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use tempfile::NamedTempFile;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::jobs::{JobRefusal, Jobs};
+use super::wire::{Done, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
+use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, of_file};
+use crate::catalog::JobId;
+
+/// How long a hub that asks how a job gets on waits for a word: progress comes in this rhythm.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
+/// For the next bytes of a body.
+const BODY_SILENCE: Duration = Duration::from_secs(30);
+/// Bytes of a body of JSON: a million changed areas.
+const MAX_ASKED_BYTES: usize = 64 << 20;
+
+/// The paths of a node.
+pub(super) fn router(jobs: &Arc<Jobs>) -> Router {
+    let paths = Router::new()
+        .route("/health", get(health))
+        .route("/look", post(look))
+        .route("/jobs", get(list))
+        .route("/jobs/{job}", post(start).get(progress).delete(end))
+        .route("/jobs/{job}/disks/{place}/base", put(base))
+        .route("/jobs/{job}/disks/{place}/manifest", get(manifest));
+    Router::new().nest("/api/v1", paths).with_state(Arc::clone(jobs))
+}
+
+/// Answers one connection to its end.
+pub(super) async fn serve(socket: UnixStream, router: Router) {
+    let socket =
+        socket.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(socket));
+    // A socket that is made here and cannot be waited for is closed, which its hub sees.
+    let Ok(socket) = socket else { return };
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    // How it ends is the hub's business: it hung up, or was cut off.
+    let _ended = served.await;
+}
+
+async fn health(State(jobs): State<Arc<Jobs>>) -> Json<serde_json::Value> {
+    let jobs = jobs.ids().len();
+    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "jobs": jobs }))
+}
+
+async fn look(
+    State(jobs): State<Arc<Jobs>>,
+    ApiJson(asked): ApiJson<LookAsked, MAX_ASKED_BYTES>,
+) -> Result<Json<LookAnswer>, ApiError> {
+    blocking(move || jobs.look(asked)).await.map(Json)
+}
+
+async fn list(State(jobs): State<Arc<Jobs>>) -> Json<JobsRecord> {
+    Json(JobsRecord { jobs: jobs.ids().iter().map(JobId::to_string).collect() })
+}
+
+async fn start(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath(job): ApiPath<String>,
+    ApiJson(asked): ApiJson<JobAsked, MAX_ASKED_BYTES>,
+) -> Result<Json<Done>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || jobs.start(job, asked)).await?;
+    Ok(Json(Done {}))
+}
+
+#[derive(Deserialize)]
+struct Seen {
+    seen: usize,
+}
+
+async fn progress(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath(job): ApiPath<String>,
+    ApiQuery(Seen { seen }): ApiQuery<Seen>,
+) -> Result<Json<JobProgress>, ApiError> {
+    let job = jobs.job(JobId::from_str(&job)?)?;
+    // Subscribed before it is looked, so that nothing is missed in between.
+    let mut happened = job.happened();
+    let news = async {
+        loop {
+            let progress = job.progress(seen);
+            if !progress.words.is_empty() || progress.end.is_some() {
+                return progress;
+            }
+            // The job is held here, so there is always one who may tell.
+            let _told = happened.changed().await;
+        }
+    };
+    let news = timeout(PROGRESS_PERIOD, news).await;
+    Ok(Json(news.unwrap_or_else(|_nothing| job.progress(seen))))
+}
+
+async fn end(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath(job): ApiPath<String>,
+) -> Result<Json<Done>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || jobs.end(job)).await?;
+    Ok(Json(Done {}))
+}
+
+async fn base(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath((job, place)): ApiPath<(String, usize)>,
+    body: Body,
+) -> Result<Json<Done>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || {
+        let path = jobs.base(job, place)?;
+        let failed = |error: &dyn std::fmt::Display| {
+            JobRefusal::System(format!("{}: {error}", path.display()))
+        };
+        let folder = path.parent().unwrap_or(&path);
+        // Whoever sent it before, and was cut off, may still be written.
+        let mut file = NamedTempFile::new_in(folder).map_err(|error| failed(&error))?;
+        let mut body = body;
+        // A body that is cut is an error of the frame, so a whole file is all that was sent.
+        while let Some(frame) = Handle::current()
+            .block_on(async { timeout(BODY_SILENCE, body.frame()).await })
+            .map_err(|_late| failed(&"nothing came for too long"))?
+        {
+            let frame = frame.map_err(|error| failed(&error))?;
+            if let Some(bytes) = frame.data_ref() {
+                file.write_all(bytes).map_err(|error| failed(&error))?;
+            }
+        }
+        file.persist(&path).map_err(|error| failed(&error))?;
+        Ok(())
+    })
+    .await?;
+    Ok(Json(Done {}))
+}
+
+async fn manifest(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath((job, place)): ApiPath<(String, usize)>,
+) -> Result<Response, ApiError> {
+    let job = jobs.job(JobId::from_str(&job)?)?;
+    let (file, length) = blocking(move || {
+        let file = job.finished_manifest(place)?;
+        let metadata = file.metadata();
+        let length = metadata.map_err(|error| JobRefusal::System(error.to_string()))?.len();
+        // The job's folder stays as long as its digests are read.
+        Ok(((file, job), length))
+    })
+    .await?;
+    let (file, job) = file;
+    Ok(of_file(file, length, job))
+}
+
+/// Does what waits for the disk or for sources, on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobRefusal> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_panicked| ApiError::defect("a part of the node panicked"))?.map_err(Into::into)
+}
+
+impl From<JobRefusal> for ApiError {
+    fn from(refusal: JobRefusal) -> Self {
+        match refusal {
+            JobRefusal::Unknown(job) => Self::new(
+                StatusCode::NOT_FOUND,
+                NO_SUCH_JOB,
+                format!("there is no job {job} here"),
+                "the node was started anew, or has forgotten it",
+            ),
+            JobRefusal::Unfit(what) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, UNFIT, what, "ask for something else")
+            }
+            JobRefusal::TooMany => Self::too_many("the node has too many jobs"),
+            JobRefusal::Conflict(what) => {
+                Self::new(StatusCode::CONFLICT, "conflict", what, "ask how the job gets on")
+            }
+            JobRefusal::System(what) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "system",
+                what,
+                "look at the machine of the node",
+            ),
+        }
+    }
+}
+
+/// The code of a job that is not there.
+pub(crate) const NO_SUCH_JOB: &str = "no_such_job";
+/// The code of what cannot be asked for.
+pub(crate) const UNFIT: &str = "wrong_field";

@@ -1,0 +1,450 @@
+//! The jobs of a node: lanes that a hub has asked for, each job on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::manifest::Manifest;
+use blockferry_dataplane::nbd::NbdUri;
+use blockferry_dataplane::{Counts, Endpoint, Event};
+use tokio::sync::watch;
+
+use super::wire::{
+    self, CarriedRecord, EndRecord, FaultRecord, JobAsked, JobProgress, LoadRecord, LookAnswer,
+    LookAsked, LookedRecord, WordRecord,
+};
+use crate::backup::{
+    BackupError, Cancellation, Carried, Carrier, CarryError, Carrying, Here, Load, Sought, Watch,
+    lane_words, names_files,
+};
+use crate::catalog::{DiskName, JobId};
+use crate::child::held;
+
+/// How often it is looked whether a job goes on, and how far it is.
+const TICK: Duration = Duration::from_millis(100);
+/// Jobs at once.
+const MAX_JOBS: usize = 128;
+/// Words of a job that are kept.
+const MAX_WORDS: usize = 1024;
+/// Others have nothing to look for in it.
+const FOLDER_MODE: u32 = 0o700;
+
+/// How exports of the hub are reached.
+pub(super) type Reach = Box<dyn Fn(&NbdUri) -> Result<Endpoint, String> + Send + Sync>;
+
+/// How a node runs jobs.
+pub(super) struct JobSettings {
+    /// How lanes are run.
+    pub(super) lanes: Here,
+    /// Whether sources may name files of this machine: Unix sockets, certificates.
+    pub(super) local_sources: bool,
+    /// A job that nobody has asked about for this long is called off, and forgotten.
+    pub(super) forget: Duration,
+    /// How exports of the hub are reached.
+    pub(super) reach: Reach,
+    /// Where words go that concern whoever runs the node.
+    pub(super) log: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// Why a job is not taken, or not found.
+#[derive(Debug)]
+pub(super) enum JobRefusal {
+    /// Nobody has asked for it, or it was forgotten.
+    Unknown(JobId),
+    /// What was asked for cannot be done.
+    Unfit(String),
+    /// Others have to end first.
+    TooMany,
+    /// It does not go on yet, or not any more.
+    Conflict(String),
+    /// This machine.
+    System(String),
+}
+
+/// All jobs. The folder is theirs alone.
+pub(super) struct Jobs {
+    folder: PathBuf,
+    settings: JobSettings,
+    jobs: Mutex<BTreeMap<JobId, Arc<Job>>>,
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jobs").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// A job, and what it has come to. Its folder goes with it.
+#[derive(Debug)]
+pub(super) struct Job {
+    id: JobId,
+    folder: PathBuf,
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    /// Counts what has happened, for who waits.
+    happened: watch::Sender<u64>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    started: bool,
+    words: Vec<WordRecord>,
+    counts: Vec<Counts>,
+    end: Option<EndRecord>,
+    /// When the hub was heard of last.
+    heard: Instant,
+}
+
+impl Jobs {
+    /// Takes the folder, and removes what an earlier run has left in it: its lanes ended with it.
+    ///
+    /// # Errors
+    /// What the system says of the folder.
+    pub(super) fn take(folder: PathBuf, settings: JobSettings) -> io::Result<Arc<Self>> {
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
+        Ok(Arc::new(Self { folder, settings, jobs: Mutex::default() }))
+    }
+
+    /// What these sources are. Blocks.
+    pub(super) fn look(&self, asked: LookAsked) -> Result<LookAnswer, JobRefusal> {
+        let mut sought = Vec::with_capacity(asked.disks.len());
+        for disk in asked.disks {
+            sought.push(Sought {
+                source: self.source(&disk.disk, &disk.source)?,
+                disk: name(&disk.disk)?,
+                bitmap: disk.bitmap,
+            });
+        }
+        // Whoever asked and went is answered nevertheless: it takes no longer than a deadline.
+        let looked = self.settings.lanes.look(&sought, &Cancellation::default());
+        Ok(match looked {
+            Ok(looked) => LookAnswer::Looked(
+                looked
+                    .into_iter()
+                    .map(|disk| LookedRecord { size: disk.size, has_bitmap: disk.has_bitmap })
+                    .collect(),
+            ),
+            Err(error) => {
+                let names: Vec<DiskName> = sought.into_iter().map(|sought| sought.disk).collect();
+                LookAnswer::Fault(FaultRecord::of_look(&error, &names))
+            }
+        })
+    }
+
+    /// Where the digests go of what an export holds already. It makes the job.
+    pub(super) fn base(&self, id: JobId, place: usize) -> Result<PathBuf, JobRefusal> {
+        let job = self.get_or_make(id)?;
+        match held(&job.state).started {
+            false => Ok(job.base(place)),
+            true => Err(JobRefusal::Conflict(format!("job {id} has been started before"))),
+        }
+    }
+
+    /// Starts the lanes of a job; nothing is done where that was done before.
+    pub(super) fn start(self: &Arc<Self>, id: JobId, asked: JobAsked) -> Result<(), JobRefusal> {
+        let job = self.get_or_make(id)?;
+        if held(&job.state).started {
+            return Ok(());
+        }
+        let loads = asked.disks.into_iter().enumerate();
+        let loads = loads.map(|(place, disk)| self.load(&job, place, disk));
+        let loads = loads.collect::<Result<Vec<_>, _>>().inspect_err(|_| self.forget(id))?;
+        let mut lanes = self.settings.lanes.clone();
+        lanes.lane.connections = asked.connections;
+        {
+            let mut state = held(&job.state);
+            // Who asked at the same moment was faster.
+            if std::mem::replace(&mut state.started, true) {
+                return Ok(());
+            }
+            state.counts = vec![Counts::default(); loads.len()];
+        }
+        let (jobs, ours) = (Arc::clone(self), Arc::clone(&job));
+        let thread = thread::Builder::new().name(format!("job-{id}"));
+        let thread = thread.spawn(move || jobs.run(&ours, &lanes, loads));
+        match thread {
+            Ok(thread) => {
+                *held(&job.thread) = Some(thread);
+                Ok(())
+            }
+            Err(error) => {
+                self.forget(id);
+                Err(JobRefusal::System(error.to_string()))
+            }
+        }
+    }
+
+    /// A job, which its hub has asked about now.
+    pub(super) fn job(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
+        let job = held(&self.jobs).get(&id).cloned().ok_or(JobRefusal::Unknown(id))?;
+        held(&job.state).heard = Instant::now();
+        Ok(job)
+    }
+
+    /// The jobs that there are.
+    pub(super) fn ids(&self) -> Vec<JobId> {
+        held(&self.jobs).keys().copied().collect()
+    }
+
+    /// Calls a job off; one that has ended, or never began, is forgotten with its files.
+    pub(super) fn end(&self, id: JobId) -> Result<(), JobRefusal> {
+        let job = self.job(id)?;
+        let at_work = {
+            let state = held(&job.state);
+            state.started && state.end.is_none()
+        };
+        job.cancelled.store(true, Ordering::Relaxed);
+        if !at_work {
+            self.forget(id);
+        }
+        Ok(())
+    }
+
+    /// Calls off and forgets those that nobody asks about any more.
+    pub(super) fn tidy(&self) {
+        let jobs: Vec<_> = held(&self.jobs).values().cloned().collect();
+        for job in jobs {
+            let silent = held(&job.state).heard.elapsed();
+            if silent < self.settings.forget {
+                continue;
+            }
+            if !job.cancelled.load(Ordering::Relaxed) {
+                (self.settings.log)(&format!(
+                    "job {} is called off: the hub has not asked about it for {} s",
+                    job.id,
+                    silent.as_secs()
+                ));
+            }
+            // It is no error that it is gone meanwhile. Asking is no word of the hub.
+            let _gone = self.end(job.id);
+            held(&job.state).heard = Instant::now() - silent;
+        }
+    }
+
+    /// Calls off all, and waits for their ends.
+    pub(super) fn stop(&self) {
+        let jobs: Vec<_> = held(&self.jobs).values().cloned().collect();
+        for job in &jobs {
+            job.cancelled.store(true, Ordering::Relaxed);
+        }
+        for job in jobs {
+            let thread = held(&job.thread).take();
+            if let Some(thread) = thread {
+                // One that panicked has told so itself.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn get_or_make(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
+        let mut jobs = held(&self.jobs);
+        if let Some(job) = jobs.get(&id) {
+            held(&job.state).heard = Instant::now();
+            return Ok(Arc::clone(job));
+        }
+        if jobs.len() >= MAX_JOBS {
+            return Err(JobRefusal::TooMany);
+        }
+        let job = Arc::new(Job::make(id, &self.folder).map_err(|error| {
+            JobRefusal::System(format!("the folder of job {id} cannot be made: {error}"))
+        })?);
+        jobs.insert(id, Arc::clone(&job));
+        Ok(job)
+    }
+
+    fn forget(&self, id: JobId) {
+        held(&self.jobs).remove(&id);
+    }
+
+    fn source(&self, disk: &str, uri: &str) -> Result<Endpoint, JobRefusal> {
+        let unfit =
+            |what: String| JobRefusal::Unfit(format!("the source of disk {disk:?}: {what}"));
+        let source = wire::source(uri).map_err(unfit)?;
+        match &source {
+            Endpoint::Nbd(nbd) if names_files(&nbd.uri) && !self.settings.local_sources => {
+                Err(unfit(
+                    "it names files of the node's machine (a Unix socket, or certificates), which \
+                     the node does not allow; start it with --local-sources"
+                        .into(),
+                ))
+            }
+            _ => Ok(source),
+        }
+    }
+
+    fn load(&self, job: &Job, place: usize, disk: LoadRecord) -> Result<Load, JobRefusal> {
+        let of_disk = |what: String| JobRefusal::Unfit(format!("disk {:?}: {what}", disk.disk));
+        let target: NbdUri =
+            disk.target.parse().map_err(|error| of_disk(format!("its target: {error}")))?;
+        let base = disk.base.then(|| Manifest::open(&job.base(place))).transpose();
+        Ok(Load {
+            disk: name(&disk.disk)?,
+            source: self.source(&disk.disk, &disk.source)?,
+            target: (self.settings.reach)(&target).map_err(of_disk)?,
+            base: base.map_err(|error| of_disk(error.to_string()))?.map(Arc::new),
+            extent: disk.extent.extent().map_err(of_disk)?,
+            manifest: job.manifest(place),
+        })
+    }
+
+    /// Runs the lanes of a job to their end.
+    fn run(&self, job: &Arc<Job>, lanes: &Here, loads: Vec<Load>) {
+        let watch: Arc<dyn Watch> = Arc::clone(job) as _;
+        let end = match lanes.start(loads, &watch, &Cancellation::default()) {
+            Ok(carrying) => job.follow(carrying),
+            Err(error) => CarryError::All(error).into(),
+        };
+        if let EndRecord::Fault(fault) = &end {
+            (self.settings.log)(&format!("job {}: {}", job.id, fault.said));
+        }
+        job.tell(|state| state.end = Some(end));
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Job {
+    fn make(id: JobId, jobs: &Path) -> io::Result<Self> {
+        let folder = jobs.join(id.to_string());
+        DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
+        let state = State {
+            started: false,
+            words: Vec::new(),
+            counts: Vec::new(),
+            end: None,
+            heard: Instant::now(),
+        };
+        Ok(Self {
+            id,
+            folder,
+            cancelled: AtomicBool::new(false),
+            state: Mutex::new(state),
+            happened: watch::Sender::new(0),
+            thread: Mutex::default(),
+        })
+    }
+
+    /// The digests of a disk's base. Disks are numbered, for a name is data.
+    fn base(&self, place: usize) -> PathBuf {
+        self.folder.join(format!("{place}.base"))
+    }
+
+    fn manifest(&self, place: usize) -> PathBuf {
+        self.folder.join(format!("{place}.manifest"))
+    }
+
+    /// The digests of a disk that was carried.
+    pub(super) fn finished_manifest(&self, place: usize) -> Result<File, JobRefusal> {
+        match &held(&self.state).end {
+            Some(EndRecord::Carried(disks)) if place < disks.len() => {}
+            _ => return Err(JobRefusal::Conflict(format!("job {} has no such digests", self.id))),
+        }
+        File::open(self.manifest(place)).map_err(|error| JobRefusal::System(error.to_string()))
+    }
+
+    /// What has happened, from the word `seen` on.
+    pub(super) fn progress(&self, seen: usize) -> JobProgress {
+        let state = held(&self.state);
+        JobProgress {
+            words: state.words.get(seen..).unwrap_or_default().to_vec(),
+            bytes: state.counts.iter().map(|counts| (*counts).into()).collect(),
+            end: state.end.clone(),
+        }
+    }
+
+    /// Changes with each word, and at the end.
+    pub(super) fn happened(&self) -> watch::Receiver<u64> {
+        self.happened.subscribe()
+    }
+
+    fn follow(&self, mut carrying: Box<dyn Carrying>) -> EndRecord {
+        let mut called_off = false;
+        while !carrying.wait_for(TICK) {
+            held(&self.state).counts = carrying.progress();
+            if !called_off && self.cancelled.load(Ordering::Relaxed) {
+                called_off = true;
+                carrying.cancel();
+            }
+        }
+        held(&self.state).counts = carrying.progress();
+        let carried = match carrying.end() {
+            Ok(carried) => carried,
+            Err(error) => return error.into(),
+        };
+        let records =
+            carried.into_iter().enumerate().map(|(place, disk)| self.carried(place, disk));
+        match records.collect() {
+            Ok(records) => EndRecord::Carried(records),
+            Err(error) => CarryError::All(error).into(),
+        }
+    }
+
+    fn carried(&self, place: usize, disk: Carried) -> Result<CarriedRecord, BackupError> {
+        let path = self.manifest(place);
+        let manifest_bytes = fs::metadata(&path)
+            .map_err(|error| BackupError::Node(format!("{}: {error}", path.display())))?
+            .len();
+        Ok(CarriedRecord {
+            bytes: disk.counts.into(),
+            elapsed_ms: u64::try_from(disk.elapsed.as_millis()).unwrap_or(u64::MAX),
+            manifest_bytes,
+            manifest_id: Manifest::open(&path)?.content_id()?,
+        })
+    }
+
+    fn say(&self, word: WordRecord) {
+        self.tell(|state| {
+            if state.words.len() < MAX_WORDS {
+                state.words.push(word);
+            }
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        change(&mut held(&self.state));
+        self.happened.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // What cannot be removed now goes when the node is started next.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Watch for Job {
+    fn note(&self, text: &str) {
+        self.say(WordRecord::Note(text.to_owned()));
+    }
+
+    fn detail(&self, text: &str) {
+        self.say(WordRecord::Detail(text.to_owned()));
+    }
+
+    fn lane(&self, disk: &DiskName, event: &Event<'_>) {
+        if let Some(words) = lane_words(disk, event) {
+            self.detail(&words);
+        }
+    }
+}
+
+fn name(text: &str) -> Result<DiskName, JobRefusal> {
+    text.parse().map_err(|error| JobRefusal::Unfit(format!("{error}")))
+}
