@@ -250,7 +250,7 @@ impl server::Handler for Door {
             let _as_allowed = link::tune_local(&socket);
             reply.accept().await;
             let never = std::future::pending();
-            channel::carry(channel, socket, &Figures::default(), never).await;
+            channel::carry(channel, socket, &Figures::default(), never, None).await;
         });
         Ok(())
     }
