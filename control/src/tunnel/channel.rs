@@ -24,12 +24,15 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
 /// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
-/// none has a little time to do so then, and is not waited for without end.
+/// none has a little time to do so then, and is not waited for without end. With `patience` that is
+/// all the time it has, whoever waits: until it takes something, it holds up all channels of the
+/// connection.
 pub(super) async fn carry<M, S>(
     channel: Channel<M>,
     socket: S,
     figures: &Figures,
     left: impl Future<Output = ()>,
+    patience: Option<Duration>,
 ) where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     S: AsyncRead + AsyncWrite,
@@ -40,7 +43,7 @@ pub(super) async fn carry<M, S>(
         send(from_lane, &to_far, figures).await?;
         to_far.eof().await
     };
-    let down = receive(from_far, to_lane, figures);
+    let down = receive(from_far, to_lane, figures, patience);
     tokio::pin!(down);
     tokio::select! {
         sent = up => if sent.is_ok() {
@@ -82,7 +85,12 @@ where
     }
 }
 
-async fn receive(mut far: ChannelReadHalf, mut near: impl AsyncWrite + Unpin, figures: &Figures) {
+async fn receive(
+    mut far: ChannelReadHalf,
+    mut near: impl AsyncWrite + Unpin,
+    figures: &Figures,
+    patience: Option<Duration>,
+) {
     let mut batch = Batch::default();
     let mut open = true;
     while open {
@@ -93,7 +101,7 @@ async fn receive(mut far: ChannelReadHalf, mut near: impl AsyncWrite + Unpin, fi
             open = batch.take(message);
         }
         let bytes = batch.bytes();
-        if batch.write_to(&mut near).await.is_err() {
+        if batch.write_to(&mut near, patience).await.is_err() {
             return;
         }
         add(&figures.received, bytes);
@@ -127,15 +135,23 @@ impl Batch {
         }
     }
 
-    /// Writes all of it.
-    async fn write_to(&mut self, near: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    /// Writes all of it, each part of it within `patience`.
+    async fn write_to(
+        &mut self,
+        near: &mut (impl AsyncWrite + Unpin),
+        patience: Option<Duration>,
+    ) -> io::Result<()> {
         while !self.payloads.is_empty() {
             let mut slices = [IoSlice::new(&[]); BATCH_PACKETS];
             for (slice, payload) in slices.iter_mut().zip(&self.payloads) {
                 *slice = IoSlice::new(payload);
             }
             let count = self.payloads.len().min(BATCH_PACKETS);
-            let mut written = near.write_vectored(&slices[..count]).await?;
+            let writing = near.write_vectored(&slices[..count]);
+            let mut written = match patience {
+                None => writing.await?,
+                Some(patience) => timeout(patience, writing).await??,
+            };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

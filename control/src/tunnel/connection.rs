@@ -1,38 +1,41 @@
 //! One SSH connection: a thread that makes it, serves it, and makes it anew.
 
-use std::borrow::Cow;
+use std::collections::HashSet;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use russh::client::{self, DisconnectReason, Handle, Msg};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{Channel, ChannelOpenFailure, Disconnect, Limits, Preferred, cipher, compression};
-use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::net::TcpStream;
+use russh::client::{Handle, Msg};
+use russh::keys::PrivateKey;
+use russh::{Channel, ChannelOpenFailure, Disconnect};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::address::TunnelAddress;
+use super::backoff::Backoff;
 use super::channel;
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::Figures;
 use super::lane_socket::LaneSocket;
 use super::link;
+use super::service::Offer;
+use super::session::{Client, Session, connect};
 use super::settings::TunnelSettings;
-use super::trust::{Trust, fingerprint};
+use super::trust::Trust;
 
-/// An attempt to connect starts over after this: a SYN that was lost is sent again only after a
-/// second, then two, then four, and the link may be back in between.
-const CONNECT_ATTEMPT: Duration = Duration::from_secs(2);
-/// Bytes of an SSH packet: OpenSSH sends and takes no more than this on a channel.
-const PACKET_BYTES: u32 = 32 << 10;
-/// Packets that wait for the connection at most, of all channels together: 3 MiB.
-const WAITING_PACKETS: usize = 100;
+/// Longest wait between two attempts of a connection that is kept up: data is to flow again within
+/// three seconds after the link is back.
+const KEPT_WAIT: Duration = Duration::from_secs(2);
+/// Time for an attempt of such a connection: one that the link was lost under is not waited for.
+/// Where a handshake takes longer it is doubled, up to the deadline.
+const KEPT_ATTEMPT: Duration = Duration::from_secs(3);
+/// A session that was over sooner than this is made again only after a wait, as one that could not
+/// be made.
+const STEADY: Duration = Duration::from_secs(5);
+/// Different reasons of one outage that are told.
+const TOLD: usize = 16;
 
 /// What all connections of a tunnel share.
 pub(super) struct Shared {
@@ -69,13 +72,6 @@ impl Drop for Load {
     }
 }
 
-/// A session that can be used.
-pub(super) struct Session {
-    handle: Arc<Handle<Client>>,
-    /// Why it is over, once it is.
-    over: oneshot::Receiver<String>,
-}
-
 /// A connection, as its thread sees it.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
@@ -83,6 +79,8 @@ pub(super) struct Connection {
     pub(super) number: usize,
     pub(super) asks: UnboundedReceiver<Ask>,
     pub(super) figures: Arc<Figures>,
+    /// What the far end may open; such a connection is kept up.
+    pub(super) offer: Option<Arc<Offer>>,
 }
 
 impl Connection {
@@ -91,9 +89,9 @@ impl Connection {
         let mut waiting: Option<Ask> = None;
         loop {
             if let Some(session) = session.take() {
-                let Some(why) = self.use_session(session, waiting.take()).await else { return };
-                self.figures.lost.fetch_add(1, Ordering::Relaxed);
-                self.shared.tell(TunnelEvent::Lost { connection: self.number, why });
+                let first = waiting.take().into_iter().collect();
+                let Some(why) = self.use_session(session, first).await else { return };
+                self.lose(why);
             }
             // Nothing is connected again that nobody asks for.
             let Some(ask) = self.asks.recv().await else { return };
@@ -102,20 +100,54 @@ impl Connection {
         }
     }
 
+    /// Serves, and connects again whether anybody asks or not, until nobody can ask any more.
+    pub(super) async fn keep_up(mut self, mut session: Option<Session>, mut effort: Effort) {
+        let mut pause = if session.is_some() { Duration::ZERO } else { effort.backoff.wait() };
+        let mut waiting = Vec::new();
+        loop {
+            if session.is_none() {
+                session = self.connect_again(pause, &mut effort, &mut waiting).await;
+            }
+            let Some(made) = session.take() else { return };
+            let since = Instant::now();
+            let Some(why) = self.use_session(made, std::mem::take(&mut waiting)).await else {
+                return;
+            };
+            self.lose(why);
+            effort.told.clear();
+            pause = effort.pause_after(since.elapsed());
+        }
+    }
+
+    fn lose(&self, why: String) {
+        self.figures.lost.fetch_add(1, Ordering::Relaxed);
+        self.shared.tell(TunnelEvent::Lost { connection: self.number, why });
+    }
+
     /// Opens channels until the session is over, and tells why it is; `None` when nobody can ask any
     /// more.
-    async fn use_session(&mut self, mut session: Session, first: Option<Ask>) -> Option<String> {
-        // Dropped with the session, and all sockets of lanes with them.
-        let mut channels = JoinSet::new();
-        let mut next = first;
+    async fn use_session(&mut self, mut session: Session, first: Vec<Ask>) -> Option<String> {
+        // Dropped with the session, and all sockets of lanes and of the service with them.
+        let mut tasks = JoinSet::new();
+        let TunnelSettings { keepalive, keepalive_limit, .. } = self.shared.settings;
+        let patience = link::patience(keepalive, keepalive_limit);
+        if let Some(offer) = self.offer.clone() {
+            let (handle, shared) = (Arc::clone(&session.handle), Arc::clone(&self.shared));
+            tasks.spawn(offer.make(shared, self.number, handle));
+        }
+        let lane = |ask| {
+            let (handle, shared) = (Arc::clone(&session.handle), Arc::clone(&self.shared));
+            serve_ask(handle, shared, Arc::clone(&self.figures), ask)
+        };
+        for ask in first {
+            tasks.spawn(lane(ask));
+        }
         loop {
-            if let Some(ask) = next.take() {
-                let (handle, shared) = (Arc::clone(&session.handle), Arc::clone(&self.shared));
-                channels.spawn(serve_ask(handle, shared, Arc::clone(&self.figures), ask));
-            }
             tokio::select! {
                 ask = self.asks.recv() => match ask {
-                    Some(ask) => next = Some(ask),
+                    Some(ask) => {
+                        tasks.spawn(lane(ask));
+                    }
                     None => {
                         // Who has gone already hears no goodbye.
                         let _gone =
@@ -123,7 +155,10 @@ impl Connection {
                         return None;
                     }
                 },
-                Some(_done) = channels.join_next() => {}
+                Some(arrival) = session.arrivals.recv() => if let Some(offer) = self.offer.clone() {
+                    tasks.spawn(offer.carry(arrival, patience));
+                },
+                Some(_done) = tasks.join_next() => {}
                 why = &mut session.over => {
                     return Some(why.unwrap_or_else(|_| "its task has ended".into()));
                 }
@@ -133,11 +168,12 @@ impl Connection {
 
     /// Connects, again and again until the lane gives up.
     async fn connect_for(&self, ask: &Ask) -> Option<Session> {
-        let mut wait = self.shared.settings.backoff;
+        let mut backoff =
+            Backoff::new(self.shared.settings.backoff, self.shared.settings.backoff_limit);
         let mut told = String::new();
         while Instant::now() < ask.due {
             let left = ask.due.saturating_duration_since(Instant::now());
-            match connect(&self.shared, self.number, left).await {
+            match connect(&self.shared, self.number, None, left).await {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     let text = error.to_string();
@@ -151,15 +187,95 @@ impl Connection {
                     }
                 }
             }
-            sleep(jittered(wait)).await;
-            wait = (wait * 2).min(self.shared.settings.backoff_limit);
+            sleep(backoff.wait()).await;
         }
         None
+    }
+
+    /// Connects, again and again, first after `pause`. Lanes that ask meanwhile are put to those
+    /// that are `waiting`, as long as they are. `None` when nobody can ask any more.
+    async fn connect_again(
+        &mut self,
+        mut pause: Duration,
+        effort: &mut Effort,
+        waiting: &mut Vec<Ask>,
+    ) -> Option<Session> {
+        loop {
+            let (shared, number, offer) = (&self.shared, self.number, self.offer.as_ref());
+            let limit = effort.limit;
+            let attempt = async move {
+                sleep(pause).await;
+                connect(shared, number, offer, limit).await
+            };
+            tokio::pin!(attempt);
+            let result = loop {
+                tokio::select! {
+                    result = &mut attempt => break result,
+                    ask = self.asks.recv() => waiting.push(ask?),
+                }
+            };
+            match result {
+                Ok(session) => return Some(session),
+                Err(error) => {
+                    let hopeless = !error.may_pass();
+                    pause = effort.pause_after_error(&error);
+                    effort.tell(&self.shared, self.number, error);
+                    // What is dropped is closed, which its lane sees.
+                    waiting.retain(|ask| !hopeless && Instant::now() < ask.due);
+                }
+            }
+        }
+    }
+}
+
+/// How a connection that is kept up is tried for.
+pub(super) struct Effort {
+    backoff: Backoff,
+    /// For one attempt.
+    pub(super) limit: Duration,
+    deadline: Duration,
+    /// What was told of this outage.
+    told: HashSet<String>,
+}
+
+impl Effort {
+    pub(super) fn new(settings: &TunnelSettings) -> Self {
+        Self {
+            backoff: Backoff::new(settings.backoff, settings.backoff_limit.min(KEPT_WAIT)),
+            limit: KEPT_ATTEMPT.min(settings.deadline),
+            deadline: settings.deadline,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Tells why there is no connection, once for each reason.
+    pub(super) fn tell(&mut self, shared: &Shared, connection: usize, error: TunnelError) {
+        if self.told.len() < TOLD && self.told.insert(error.to_string()) {
+            shared.tell(TunnelEvent::NotUp { connection, error });
+        }
+    }
+
+    fn pause_after_error(&mut self, error: &TunnelError) -> Duration {
+        if error.is_slow() {
+            self.limit = (self.limit * 2).min(self.deadline);
+        }
+        match error.may_pass() {
+            true => self.backoff.wait(),
+            false => self.backoff.longest(),
+        }
+    }
+
+    fn pause_after(&mut self, lived: Duration) -> Duration {
+        if lived < STEADY {
+            return self.backoff.wait();
+        }
+        self.backoff.reset();
+        Duration::ZERO
     }
 }
 
 impl Shared {
-    fn tell(&self, event: TunnelEvent) {
+    pub(super) fn tell(&self, event: TunnelEvent) {
         (self.on_event)(event);
     }
 }
@@ -177,7 +293,7 @@ async fn serve_ask(
         Ok(Ok(channel)) => match LaneSocket::of(socket) {
             Ok(socket) => {
                 let left = socket.left();
-                return channel::carry(channel, socket, &figures, left).await;
+                return channel::carry(channel, socket, &figures, left, None).await;
             }
             Err(error) => error.to_string(),
         },
@@ -210,151 +326,5 @@ async fn open(handle: &Handle<Client>, far: &FarEnd) -> Result<Channel<Msg>, rus
             handle.channel_open_direct_tcpip(host.as_str(), port, "127.0.0.1", 0).await
         }
         FarEnd::Unix { path } => handle.channel_open_direct_streamlocal(path.as_str()).await,
-    }
-}
-
-/// Makes a session within `limit`: TCP, key exchange, the host's key, ours.
-pub(super) async fn connect(
-    shared: &Arc<Shared>,
-    number: usize,
-    limit: Duration,
-) -> Result<Session, TunnelError> {
-    let TunnelSettings { address, identity, .. } = &shared.settings;
-    let due = Instant::now() + limit;
-    let left = || due.saturating_duration_since(Instant::now());
-    let socket = reach(address, limit).await?;
-    link::tune(&socket, shared.settings.keepalive, shared.settings.keepalive_limit).map_err(
-        |error| TunnelError::System { what: "setting up the socket of a tunnel", error },
-    )?;
-    let (ended, over) = oneshot::channel();
-    let seen = Arc::default();
-    let client = Client { shared: Arc::clone(shared), seen: Arc::clone(&seen), ended: Some(ended) };
-    let protocol = |error: russh::Error| match seen.lock() {
-        Ok(seen) if seen.is_some() => {
-            let (fingerprint, what) = seen.clone().unwrap_or_default();
-            TunnelError::HostKey { address: address.clone(), fingerprint, what }
-        }
-        _ => TunnelError::Protocol { address: address.clone(), what: error.to_string() },
-    };
-    let late = |what| move |_| TunnelError::Late { address: address.clone(), what };
-    let config = Arc::new(config(shared));
-    let mut handle = timeout(left(), client::connect_stream(config, socket, client))
-        .await
-        .map_err(late("the key exchange"))?
-        .map_err(protocol)?;
-    let key = PrivateKeyWithHashAlg::new(Arc::clone(&shared.key), None);
-    let user = shared.settings.user();
-    let answer = timeout(left(), handle.authenticate_publickey(user, key))
-        .await
-        .map_err(late("the authentication"))?
-        .map_err(|error| TunnelError::Protocol {
-            address: address.clone(),
-            what: error.to_string(),
-        })?;
-    if !answer.success() {
-        return Err(TunnelError::Refused {
-            address: address.clone(),
-            user: user.to_owned(),
-            identity: identity.clone(),
-        });
-    }
-    shared.tell(TunnelEvent::Up { connection: number, what: format!("{address} is connected") });
-    Ok(Session { handle: Arc::new(handle), over })
-}
-
-/// A TCP connection to whichever of the host's addresses answers first, in their order.
-async fn reach(address: &TunnelAddress, limit: Duration) -> Result<TcpStream, TunnelError> {
-    let attempt = async {
-        loop {
-            let connecting = TcpStream::connect((address.host.as_str(), address.port));
-            match timeout(CONNECT_ATTEMPT, connecting).await {
-                Ok(result) => return result,
-                Err(_late) => {}
-            }
-        }
-    };
-    match timeout(limit, attempt).await {
-        Ok(Ok(socket)) => Ok(socket),
-        Ok(Err(error)) => Err(TunnelError::Connect { address: address.clone(), error }),
-        Err(_late) => Err(TunnelError::Late { address: address.clone(), what: "connecting" }),
-    }
-}
-
-fn config(shared: &Shared) -> client::Config {
-    let TunnelSettings { keepalive, keepalive_limit, window_bytes, rekey_bytes, .. } =
-        shared.settings;
-    client::Config {
-        limits: Limits::new(rekey_bytes, rekey_bytes, link::REKEY_TIME),
-        window_size: window_bytes,
-        maximum_packet_size: PACKET_BYTES,
-        channel_buffer_size: WAITING_PACKETS,
-        preferred: Preferred {
-            // The server is asked for a key that it can be known by.
-            key: Cow::Owned(shared.trust.algorithms()),
-            cipher: Cow::Borrowed(&[
-                cipher::AES_128_GCM,
-                cipher::AES_256_GCM,
-                cipher::CHACHA20_POLY1305,
-            ]),
-            compression: Cow::Borrowed(&[compression::NONE]),
-            ..Preferred::DEFAULT
-        },
-        inactivity_timeout: None,
-        keepalive_interval: Some(keepalive),
-        keepalive_max: keepalive_limit,
-        ..client::Config::default()
-    }
-}
-
-/// A time between half of `wait` and all of it, so that many who lost the same server do not come
-/// back together.
-pub(super) fn jittered(wait: Duration) -> Duration {
-    let mut byte = [0_u8];
-    // Without randomness it is the whole time, which is as right.
-    let _none = getrandom(&mut byte, GetRandomFlags::NONBLOCK);
-    wait - wait.mul_f64(f64::from(byte[0]) / 512.0)
-}
-
-/// What the library calls back.
-pub(super) struct Client {
-    shared: Arc<Shared>,
-    /// The key that was not accepted, and why.
-    seen: Arc<Mutex<Option<(String, String)>>>,
-    ended: Option<oneshot::Sender<String>>,
-}
-
-impl client::Handler for Client {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        shown: &PublicKeyOrCertificate,
-    ) -> Result<bool, russh::Error> {
-        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
-        let Some(objection) = self.shared.trust.objection(key) else { return Ok(true) };
-        if let Ok(mut seen) = self.seen.lock() {
-            *seen = Some((fingerprint(key).to_string(), objection.to_owned()));
-        }
-        Ok(false)
-    }
-
-    async fn disconnected(
-        &mut self,
-        reason: DisconnectReason<russh::Error>,
-    ) -> Result<(), russh::Error> {
-        let why = match &reason {
-            DisconnectReason::ReceivedDisconnect(info) => {
-                format!("the server said goodbye: {}", info.message)
-            }
-            DisconnectReason::Error(error) => error.to_string(),
-        };
-        if let Some(ended) = self.ended.take() {
-            // Nobody listens any more where the tunnel itself is given up.
-            let _unheard = ended.send(why);
-        }
-        match reason {
-            DisconnectReason::ReceivedDisconnect(_) => Ok(()),
-            DisconnectReason::Error(error) => Err(error),
-        }
     }
 }

@@ -13,11 +13,13 @@ use blockferry_dataplane::Dial;
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::connection::{Ask, Connection, Load, Shared, connect};
+use super::connection::{Ask, Connection, Effort, Load, Shared};
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::{ConnectionFigures, Figures};
 use super::identity;
+use super::service::{Offer, TunnelService};
+use super::session::connect;
 use super::settings::TunnelSettings;
 use super::trust::Trust;
 
@@ -55,11 +57,36 @@ impl Tunnel {
         settings: TunnelSettings,
         on_event: impl Fn(TunnelEvent) + Send + Sync + 'static,
     ) -> Result<Self, TunnelError> {
+        Self::start(settings, None, Box::new(on_event))
+    }
+
+    /// A tunnel whose first connection is kept up, and lets the far end connect to `service`. What
+    /// is wrong with the key, or with who is there, shows at once, as with [`Self::open`]. That
+    /// nobody is there is told as an event, as whatever happens later, and tried again for as long
+    /// as this or a dialer is there, once a second or more often, in waits of the settings.
+    ///
+    /// # Errors
+    /// The key or the file of known hosts cannot be used, the server is not who it should be, or
+    /// does not take the key.
+    pub fn serve(
+        settings: TunnelSettings,
+        service: TunnelService,
+        on_event: impl Fn(TunnelEvent) + Send + Sync + 'static,
+    ) -> Result<Self, TunnelError> {
+        Self::start(settings, Some(service), Box::new(on_event))
+    }
+
+    fn start(
+        settings: TunnelSettings,
+        service: Option<TunnelService>,
+        on_event: Box<dyn Fn(TunnelEvent) + Send + Sync>,
+    ) -> Result<Self, TunnelError> {
         let key = Arc::new(identity::load(&settings.identity)?);
         let trust = Trust::load(&settings.known_hosts, &settings.address)?;
-        let shared = Arc::new(Shared { settings, key, trust, on_event: Box::new(on_event) });
+        let shared = Arc::new(Shared { settings, key, trust, on_event });
         let (told, connected) = mpsc::sync_channel(1);
-        let first = start(&shared, 1, Some(told))
+        let offer = service.map(|service| Arc::new(Offer::new(service)));
+        let first = start(&shared, 1, |connection| first(Connection { offer, ..connection }, told))
             .map_err(|error| TunnelError::System { what: "starting a thread", error })?;
         match connected.recv() {
             Ok(result) => result?,
@@ -124,7 +151,7 @@ impl Lines {
         let busy = lines.iter().all(|line| line.channels() > 0);
         if busy && lines.len() < settings.connections.max(1) {
             let number = lines.len() + 1;
-            lines.push(start(&self.shared, number, None)?);
+            lines.push(start(&self.shared, number, |connection| connection.serve(None))?);
         }
         let line = lines
             .iter()
@@ -138,11 +165,11 @@ impl Lines {
     }
 }
 
-/// Starts the thread of a connection. With `told`, it connects at once and tells how that went.
-fn start(
+/// Starts the thread of a connection, which does what `run` says.
+fn start<F: Future<Output = ()>>(
     shared: &Arc<Shared>,
     number: usize,
-    told: Option<mpsc::SyncSender<Result<(), TunnelError>>>,
+    run: impl FnOnce(Connection) -> F + Send + 'static,
 ) -> io::Result<Line> {
     // A thread and a runtime for each: a connection is one cipher, which wants one processor, and
     // what it does is not handed from one thread to another.
@@ -154,20 +181,38 @@ fn start(
         number,
         asks: receiver,
         figures: Arc::clone(&figures),
+        offer: None,
     };
     thread::Builder::new().name(format!("tunnel-{number}")).spawn(move || {
-        runtime.block_on(async move {
-            let Some(told) = told else { return connection.serve(None).await };
-            let limit = connection.shared.settings.deadline;
-            let (result, session) = match connect(&connection.shared, number, limit).await {
-                Ok(session) => (Ok(()), Some(session)),
-                Err(error) => (Err(error), None),
-            };
-            let up = session.is_some();
-            if told.send(result).is_ok() && up {
-                connection.serve(session).await;
-            }
-        });
+        runtime.block_on(run(connection));
     })?;
     Ok(Line { asks, figures })
+}
+
+/// Connects at once, and tells how that went. What may pass fails nothing where the connection is
+/// kept up.
+async fn first(connection: Connection, told: mpsc::SyncSender<Result<(), TunnelError>>) {
+    let (shared, number) = (Arc::clone(&connection.shared), connection.number);
+    let mut effort = Effort::new(&shared.settings);
+    let kept = connection.offer.is_some();
+    let limit = if kept { effort.limit } else { shared.settings.deadline };
+    let session = match connect(&shared, number, connection.offer.as_ref(), limit).await {
+        Ok(session) => Some(session),
+        Err(error) if kept && error.may_pass() => {
+            effort.tell(&shared, number, error);
+            None
+        }
+        Err(error) => {
+            // Whoever started the tunnel waits for this.
+            let _unheard = told.send(Err(error));
+            return;
+        }
+    };
+    if told.send(Ok(())).is_err() {
+        return;
+    }
+    match kept {
+        true => connection.keep_up(session, effort).await,
+        false => connection.serve(session).await,
+    }
 }

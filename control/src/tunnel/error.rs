@@ -84,11 +84,19 @@ pub enum TunnelError {
     },
 }
 
+/// What is awaited while nobody has answered yet.
+pub(super) const CONNECTING: &str = "connecting";
+
 impl TunnelError {
     /// Whether the command has to be changed, rather than the world.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Identity { .. } | Self::KnownHosts { .. })
+    }
+
+    /// Whether somebody is there, who would perhaps have needed more time.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self, Self::Late { what, .. } if *what != CONNECTING)
     }
 
     /// Whether it may be different the next time that somebody tries.
@@ -132,6 +140,27 @@ pub enum TunnelEvent {
         /// Why.
         why: String,
     },
+    /// The far end can connect to the service of this side.
+    Served {
+        /// Over which one.
+        connection: usize,
+        /// Where it listens for that, on its 127.0.0.1; 0 where it does not.
+        port: u16,
+    },
+    /// The far end does not let this side serve; it is asked again.
+    NotServed {
+        /// Over which one.
+        connection: usize,
+        /// Why.
+        why: String,
+    },
+    /// The far end wanted to open what it may not. Told once for each session and reason.
+    Refused {
+        /// Over which one.
+        connection: usize,
+        /// What.
+        what: String,
+    },
 }
 
 impl std::fmt::Display for TunnelEvent {
@@ -146,6 +175,20 @@ impl std::fmt::Display for TunnelEvent {
             }
             Self::ChannelRefused { far, why } => {
                 write!(f, "the far end of the tunnel does not connect to {far}: {why}")
+            }
+            Self::Served { connection, port: 0 } => {
+                write!(f, "tunnel connection {connection}: the far end can connect to this one")
+            }
+            Self::Served { connection, port } => write!(
+                f,
+                "tunnel connection {connection}: 127.0.0.1:{port} of the far end leads to this one"
+            ),
+            Self::NotServed { connection, why } => write!(
+                f,
+                "tunnel connection {connection}: the far end does not connect to this one: {why}"
+            ),
+            Self::Refused { connection, what } => {
+                write!(f, "tunnel connection {connection}: refused to the far end: {what}")
             }
         }
     }

@@ -9,6 +9,12 @@ use tokio::net::TcpStream;
 /// A key is used for an hour at most.
 pub(super) const REKEY_TIME: Duration = Duration::from_secs(3600);
 
+/// How long a reader of what a node offers may take nothing: while it does, nothing else comes in on
+/// the connection, which would be taken for dead after twice this and more.
+pub(super) fn patience(keepalive: Duration, limit: usize) -> Duration {
+    keepalive.saturating_mul(u32::try_from(limit).unwrap_or(u32::MAX)) / 2
+}
+
 /// Sets up a socket of a tunnel, at either end. A link that takes nothing any more is seen by the
 /// kernel, in the time that the keepalives would take: while a packet cannot be sent, nobody here
 /// counts them.

@@ -19,6 +19,7 @@
 //! channels go to the one that has the fewest.
 
 mod address;
+mod backoff;
 mod channel;
 mod connection;
 mod dialer;
@@ -34,6 +35,8 @@ mod key;
 mod lane_socket;
 mod link;
 mod own_key;
+mod service;
+mod session;
 mod settings;
 mod trust;
 
@@ -49,4 +52,5 @@ pub use far::FarEnd;
 pub use figures::ConnectionFigures;
 pub use key::SshKey;
 pub use own_key::{OwnKey, OwnKeyError};
+pub use service::TunnelService;
 pub use settings::TunnelSettings;

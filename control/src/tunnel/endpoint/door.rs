@@ -1,4 +1,4 @@
-//! One connection: who it is, and what of its channels is opened.
+//! One connection: who it is, and what of its channels is opened, in both directions.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,6 +14,7 @@ use russh::{
     compression,
 };
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 
@@ -22,6 +23,8 @@ use super::super::figures::Figures;
 use super::super::key::SshKey;
 use super::super::link;
 use super::super::own_key::OwnKey;
+use super::call;
+use super::directory::{Call, Presence};
 use super::gatekeeper::Gatekeeper;
 use super::stream::Buffered;
 use super::{EndpointEvent, EndpointSettings};
@@ -36,6 +39,10 @@ const LOGIN_ATTEMPTS: usize = 6;
 const REJECTION_TIME: Duration = Duration::from_millis(500);
 /// How often it is looked whether a node is still one.
 const REVIEW_PERIOD: Duration = Duration::from_secs(1);
+/// Names of this machine, as a node writes them.
+const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
+/// Refusals of a connection that are told: words in them are the peer's, and so is their number.
+const TOLD: usize = 64;
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -97,11 +104,15 @@ pub(super) async fn serve(
         Err(error) => return closed(None, error.to_string()),
     };
     let (admitted, mut login) = oneshot::channel();
+    let (calls, mut called) = unbounded_channel();
     let door = Door {
         shared: Arc::clone(&shared),
         peer,
         admitted: Some(admitted),
         node: None,
+        calls,
+        presence: None,
+        offered: false,
         open: Arc::default(),
         told: HashSet::new(),
     };
@@ -113,6 +124,7 @@ pub(super) async fn serve(
         Err(_late) => return closed(None, "it said nothing that SSH begins with".into()),
     };
     let handle = session.handle();
+    let patience = link::patience(settings.keepalive, settings.keepalive_limit);
     let late = tokio::time::sleep(settings.login_deadline);
     tokio::pin!(late);
     let mut node: Option<(String, SshKey)> = None;
@@ -142,9 +154,14 @@ pub(super) async fn serve(
                     break "it is no node any more".to_owned();
                 }
             }
+            Some(call) = called.recv() => {
+                tokio::spawn(call::answer(handle.clone(), call, patience));
+            }
             _ = stopped.changed() => break "the hub stops".to_owned(),
         }
     };
+    // Nobody reaches the node over this one any more.
+    called.close();
     // Who has gone already hears no goodbye; who takes nothing is not waited for.
     let goodbye = handle.disconnect(Disconnect::ByApplication, why.clone(), "en".into());
     let _unheard = timeout(REVIEW_PERIOD, goodbye).await;
@@ -158,7 +175,13 @@ struct Door {
     /// Told once, when the connection is known to be a node's.
     admitted: Option<oneshot::Sender<(String, SshKey)>>,
     node: Option<String>,
-    /// Channels that are open.
+    /// To this connection's thread, from those who want to reach the node.
+    calls: UnboundedSender<Call>,
+    /// In the directory, from the login on.
+    presence: Option<Presence>,
+    /// Whether it was told that the node can be reached.
+    offered: bool,
+    /// Channels that the node has opened.
     open: Arc<AtomicUsize>,
     /// What was refused already, so that a flood does not fill the log.
     told: HashSet<String>,
@@ -166,11 +189,22 @@ struct Door {
 
 impl Door {
     fn refuse(&mut self, what: String) {
-        // Bounded by the ports, and by words of our own.
-        if self.told.insert(what.clone()) {
+        if self.told.len() < TOLD && self.told.insert(what.clone()) {
             let (node, peer) = (self.node.clone(), self.peer);
             self.shared.tell(EndpointEvent::Refused { node, peer, what });
         }
+    }
+}
+
+impl Door {
+    /// Puts the connection into the directory, from where it is taken when the node is none any
+    /// more.
+    fn enter(&mut self, node: &str, key: &SshKey) {
+        let Some(directory) = &self.shared.settings.directory else { return };
+        let (gatekeeper, name) = (Arc::clone(&self.shared.gatekeeper), node.to_owned());
+        let key = key.clone();
+        let stays = move || gatekeeper.may_stay(&name, &key);
+        self.presence = Some(directory.enter(node, self.peer, stays, self.calls.clone()));
     }
 }
 
@@ -185,6 +219,7 @@ impl server::Handler for Door {
         let key = SshKey::new(key.public_key.clone());
         match self.shared.gatekeeper.admit(user, &key) {
             Ok(node) => {
+                self.enter(&node, &key);
                 self.node = Some(node.clone());
                 if let Some(admitted) = self.admitted.take() {
                     // The connection is over already.
@@ -250,8 +285,36 @@ impl server::Handler for Door {
             let _as_allowed = link::tune_local(&socket);
             reply.accept().await;
             let never = std::future::pending();
-            channel::carry(channel, socket, &Figures::default(), never).await;
+            channel::carry(channel, socket, &Figures::default(), never, None).await;
         });
         Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        host: &str,
+        port: &mut u32,
+        _session: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        let ours = LOOPBACK.into_iter().find(|name| *name == host);
+        let (Some(presence), Some(ours), 0) = (&self.presence, ours, *port) else {
+            self.refuse("a port to listen on: nothing listens here for a node".into());
+            return Ok(false);
+        };
+        presence.offer(ours);
+        if let (Some(node), false) = (self.node.clone(), self.offered) {
+            self.offered = true;
+            self.shared.tell(EndpointEvent::Serves { node, peer: self.peer });
+        }
+        Ok(true)
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        host: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(port == 0 && self.presence.as_ref().is_some_and(|presence| presence.withdraw(host)))
     }
 }

@@ -1,16 +1,22 @@
-//! The hub's own end of tunnels: an SSH server that forwards to leased exports, and does nothing
-//! else.
+//! The hub's own end of tunnels: an SSH server that forwards to leased exports, lets the hub connect
+//! to what nodes offer, and does nothing else.
 //!
 //! ```text
 //!  Endpoint ── a thread that accepts ── a thread each connection: Door ── channel ── 127.0.0.1:port
+//!                                                               │ │
+//!                            Gatekeeper: whose key is it, what may that node reach
 //!                                                                 │
-//!                                              Gatekeeper: whose key is it, what may that node reach
+//!          Directory: which nodes are here ── dial ── channel to a node that offers something
 //! ```
 //!
 //! No shell, no command, no subsystem, no agent, no X11, no listening on behalf of a node: what is
 //! not `direct-tcpip` is refused by the library's defaults, which reject everything, and by tests.
+//! A node may ask for `tcpip-forward` without a port, which listens nowhere: from then on the hub
+//! reaches it by its name, if there is a [`Directory`].
 //! A node that is taken away is refused from its next channel on, and its connections are closed.
 
+mod call;
+mod directory;
 mod door;
 mod gatekeeper;
 mod stream;
@@ -30,6 +36,7 @@ use tokio::sync::watch;
 
 use super::own_key::OwnKey;
 
+pub use directory::{ConnectedNode, DialError, Directory};
 pub use gatekeeper::Gatekeeper;
 
 /// How the endpoint treats its connections.
@@ -52,6 +59,8 @@ pub struct EndpointSettings {
     pub window_bytes: u32,
     /// Bytes that are sent, or received, under one key at most; 1 GiB at most.
     pub rekey_bytes: usize,
+    /// Where nodes are entered, to be reached. Without one, they may offer nothing.
+    pub directory: Option<Arc<Directory>>,
 }
 
 impl Default for EndpointSettings {
@@ -65,6 +74,7 @@ impl Default for EndpointSettings {
             keepalive_limit: 3,
             window_bytes: 16 << 20,
             rekey_bytes: 1 << 30,
+            directory: None,
         }
     }
 }
@@ -78,6 +88,13 @@ pub enum EndpointEvent {
         /// Which.
         node: String,
         /// From where.
+        peer: SocketAddr,
+    },
+    /// A node can be reached over a connection.
+    Serves {
+        /// Which.
+        node: String,
+        /// From where it is connected.
         peer: SocketAddr,
     },
     /// A connection is over.
@@ -109,6 +126,7 @@ impl fmt::Display for EndpointEvent {
         };
         match self {
             Self::Connected { node, peer } => write!(f, "node {node} is connected from {peer}"),
+            Self::Serves { node, peer } => write!(f, "node {node} ({peer}) can be reached"),
             Self::Closed { node, peer, why } => {
                 write!(f, "the tunnel of {} is closed: {why}", peer_of(node, peer))
             }

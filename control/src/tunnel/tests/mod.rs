@@ -3,5 +3,6 @@
 
 mod addresses;
 mod channels;
+mod service;
 mod trust;
 mod waits;

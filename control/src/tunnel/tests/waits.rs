@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::TunnelSettings;
-use super::super::connection::jittered;
+use super::super::backoff::jittered;
 
 #[test]
 fn a_jittered_wait_is_between_its_half_and_its_whole_and_seldom_the_same() {

@@ -1,8 +1,11 @@
 //! The endpoint, with our own tunnels, the client of OpenSSH, and peers that mean no good.
 
 mod forwarding;
+mod hostile_hub;
 mod peers;
+mod reaching;
 mod refusals;
+mod returning;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
