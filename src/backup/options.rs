@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use blockferry_control::catalog::{BackupMode, DiskName, VmName};
+use blockferry_control::hub::NodeName;
 use clap::Args;
 
 use crate::lane_options::{LaneOptions, OutputOptions};
@@ -24,6 +25,10 @@ Examples:
   Have a hub do it; its token is in a file, or in $BLOCKFERRY_TOKEN:
     blockferry backup --vm db1 --disk root=nbd://esx/root --hub http://127.0.0.1:10080 \\
         --token-file hub.token
+
+  Have a node of the hub read it, near the VMs:
+    blockferry backup --vm db1 --disk root=nbd://esx/root --hub http://127.0.0.1:10080 \\
+        --token-file hub.token --node esx-rack2
 
   For a script:
     blockferry backup --vm db1 --disk root=nbd://esx/root --repository /backup --json";
@@ -62,6 +67,10 @@ pub(crate) struct BackupOptions {
 
     #[command(flatten)]
     pub(crate) remote: HubOption,
+
+    /// Have this node of the hub read the disks, whose sources are named as the node sees them
+    #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
+    pub(crate) node: Option<NodeName>,
 
     #[command(flatten)]
     pub(crate) lane: LaneOptions,

@@ -73,7 +73,8 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
         };
         disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
     }
-    Ok(Submission { vm: options.vm.clone(), disks, mode: options.mode, repository })
+    let (vm, mode, node) = (options.vm.clone(), options.mode, options.node.clone());
+    Ok(Submission { vm, disks, mode, repository, node })
 }
 
 /// A source as it is told to a hub, which reads it itself.

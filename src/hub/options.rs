@@ -122,6 +122,15 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "ADDR")]
     pub(crate) tunnel: Option<SocketAddr>,
 
+    /// A node that cannot be reached for this long fails the backups that it reads for
+    ///
+    /// Its lanes have a deadline of their own, --deadline of `node serve`.
+    #[arg(
+        long, value_name = "TIME", default_value = "3m", value_parser = parse_duration,
+        requires = "tunnel"
+    )]
+    pub(crate) node_deadline: Duration,
+
     /// Print a JSON object with the API's address on standard output when it can be used
     #[arg(long)]
     pub(crate) json: bool,

@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
 use blockferry_control::hub::{
-    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, Readers, Repositories, host_key,
+    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodesAtWork, Readers,
+    Repositories, host_key,
 };
 use blockferry_control::repository::RepositoryError;
-use blockferry_control::tunnel::endpoint::{Endpoint, EndpointSettings};
+use blockferry_control::tunnel::endpoint::{Directory, Endpoint, EndpointSettings};
 use serde_json::json;
 
 use super::options::ServeOptions;
@@ -59,7 +60,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         line(&format!("{} leased ports are bound again", recovery.adopted.len()));
     }
     let hub = Arc::new(hub);
-    let backups = backups(&hub, options)?.map(Arc::new);
+    let directory = Directory::new();
+    let backups = backups(&hub, &directory, options)?.map(Arc::new);
     let readers = backups.as_ref().map(|backups| Readers::start(&hub, Arc::clone(backups)));
     let readers = readers.transpose()?.map(Arc::new);
     let api = ApiSettings {
@@ -89,7 +91,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         };
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
-    let endpoint = options.tunnel.map(|at| endpoint(at, server.address()?, &hub)).transpose()?;
+    let api_at = server.address()?;
+    let endpoint = options.tunnel.map(|at| endpoint(at, api_at, &hub, directory)).transpose()?;
     tell(server.address()?, endpoint.as_ref().map(Endpoint::address), &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
@@ -99,7 +102,11 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
 }
 
 /// The backups of a hub that has repositories.
-fn backups(hub: &Arc<Hub>, options: &ServeOptions) -> anyhow::Result<Option<Backups>> {
+fn backups(
+    hub: &Arc<Hub>,
+    directory: &Arc<Directory>,
+    options: &ServeOptions,
+) -> anyhow::Result<Option<Backups>> {
     if options.repository.is_empty() {
         return Ok(None);
     }
@@ -120,7 +127,12 @@ fn backups(hub: &Arc<Hub>, options: &ServeOptions) -> anyhow::Result<Option<Back
     let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
     let settings = BackupSettings::for_disks(ports);
     let ports = Arc::clone(hub.ports());
-    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings)?))
+    let nodes = options.tunnel.map(|_| NodesAtWork {
+        check: Arc::new(NodeCheck::of(hub.folder())),
+        lines: Arc::clone(directory) as _,
+        deadline: options.node_deadline,
+    });
+    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings, nodes)?))
 }
 
 /// Raises the limit on open files, as far as that is allowed.
@@ -138,7 +150,12 @@ fn make_room(ports: usize) {
 }
 
 /// The end of tunnels that nodes dial.
-fn endpoint(at: SocketAddr, api: SocketAddr, hub: &Arc<Hub>) -> anyhow::Result<Endpoint> {
+fn endpoint(
+    at: SocketAddr,
+    api: SocketAddr,
+    hub: &Arc<Hub>,
+    directory: Arc<Directory>,
+) -> anyhow::Result<Endpoint> {
     if !api.ip().is_loopback() {
         line(
             "warning: nodes reach the API through their tunnels, and it listens on another address \
@@ -150,7 +167,7 @@ fn endpoint(at: SocketAddr, api: SocketAddr, hub: &Arc<Hub>) -> anyhow::Result<E
     })?;
     let key = host_key(hub.folder())?;
     let gate = Gate::new(NodeCheck::of(hub.folder()), Arc::clone(hub.ports()), api);
-    let settings = EndpointSettings::default();
+    let settings = EndpointSettings { directory: Some(directory), ..EndpointSettings::default() };
     Endpoint::start(listener, key, Arc::new(gate), settings, |event| line(&event.to_string()))
         .context("starting the end of tunnels")
 }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  options ──► enroll  makes this machine a node of a hub
+//!          └─► serve   reads what the hub asks for, until a signal
 //! ```
 
 mod enroll;
 mod options;
+mod serve;
 
 use crate::exit::Exit;
 use options::NodeCommand;
@@ -18,5 +20,6 @@ pub(crate) use options::{EXAMPLES, NodeOptions};
 pub(crate) fn command(options: &NodeOptions) -> anyhow::Result<Exit> {
     match &options.command {
         NodeCommand::Enroll(options) => enroll::command(options),
+        NodeCommand::Serve(options) => serve::command(options),
     }
 }

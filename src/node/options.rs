@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blockferry_dataplane::EngineChoice;
 use blockferry_dataplane::units::parse_duration;
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
+use crate::lane_options::{positive_duration, positive_size};
 use crate::state;
 
 /// Shown below the options.
@@ -18,6 +20,14 @@ Examples:
 
   Copy a disk into an export of the hub that is leased for this node:
     blockferry copy --node nbd://esx/disk nbd://127.0.0.1:10100/NAME";
+
+pub(crate) const SERVE_EXAMPLES: &str = "\
+Examples:
+  As a service, with sources that are Unix sockets of this machine:
+    blockferry node serve --local-sources
+
+  On a link that goes away for minutes now and then:
+    blockferry node serve --deadline 10m        (and hub serve --node-deadline 15m)";
 
 #[derive(Args, Debug)]
 pub(crate) struct NodeOptions {
@@ -33,6 +43,52 @@ pub(crate) enum NodeCommand {
     /// key of the hub, which the code vouches for.
     #[command(after_help = EXAMPLES)]
     Enroll(EnrollOptions),
+    /// Dial the hub, and read the disks that it asks for, until SIGTERM or Ctrl-C
+    ///
+    /// The hub has a backup read by this node where it is asked to (`backup --hub URL --node NAME`).
+    /// Sources are opened from this machine, and what is read goes to the hub through the tunnel.
+    /// Only the hub can ask, and only through the tunnel: nothing listens here.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeOptions),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    pub(crate) state: NodeState,
+
+    /// Take sources that name files of this machine: Unix sockets, certificates
+    ///
+    /// Whoever may ask the hub for a backup can then have this node connect to every socket that
+    /// its user can, and use every key.
+    #[arg(long)]
+    pub(crate) local_sources: bool,
+
+    /// SSH connections at most, over which lanes are spread
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) tunnel_connections: u16,
+
+    /// A source, or the way to the hub, that gives no answer for this long has failed
+    ///
+    /// So long a link may be away without a backup starting over.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_duration)]
+    pub(crate) deadline: Duration,
+
+    /// Call off a job that the hub has not asked about for this long, and forget it
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = positive_duration)]
+    pub(crate) forget: Duration,
+
+    /// Bytes a second at most, of each job
+    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
+    pub(crate) rate_limit: Option<u64>,
+
+    /// auto, uring (io_uring), or poll (epoll, where io_uring is forbidden)
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineChoice,
+
+    /// Print a JSON object on standard output when the hub can reach this node
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

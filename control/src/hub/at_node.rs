@@ -28,6 +28,7 @@ use crate::node::wire::{
     SoughtRecord, WordRecord,
 };
 use crate::node::{NO_SUCH_JOB, UNFIT};
+use crate::tunnel::endpoint::{DialError, Directory};
 
 /// Between two attempts to reach a node.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -41,6 +42,20 @@ pub trait NodeLines: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why there is none, in words.
     fn dial(&self, node: &NodeName, deadline: Duration) -> Result<UnixStream, String>;
+}
+
+impl NodeLines for Directory {
+    fn dial(&self, node: &NodeName, deadline: Duration) -> Result<UnixStream, String> {
+        // Whoever asks says which node it is.
+        Self::dial(self, node.as_str(), deadline).map_err(|error| match error {
+            DialError::NotConnected(_) => "it is not connected".to_owned(),
+            DialError::Refused { why, .. } => format!("it refuses a connection: {why}"),
+            DialError::Late { .. } => {
+                format!("it did not take a connection within {} s", deadline.as_secs())
+            }
+            other => other.to_string(),
+        })
+    }
 }
 
 /// How a hub has disks read by its nodes.

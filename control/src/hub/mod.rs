@@ -60,6 +60,7 @@ pub use readers::{
 };
 pub use secret::NoRandom;
 pub use state::StateFolder;
+pub(crate) use state::lock_file;
 pub use state_file::StateFileError;
 pub use token::{Token, TokenCheck, TokenError, TokenFacts, TokenId, Tokens};
 

@@ -58,6 +58,6 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
 }
 
 /// A file to hold a lock on.
-pub(super) fn lock_file(path: &Path) -> io::Result<File> {
+pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }

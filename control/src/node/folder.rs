@@ -6,10 +6,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use tokio::runtime;
 
+use crate::hub::lock_file;
 use crate::tunnel::{
     EnrollError, EnrollmentCode, OwnKey, OwnKeyError, TunnelAddress, TunnelSettings, enroll,
 };
@@ -17,6 +20,8 @@ use crate::tunnel::{
 const KEY_FILE: &str = "node_key";
 const HUB_KEYS_FILE: &str = "hub_keys";
 const RECORD_FILE: &str = "node.json";
+const LOCK_FILE: &str = "node.lock";
+const JOBS_FOLDER: &str = "jobs";
 /// Others have nothing to look for in it.
 const FOLDER_MODE: u32 = 0o700;
 
@@ -49,6 +54,15 @@ pub enum NodeError {
         path: PathBuf,
         /// What was found.
         detail: String,
+    },
+    /// Another process has the folder.
+    #[error(
+        "another node works in {}; end it, or name another folder by --state",
+        path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
     },
     /// Its key.
     #[error(transparent)]
@@ -110,6 +124,26 @@ impl NodeFolder {
             .map_err(|error| self.failed(RECORD_FILE, error.into()))?;
         self.write(RECORD_FILE, &text)?;
         Ok(record)
+    }
+
+    /// Takes the folder, for one process at a time, until the file is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::InUse`], [`NodeError::NotEnrolled`], or what kept it from being locked.
+    pub(super) fn take(&self) -> Result<File, NodeError> {
+        self.record()?;
+        let lock = lock_file(&self.path.join(LOCK_FILE));
+        let lock = lock.map_err(|error| self.failed(LOCK_FILE, error))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(lock),
+            Err(Errno::WOULDBLOCK) => Err(NodeError::InUse { path: self.path.clone() }),
+            Err(error) => Err(self.failed(LOCK_FILE, error.into())),
+        }
+    }
+
+    /// Where the files of jobs are while they run.
+    pub(super) fn jobs(&self) -> PathBuf {
+        self.path.join(JOBS_FOLDER)
     }
 
     /// Who this node is.

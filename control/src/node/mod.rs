@@ -7,6 +7,7 @@
 //!    ├─ node.json   its name, and where the hub is
 //!    └─ jobs/       digests of the jobs that run now
 //!
+//!  Node: the tunnel, kept up, and
 //!  NodeService ─ api    what the hub asks for, over connections that it opens through the tunnel
 //!              └ jobs   sources looked at, lanes run: backup::Here, each job on a thread
 //!  wire         what the two say to each other
@@ -15,6 +16,7 @@
 mod api;
 mod folder;
 mod jobs;
+mod serve;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -23,4 +25,5 @@ pub(crate) mod wire;
 pub(crate) use api::{NO_SUCH_JOB, UNFIT};
 
 pub use folder::{NodeError, NodeFolder, NodeRecord};
+pub use serve::{Node, ServeError};
 pub use service::{NodeService, NodeSettings};
