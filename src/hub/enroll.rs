@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
-use blockferry_control::hub::{NodeFacts, Nodes, host_key};
+use blockferry_control::hub::{NodeError, NodeFacts, NodeName, NodeWay, Nodes, host_key};
 use serde_json::json;
 
 use super::options::EnrollOptions;
@@ -22,6 +22,8 @@ pub(super) fn command(options: &EnrollOptions) -> anyhow::Result<Exit> {
     } else if let Some(name) = &options.remove {
         nodes.remove(name)?;
         line(&format!("node {name} reaches nothing any more"));
+    } else if let (Some(name), Some(port)) = (&options.node, options.sshd_port) {
+        behind_sshd(&nodes, name, port, options.json)?;
     } else if let Some(name) = &options.node {
         if options.expires.is_zero() {
             return Err(Refusal::usage("--expires 0s: the code would be void before it is read"));
@@ -55,23 +57,56 @@ pub(super) fn command(options: &EnrollOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// A node that an sshd knows.
+fn behind_sshd(nodes: &Nodes, name: &NodeName, port: u16, as_json: bool) -> anyhow::Result<()> {
+    let token = nodes.add_behind_sshd(name, port).map_err(|error| match error {
+        NodeError::PortTaken { .. } => Refusal::usage(error.to_string()),
+        other => other.into(),
+    })?;
+    let told = if as_json {
+        print_json(&json!({ "node": name.as_str(), "sshd_port": port, "token": token }))
+    } else {
+        // The secret goes to standard output and nowhere else.
+        writeln!(io::stdout(), "{token}").context("writing to standard output")
+    };
+    if let Err(unwritten) = told {
+        // Nobody has seen it.
+        nodes.remove(name)?;
+        return Err(unwritten);
+    }
+    line(&format!(
+        "on the node, with this token in a file that only its user can read: blockferry node serve \
+         --tunnel ssh://USER@HOST --api-port {port} --token-file FILE; here, the lines of \
+         scripts/sshd-lines NODE.pub --node-port {port}"
+    ));
+    Ok(())
+}
+
 fn list(nodes: &[NodeFacts], as_json: bool) -> anyhow::Result<()> {
     if as_json {
         let rows: Vec<_> = nodes
             .iter()
             .map(|node| {
-                json!({
+                let mut row = json!({
                     "node": node.name.as_str(),
-                    "fingerprint": node.fingerprint,
                     "enrolled_ms": node.enrolled.get(),
-                })
+                });
+                match &node.way {
+                    NodeWay::Key { fingerprint } => row["fingerprint"] = json!(fingerprint),
+                    NodeWay::Sshd { port } => row["sshd_port"] = json!(port),
+                }
+                row
             })
             .collect();
         return print_json(&json!({ "nodes": rows }));
     }
-    let rows = nodes
-        .iter()
-        .map(|node| vec![node.name.to_string(), rfc3339(node.enrolled), node.fingerprint.clone()]);
+    let rows = nodes.iter().map(|node| {
+        let way = match &node.way {
+            NodeWay::Key { fingerprint } => fingerprint.clone(),
+            NodeWay::Sshd { port } => format!("through sshd, port {port}"),
+        };
+        vec![node.name.to_string(), rfc3339(node.enrolled), way]
+    });
     writeln!(io::stdout(), "{}", table(&["node", "enrolled", "key"], rows))
         .context("writing to standard output")
 }

@@ -126,8 +126,7 @@ pub(crate) struct ServeOptions {
     ///
     /// Its lanes have a deadline of their own, --deadline of `node serve`.
     #[arg(
-        long, value_name = "TIME", default_value = "3m", value_parser = parse_duration,
-        requires = "tunnel"
+        long, value_name = "TIME", default_value = "3m", value_parser = parse_duration
     )]
     pub(crate) node_deadline: Duration,
 
@@ -148,6 +147,16 @@ pub(crate) struct EnrollOptions {
     /// What the node is called: 1 to 64 of a-z, 0-9, - and _. One that is there gets a new key
     #[arg(value_name = "NODE", required_unless_present_any = ["list", "remove"])]
     pub(crate) node: Option<NodeName>,
+
+    /// The node comes through an sshd of this machine, which listens for it on this port of
+    /// 127.0.0.1 (permitlisten); print the token for `node serve --token-file` in place of a code
+    ///
+    /// scripts/sshd-lines makes the lines for the sshd.
+    #[arg(
+        long, value_name = "PORT", requires = "node",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(crate) sshd_port: Option<u16>,
 
     /// How long the code is good
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]

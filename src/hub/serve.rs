@@ -127,12 +127,12 @@ fn backups(
     let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
     let settings = BackupSettings::for_disks(ports);
     let ports = Arc::clone(hub.ports());
-    let nodes = options.tunnel.map(|_| NodesAtWork {
+    let nodes = NodesAtWork {
         check: Arc::new(NodeCheck::of(hub.folder())),
-        lines: Arc::clone(directory) as _,
+        lines: options.tunnel.map(|_| Arc::clone(directory) as _),
         deadline: options.node_deadline,
-    });
-    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings, nodes)?))
+    };
+    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings, Some(nodes))?))
 }
 
 /// Raises the limit on open files, as far as that is allowed.

@@ -11,6 +11,8 @@ use crate::exit::Refusal;
 use crate::lane_options::{positive_duration, positive_size};
 use crate::state;
 
+const SSHD: &str = "Through an sshd";
+
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +27,10 @@ pub(crate) const SERVE_EXAMPLES: &str = "\
 Examples:
   As a service, with sources that are Unix sockets of this machine:
     blockferry node serve --local-sources
+
+  Through an sshd of the hub's machine:
+    blockferry node serve --tunnel ssh://blockferry@hub.example --identity node.key \\
+        --known-hosts hub.keys --api-port 10301 --token-file node.token
 
   On a link that goes away for minutes now and then:
     blockferry node serve --deadline 10m        (and hub serve --node-deadline 15m)";
@@ -56,6 +62,35 @@ pub(crate) enum NodeCommand {
 pub(crate) struct ServeOptions {
     #[command(flatten)]
     pub(crate) state: NodeState,
+
+    /// Go to the hub through an sshd of its machine, in place of the hub's own end
+    ///
+    /// This machine need not be enrolled then: the sshd knows its key, and the hub shows a token.
+    /// `hub enroll NODE --sshd-port PORT` makes that, scripts/sshd-lines the lines of the sshd.
+    #[arg(
+        long, value_name = "ssh://USER@HOST[:PORT]", help_heading = SSHD,
+        requires_all = ["api_port", "token_file"]
+    )]
+    pub(crate) tunnel: Option<String>,
+
+    /// A private key for that, without a passphrase (~/.ssh/id_ed25519)
+    #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = SSHD)]
+    pub(crate) identity: Option<PathBuf>,
+
+    /// Where the key of the sshd has to stand (~/.ssh/known_hosts)
+    #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = SSHD)]
+    pub(crate) known_hosts: Option<PathBuf>,
+
+    /// The port of 127.0.0.1 on which the sshd is to listen for the hub
+    #[arg(
+        long, value_name = "PORT", requires = "tunnel", help_heading = SSHD,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(crate) api_port: Option<u16>,
+
+    /// A file with the token that the hub shows, which only its user can read
+    #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = SSHD)]
+    pub(crate) token_file: Option<PathBuf>,
 
     /// Take sources that name files of this machine: Unix sockets, certificates
     ///

@@ -1,16 +1,18 @@
 //! `blockferry node serve`.
 
-use std::sync::Arc;
-use std::sync::Once;
-use std::sync::mpsc;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Once, mpsc};
 
-use blockferry_control::node::{Node, NodeFolder, NodeSettings, ServeError};
-use blockferry_control::tunnel::TunnelEvent;
+use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, ServeError};
+use blockferry_control::tunnel::{TunnelEvent, TunnelSettings};
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 use serde_json::json;
 
 use super::options::ServeOptions;
-use crate::copy::raise_open_files;
+use crate::copy::{TunnelWords, raise_open_files, tunnel_settings};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
@@ -20,14 +22,52 @@ const STOPPING: &str = "stopping: jobs are called off; once more to stop at once
 /// Descriptors of as many lanes as a hub has ports, with their files, channels and rings.
 const OPEN_FILES: u64 = 101 * 32 + 256;
 
+/// How this machine comes to its hub.
+struct Way {
+    /// What the hub calls it, where that is known here.
+    node: Option<String>,
+    tunnel: TunnelSettings,
+    token: Option<NodeToken>,
+}
+
+fn way(options: &ServeOptions, folder: &NodeFolder) -> anyhow::Result<Way> {
+    let Some(address) = &options.tunnel else {
+        let record = folder.record().map_err(|error| Refusal::usage(error.to_string()))?;
+        return Ok(Way { node: Some(record.name), tunnel: folder.tunnel()?, token: None });
+    };
+    let (identity, known_hosts) = (options.identity.as_deref(), options.known_hosts.as_deref());
+    let tunnel = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
+    let token = options.token_file.as_deref().map(token).transpose()?;
+    Ok(Way { node: None, tunnel, token })
+}
+
+/// The token in a file that nobody else can read.
+fn token(path: &Path) -> anyhow::Result<NodeToken> {
+    const OTHERS: u32 = 0o077;
+    let shown = path.display();
+    let wrong = |what: String| Refusal::usage(format!("--token-file {shown}: {what}"));
+    let mut text = String::new();
+    let file = File::open(path).and_then(|mut file| {
+        file.read_to_string(&mut text)?;
+        file.metadata()
+    });
+    let mode = file.map_err(|error| wrong(error.to_string()))?.permissions().mode();
+    if mode & OTHERS != 0 {
+        return Err(wrong(format!(
+            "others can read it; chmod 600 {shown}, or have a new one made"
+        )));
+    }
+    NodeToken::new(&text).map_err(wrong)
+}
+
 /// `blockferry node serve`.
 ///
 /// # Errors
 /// What kept it from starting, in one line.
 pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     let folder = NodeFolder::at(&options.state.folder()?);
-    let record = folder.record().map_err(|error| Refusal::usage(error.to_string()))?;
-    let mut tunnel = folder.tunnel()?.with_deadline(options.deadline);
+    let Way { node: name, tunnel, token } = way(options, &folder)?;
+    let mut tunnel = tunnel.with_deadline(options.deadline);
     tunnel.connections = options.tunnel_connections.into();
     raise_open_files(OPEN_FILES);
     let settings = NodeSettings {
@@ -39,13 +79,18 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         },
         local_sources: options.local_sources,
         forget: options.forget,
+        token,
     };
     let (told, ended) = mpsc::channel();
     let console = Arc::new(Console::new(None, false));
     interrupt::listen_and_say(console, STOPPING, move || told.send(()).is_ok())?;
-    line(&format!("node {} dials its hub at {}", record.name, record.hub));
+    let hub = tunnel.address.to_string();
+    line(&format!(
+        "{} dials its hub at {hub}",
+        name.as_deref().map_or_else(|| "this node".to_owned(), |name| format!("node {name}"),)
+    ));
     let (json, reachable) = (options.json, Once::new());
-    let ready = json!({ "node": record.name, "hub": record.hub, "pid": std::process::id() });
+    let ready = json!({ "node": name, "hub": hub, "pid": std::process::id() });
     let on_event = move |event: TunnelEvent| {
         line(&event.to_string());
         if json && matches!(event, TunnelEvent::Served { .. }) {
@@ -56,7 +101,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
             });
         }
     };
-    let node = Node::serve(&folder, tunnel, 0, settings, on_event, line);
+    let node =
+        Node::serve(&folder, tunnel, options.api_port.unwrap_or(0), settings, on_event, line);
     let node = node.map_err(|error| match error {
         ServeError::Tunnel(error) if !error.is_usage() => {
             Refusal::of(Exit::Target, error.to_string())

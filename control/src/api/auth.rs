@@ -21,7 +21,7 @@ pub(super) async fn check(
     if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    let admitted = token(&request).and_then(|token| admit(&shared, token));
+    let admitted = bearer(&request).and_then(|token| admit(&shared, token));
     match admitted {
         Ok(()) => {
             if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
@@ -33,7 +33,8 @@ pub(super) async fn check(
     }
 }
 
-fn token(request: &Request) -> Result<&str, ApiError> {
+/// The token that a request shows.
+pub(crate) fn bearer(request: &Request) -> Result<&str, ApiError> {
     let value = request
         .headers()
         .get(header::AUTHORIZATION)

@@ -38,6 +38,7 @@ mod tests;
 mod trace;
 mod watch;
 
+pub(crate) use auth::bearer;
 pub(crate) use body::{ApiJson, ApiPath, ApiQuery};
 pub(crate) use error::{ApiError, DAMAGED, WHICH_REPOSITORY};
 pub use events::{KEEP_ALIVE, MAX_FOLLOWERS};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::slice;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 use blockferry_dataplane::Counts;
 use blockferry_dataplane::manifest::Manifest;
 use hyper::Method;
+use hyper::header::HeaderValue;
 
+use super::backups::SubmitError;
 use super::nodes::{NodeCheck, NodeName};
 use crate::backup::{
     BackupError, Cancellation, Carried, Carrier, CarryError, Carrying, Load, LoadFault, Looked,
@@ -63,10 +66,36 @@ impl NodeLines for Directory {
 pub struct NodesAtWork {
     /// Which nodes there are.
     pub check: Arc<NodeCheck>,
-    /// The lines to them.
-    pub lines: Arc<dyn NodeLines>,
+    /// The lines to those that dial the hub; nothing where it takes none.
+    pub lines: Option<Arc<dyn NodeLines>>,
     /// How long a node may be away before a job of it fails.
     pub deadline: Duration,
+}
+
+impl NodesAtWork {
+    /// Whom to call to have this node do something.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: why it cannot be asked.
+    pub(super) fn callee(&self, node: &NodeName) -> Result<Callee, SubmitError> {
+        if !self.check.is_enrolled(node)? {
+            return Err(SubmitError::UnknownNode(node.clone()));
+        }
+        let (way, authorization) = match (self.check.behind_sshd(node)?, &self.lines) {
+            (Some((port, token)), _) => {
+                // A token is hexadecimal.
+                let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).ok();
+                bearer.iter_mut().for_each(|bearer| bearer.set_sensitive(true));
+                (Way::Tcp(Ipv4Addr::LOCALHOST.to_string(), port), bearer)
+            }
+            (None, Some(lines)) => {
+                let line = Line { lines: Arc::clone(lines), node: node.clone() };
+                (Way::Opened(Box::new(line)), None)
+            }
+            (None, None) => return Err(SubmitError::NoNodes),
+        };
+        Ok(Callee { way, authority: node.to_string(), prefix: String::new(), authorization })
+    }
 }
 
 /// The line to one node.
@@ -94,16 +123,19 @@ pub(super) struct AtNode {
 }
 
 impl AtNode {
-    pub(super) fn new(nodes: &NodesAtWork, node: &NodeName, job: JobId, connections: u16) -> Self {
-        let line = Line { lines: Arc::clone(&nodes.lines), node: node.clone() };
+    /// A node that is known.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: why it cannot be asked for anything.
+    pub(super) fn new(
+        nodes: &NodesAtWork,
+        node: &NodeName,
+        job: JobId,
+        connections: u16,
+    ) -> Result<Self, SubmitError> {
         let deadline = nodes.deadline;
-        let callee = Callee {
-            way: Way::Opened(Box::new(line)),
-            authority: node.to_string(),
-            prefix: String::new(),
-            authorization: None,
-        };
-        Self { node: node.clone(), callee: Arc::new(callee), job, connections, deadline }
+        let callee = Arc::new(nodes.callee(node)?);
+        Ok(Self { node: node.clone(), callee, job, connections, deadline })
     }
 
     /// Calls until there is an answer. A node that is away is waited for.

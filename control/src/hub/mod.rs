@@ -52,7 +52,7 @@ pub use exports::{ExportFacts, Exports, RunningExport};
 pub use gate::Gate;
 pub(crate) use kept::{KeptExport, KeptSpec};
 pub use machine::{Hub, HubSettings};
-pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, Nodes, host_key};
+pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, NodeWay, Nodes, host_key};
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
 pub use readers::{
     ExportAsked, MAX_EXPORTS, MAX_VERIFICATIONS, ReadEvent, ReaderCounts, ReaderError, Readers,

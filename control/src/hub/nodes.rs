@@ -6,6 +6,10 @@
 //!  node enroll ─ SSH, with its new key ─ the code as its user ─▶ NodeCheck::enroll ─ the key is kept
 //! ```
 //!
+//! A node that comes through an sshd of the hub's machine has no key here: the sshd knows it. What it
+//! offers is at a port of its own, which all users of that machine can connect to; so it answers
+//! only who has its token.
+//!
 //! A code has 128 random bits and the beginning of the host key's fingerprint, so that the node
 //! knows the hub at its first connection, and nobody is asked whether a key looks right.
 
@@ -26,6 +30,7 @@ use crate::tunnel::{EnrollmentCode, OwnKey, OwnKeyError, SshKey};
 const FILE: &str = "nodes";
 const HOST_KEY_FILE: &str = "ssh_host_key";
 const SECRET_BYTES: usize = 16;
+const TOKEN_BYTES: usize = 32;
 
 /// The key that a hub with this folder is known by; it is made where it is missing.
 ///
@@ -54,6 +59,14 @@ pub enum NodeError {
     /// A code that enrolls nobody.
     #[error("the code is unknown, used or too old; make a new one with `blockferry hub enroll`")]
     BadCode,
+    /// A port that is another node's.
+    #[error("port {port} is that of node {node} already; choose another one")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// Whose it is.
+        node: NodeName,
+    },
     /// A key that is somebody else's.
     #[error("the key is that of node {0} already")]
     KeyTaken(NodeName),
@@ -111,10 +124,25 @@ impl fmt::Display for NodeName {
 pub struct NodeFacts {
     /// What it is called.
     pub name: NodeName,
-    /// Its key, as people compare it.
-    pub fingerprint: String,
+    /// How it comes here.
+    pub way: NodeWay,
     /// When it was enrolled.
     pub enrolled: UnixMillis,
+}
+
+/// How a node comes to its hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeWay {
+    /// It dials the hub's own end of tunnels.
+    Key {
+        /// Its key, as people compare it.
+        fingerprint: String,
+    },
+    /// It dials an sshd of this machine.
+    Sshd {
+        /// Where that listens for it, on 127.0.0.1.
+        port: u16,
+    },
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -122,6 +150,20 @@ struct Kept {
     nodes: Vec<KeptNode>,
     #[serde(default)]
     codes: Vec<KeptCode>,
+    #[serde(default)]
+    sshd: Vec<KeptSshd>,
+}
+
+impl Kept {
+    /// Takes out all that is known of a node; whether there was anything.
+    fn remove(&mut self, name: &NodeName) -> bool {
+        let count = |kept: &Self| kept.nodes.len() + kept.codes.len() + kept.sshd.len();
+        let before = count(self);
+        self.nodes.retain(|node| &node.name != name);
+        self.codes.retain(|code| &code.name != name);
+        self.sshd.retain(|node| &node.name != name);
+        count(self) < before
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +172,24 @@ struct KeptNode {
     /// In the format of `authorized_keys`.
     key: String,
     enrolled_ms: u64,
+}
+
+/// A node behind an sshd. The hub shows the token, so it is kept as it is.
+#[derive(Clone, Serialize, Deserialize)]
+struct KeptSshd {
+    name: NodeName,
+    port: u16,
+    token: String,
+    enrolled_ms: u64,
+}
+
+impl fmt::Debug for KeptSshd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptSshd")
+            .field("name", &self.name)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -200,12 +260,29 @@ impl Nodes {
         if !self.file.path().exists() {
             return Err(missing());
         }
+        self.file.change(|kept| if kept.remove(name) { Ok(()) } else { Err(missing()) })
+    }
+
+    /// Makes a node of this name that comes through an sshd of this machine, which listens for it
+    /// on `port` of 127.0.0.1; and the token that the node takes from its hub. What was known of the
+    /// name before is void.
+    ///
+    /// # Errors
+    /// [`NodeError::PortTaken`], or what kept it from being written; nothing was made then.
+    pub fn add_behind_sshd(&self, name: &NodeName, port: u16) -> Result<String, NodeError> {
+        let token = hex(&random::<TOKEN_BYTES>()?);
         self.file.change(|kept| {
-            let before = kept.nodes.len() + kept.codes.len();
-            kept.nodes.retain(|node| &node.name != name);
-            kept.codes.retain(|code| &code.name != name);
-            if kept.nodes.len() + kept.codes.len() == before { Err(missing()) } else { Ok(()) }
-        })
+            let others = kept.sshd.iter().find(|node| node.port == port && &node.name != name);
+            if let Some(other) = others {
+                return Err(NodeError::PortTaken { port, node: other.name.clone() });
+            }
+            kept.remove(name);
+            let (name, token) = (name.clone(), token.clone());
+            let enrolled_ms = UnixMillis::now().get();
+            kept.sshd.push(KeptSshd { name, port, token, enrolled_ms });
+            Ok(())
+        })?;
+        Ok(token)
     }
 
     /// The nodes, by name.
@@ -213,18 +290,21 @@ impl Nodes {
     /// # Errors
     /// [`NodeError`] when they cannot be read.
     pub fn list(&self) -> Result<Vec<NodeFacts>, NodeError> {
-        let mut nodes: Vec<NodeFacts> = self
-            .file
-            .read()?
-            .nodes
-            .into_iter()
-            .map(|node| NodeFacts {
+        let kept = self.file.read()?;
+        let with_keys = kept.nodes.into_iter().map(|node| NodeFacts {
+            way: NodeWay::Key {
                 fingerprint: SshKey::parse(&node.key)
                     .map_or_else(|problem| problem, |key| key.fingerprint()),
-                enrolled: UnixMillis::new(node.enrolled_ms).unwrap_or_default(),
-                name: node.name,
-            })
-            .collect();
+            },
+            enrolled: UnixMillis::new(node.enrolled_ms).unwrap_or_default(),
+            name: node.name,
+        });
+        let behind_sshd = kept.sshd.into_iter().map(|node| NodeFacts {
+            way: NodeWay::Sshd { port: node.port },
+            enrolled: UnixMillis::new(node.enrolled_ms).unwrap_or_default(),
+            name: node.name,
+        });
+        let mut nodes: Vec<NodeFacts> = with_keys.chain(behind_sshd).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(nodes)
     }
@@ -234,18 +314,19 @@ impl Nodes {
         let hash = blake3::hash(secret.as_bytes());
         let now = UnixMillis::now().get();
         self.file.change(|kept| {
-            let code = kept.codes.iter().position(|code| {
+            let is_good = |code: &KeptCode| {
                 &code.name == name && code.blake3 == hash && code.expires_ms > now
-            });
-            let code = code.ok_or(NodeError::BadCode)?;
+            };
+            if !kept.codes.iter().any(is_good) {
+                return Err(NodeError::BadCode);
+            }
             let key = key.openssh();
             if let Some(other) = kept.nodes.iter().find(|node| node.key == key)
                 && &other.name != name
             {
                 return Err(NodeError::KeyTaken(other.name.clone()));
             }
-            kept.codes.remove(code);
-            kept.nodes.retain(|node| &node.name != name);
+            kept.remove(name);
             kept.nodes.push(KeptNode { name: name.clone(), key, enrolled_ms: now });
             Ok(())
         })
@@ -281,7 +362,20 @@ impl NodeCheck {
     /// # Errors
     /// [`NodeError`] when the nodes cannot be read; then there is none.
     pub fn is_enrolled(&self, name: &NodeName) -> Result<bool, NodeError> {
-        Ok(self.kept.get()?.nodes.iter().any(|node| &node.name == name))
+        let kept: Arc<Kept> = self.kept.get()?;
+        Ok(kept.nodes.iter().any(|node| &node.name == name)
+            || kept.sshd.iter().any(|node| &node.name == name))
+    }
+
+    /// Where an sshd listens for this node, and the token that the node takes; nothing of one that
+    /// dials the hub itself.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the nodes cannot be read.
+    pub fn behind_sshd(&self, name: &NodeName) -> Result<Option<(u16, String)>, NodeError> {
+        let kept: Arc<Kept> = self.kept.get()?;
+        let found = kept.sshd.iter().find(|node| &node.name == name);
+        Ok(found.map(|node| (node.port, node.token.clone())))
     }
 
     /// Enrolls a node that showed a code and a key.

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use blake3::Hash;
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +25,7 @@ use tokio::time::timeout;
 
 use super::jobs::{JobRefusal, Jobs};
 use super::wire::{Done, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
-use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, of_file};
+use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
 
 /// How long a hub that asks how a job gets on waits for a word: progress comes in this rhythm.
@@ -33,8 +35,8 @@ const BODY_SILENCE: Duration = Duration::from_secs(30);
 /// Bytes of a body of JSON: a million changed areas.
 const MAX_ASKED_BYTES: usize = 64 << 20;
 
-/// The paths of a node.
-pub(super) fn router(jobs: &Arc<Jobs>) -> Router {
+/// The paths of a node; with a token, for who has it alone.
+pub(super) fn router(jobs: &Arc<Jobs>, token: Option<&NodeToken>) -> Router {
     let paths = Router::new()
         .route("/health", get(health))
         .route("/look", post(look))
@@ -42,7 +44,37 @@ pub(super) fn router(jobs: &Arc<Jobs>) -> Router {
         .route("/jobs/{job}", post(start).get(progress).delete(end))
         .route("/jobs/{job}/disks/{place}/base", put(base))
         .route("/jobs/{job}/disks/{place}/manifest", get(manifest));
-    Router::new().nest("/api/v1", paths).with_state(Arc::clone(jobs))
+    let router = Router::new().nest("/api/v1", paths).with_state(Arc::clone(jobs));
+    match token {
+        None => router,
+        Some(NodeToken(hash)) => router.layer(from_fn_with_state(*hash, check)),
+    }
+}
+
+/// What a hub has to show where others could ask, too. A hash of it: two are compared in constant
+/// time.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeToken(Hash);
+
+impl NodeToken {
+    /// Of what `hub enroll --sshd-port` has printed.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn new(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" => Err("there is no token".into()),
+            token => Ok(Self(blake3::hash(token.as_bytes()))),
+        }
+    }
+}
+
+async fn check(State(wanted): State<Hash>, request: Request, next: Next) -> Response {
+    match bearer(&request).map(|token| blake3::hash(token.as_bytes())) {
+        Ok(shown) if shown == wanted => next.run(request).await,
+        Ok(_) => ApiError::unauthorized("the token is not that of this node").into_response(),
+        Err(refused) => refused.into_response(),
+    }
 }
 
 /// Answers one connection to its end.

@@ -105,11 +105,7 @@ impl NodeFolder {
         code: &EnrollmentCode,
         deadline: Duration,
     ) -> Result<NodeRecord, NodeError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(&self.path)
-            .map_err(|error| self.failed("", error))?;
+        self.make()?;
         let key = OwnKey::load_or_make(&self.path.join(KEY_FILE))?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -126,12 +122,17 @@ impl NodeFolder {
         Ok(record)
     }
 
+    fn make(&self) -> Result<(), NodeError> {
+        let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.path);
+        made.map_err(|error| self.failed("", error))
+    }
+
     /// Takes the folder, for one process at a time, until the file is dropped.
     ///
     /// # Errors
-    /// [`NodeError::InUse`], [`NodeError::NotEnrolled`], or what kept it from being locked.
+    /// [`NodeError::InUse`], or what kept it from being made or locked.
     pub(super) fn take(&self) -> Result<File, NodeError> {
-        self.record()?;
+        self.make()?;
         let lock = lock_file(&self.path.join(LOCK_FILE));
         let lock = lock.map_err(|error| self.failed(LOCK_FILE, error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

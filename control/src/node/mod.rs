@@ -22,6 +22,7 @@ mod service;
 mod tests;
 pub(crate) mod wire;
 
+pub use api::NodeToken;
 pub(crate) use api::{NO_SUCH_JOB, UNFIT};
 
 pub use folder::{NodeError, NodeFolder, NodeRecord};

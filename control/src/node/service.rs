@@ -12,7 +12,7 @@ use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::Semaphore;
 
-use super::api;
+use super::api::{self, NodeToken};
 use super::jobs::{JobSettings, Jobs};
 use crate::backup::Here;
 
@@ -36,6 +36,8 @@ pub struct NodeSettings {
     pub local_sources: bool,
     /// A job that the hub has not asked about for this long is called off, and forgotten.
     pub forget: Duration,
+    /// What the hub has to show, where others could ask too; nothing where only it can.
+    pub token: Option<NodeToken>,
 }
 
 /// The jobs of a node, and the API that asks for them.
@@ -59,7 +61,7 @@ impl NodeService {
         reach: impl Fn(&NbdUri) -> Result<Endpoint, String> + Send + Sync + 'static,
         log: impl Fn(&str) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let NodeSettings { lane, mover, local_sources, forget } = settings;
+        let NodeSettings { lane, mover, local_sources, forget, token } = settings;
         let settings = JobSettings {
             lanes: Here { lane, mover },
             local_sources,
@@ -85,7 +87,7 @@ impl NodeService {
                 jobs.tidy();
             }
         });
-        let router = api::router(&jobs);
+        let router = api::router(&jobs, token.as_ref());
         Ok(Self { jobs, router, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), runtime })
     }
 

@@ -36,7 +36,7 @@ pub enum SubmitError {
         having: Vec<RepositoryName>,
     },
     /// A node was named, and there are none.
-    #[error("this hub takes no nodes; start it with --tunnel ADDR")]
+    #[error("this hub takes no nodes by itself; start it with --tunnel ADDR")]
     NoNodes,
     /// None of that name.
     #[error("there is no node {0}; `blockferry hub enroll` makes one")]

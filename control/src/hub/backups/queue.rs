@@ -251,11 +251,7 @@ impl Backups {
     /// Whether this node can be asked to read.
     fn check_node(&self, node: Option<&NodeName>) -> Result<(), SubmitError> {
         let Some(node) = node else { return Ok(()) };
-        let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
-        match nodes.check.is_enrolled(node)? {
-            true => Ok(()),
-            false => Err(SubmitError::UnknownNode(node.clone())),
-        }
+        self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?.callee(node).map(drop)
     }
 
     /// The job that a key gave before, for the same VM and mode.

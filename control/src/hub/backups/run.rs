@@ -2,44 +2,46 @@
 
 use std::sync::Arc;
 
+use super::error::SubmitError;
 use super::feed::JobEvent;
 use super::queue::{Shared, Ticket};
 use crate::backup::{BackupError, Carrier, Ground, Here, Run, Watch};
-use crate::catalog::Jobs;
+use crate::catalog::{FailureKind, Jobs};
 use crate::hub::PortLease;
 use crate::hub::at_node::AtNode;
 
 /// Who reads the disks of a job.
-fn carrier(shared: &Shared, ticket: &Ticket) -> Arc<dyn Carrier> {
-    match (&ticket.node, &shared.nodes) {
-        (Some(node), Some(nodes)) => {
-            let connections = shared.settings.lane.connections;
-            Arc::new(AtNode::new(nodes, node, ticket.job.id, connections))
-        }
-        // No job with a node is taken in where there are none.
-        _ => Arc::new(Here::with(&shared.settings)),
-    }
+fn carrier(shared: &Shared, ticket: &Ticket) -> Result<Arc<dyn Carrier>, SubmitError> {
+    let Some(node) = &ticket.node else { return Ok(Arc::new(Here::with(&shared.settings))) };
+    let nodes = shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
+    let connections = shared.settings.lane.connections;
+    Ok(Arc::new(AtNode::new(nodes, node, ticket.job.id, connections)?))
 }
 
 /// Runs a job to its end, which it notes in the catalog and tells on the feed.
 pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
+    let fail = |failure: FailureKind, reason: &str| {
+        shared.tally.failed();
+        match shared.catalog.fail(ticket.job.id, failure, reason) {
+            Ok(job) => ticket.feed.job(&job),
+            Err(unnoted) => ticket.feed.note(&format!("the job's end is not noted: {unnoted}")),
+        }
+    };
+    // A node may have been taken away since the job was taken in.
+    let carrier = match carrier(shared, ticket) {
+        Ok(carrier) => carrier,
+        Err(error) => return fail(FailureKind::Other, &error.to_string()),
+    };
     let work = match ticket.repository.begin_for(ticket.job.id, Some(&ticket.request.vm)) {
         Ok(work) => work,
-        Err(error) => {
-            shared.tally.failed();
-            let ended = shared.catalog.fail(ticket.job.id, error.failure(), &error.to_string());
-            return match ended {
-                Ok(job) => ticket.feed.job(&job),
-                Err(unnoted) => ticket.feed.note(&format!("the job's end is not noted: {unnoted}")),
-            };
-        }
+        Err(error) => return fail(error.failure(), &error.to_string()),
     };
     let ground = Ground {
         repository: ticket.repository.clone(),
         jobs: Arc::clone(&shared.catalog),
         exports: Arc::clone(&shared.exports),
         ports: Some((Arc::clone(&shared.ports), ports)),
-        carrier: carrier(shared, ticket),
+        carrier,
     };
     let watch: Arc<dyn Watch> = Arc::new(ticket.feed.clone());
     let run = Run {

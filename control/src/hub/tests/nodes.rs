@@ -44,7 +44,8 @@ fn a_code_enrolls_once_and_only_a_hash_of_it_is_kept() {
     assert!(matches!(check.enroll(&name, &secret, &other), Err(NodeError::BadCode)));
     let listed = nodes.list().unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!((&listed[0].name, &listed[0].fingerprint), (&name, &mine.fingerprint()));
+    let way = NodeWay::Key { fingerprint: mine.fingerprint() };
+    assert_eq!((&listed[0].name, &listed[0].way), (&name, &way));
 }
 
 #[test]

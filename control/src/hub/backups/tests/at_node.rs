@@ -49,7 +49,7 @@ impl Place {
         let line: Arc<OneLine> = Arc::default();
         let nodes = NodesAtWork {
             check: Arc::new(NodeCheck::of(hub.folder())),
-            lines: Arc::clone(&line) as _,
+            lines: Some(Arc::clone(&line) as _),
             deadline,
         };
         let root = folder.path().join("repository");
@@ -68,6 +68,7 @@ impl Place {
             mover: MoverSettings { rate_limit, ..MoverSettings::default() },
             local_sources: false,
             forget,
+            token: None,
         };
         let reach = |uri: &blockferry_dataplane::nbd::NbdUri| Ok(Endpoint::nbd(uri.clone()));
         let node = NodeService::start(self.jobs(), settings, reach, |_| {});
