@@ -173,3 +173,44 @@ fn a_node_that_was_taken_away_is_refused() {
     assert_eq!(code(&unknown), 1);
     assert!(stderr(&unknown).contains("there is no node n1"));
 }
+
+#[test]
+fn a_hub_tells_of_its_nodes_and_whether_they_answer() {
+    let place = Place::new();
+    assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
+    let behind = run(
+        place.path(),
+        &["hub", "enroll", "n2", "--sshd-port", "1", "--state", "state", "--json"],
+    );
+    assert_eq!(code(&behind), 0, "{}", stderr(&behind));
+    let behind: Value = serde_json::from_slice(&behind.stdout).unwrap();
+    assert_eq!((&behind["node"], &behind["sshd_port"]), (&json!("n2"), &json!(1)));
+
+    let (status, listed) = place.hub.ask(&place.token, "GET", "/nodes", &Value::Null);
+    assert_eq!(status, 200, "{listed}");
+    let (first, second) = (&listed["nodes"][0], &listed["nodes"][1]);
+    assert_eq!((&first["node"], &first["reachable"]), (&json!("n1"), &json!(false)));
+    assert_eq!(
+        (&first["reason"], &first["connections"]),
+        (&json!("it is not connected"), &json!(0))
+    );
+    assert!(first["fingerprint"].as_str().unwrap().starts_with("SHA256:"));
+    assert_eq!((&second["node"], &second["sshd_port"]), (&json!("n2"), &json!(1)));
+    assert!(second["reason"].as_str().unwrap().contains("Connection refused"), "{second}");
+    assert!(!listed.to_string().contains(behind["token"].as_str().unwrap()));
+}
+
+#[test]
+fn two_nodes_have_no_port_of_sshd_in_common() {
+    let place = Place::new();
+    let enroll = |name: &str, port: &str| {
+        run(place.path(), &["hub", "enroll", name, "--sshd-port", port, "--state", "state"])
+    };
+    assert_eq!(code(&enroll("n1", "10301")), 0);
+    let taken = enroll("n2", "10301");
+    assert_eq!(code(&taken), 2);
+    assert!(stderr(&taken).contains("that of node n1 already"), "{}", stderr(&taken));
+    // The same one gets another token.
+    assert_eq!(code(&enroll("n1", "10301")), 0);
+    assert_eq!(code(&enroll("n2", "10302")), 0);
+}

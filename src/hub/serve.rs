@@ -61,7 +61,12 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     }
     let hub = Arc::new(hub);
     let directory = Directory::new();
-    let backups = backups(&hub, &directory, options)?.map(Arc::new);
+    let nodes = NodesAtWork {
+        check: Arc::new(NodeCheck::of(hub.folder())),
+        lines: options.tunnel.map(|_| Arc::clone(&directory) as _),
+        deadline: options.node_deadline,
+    };
+    let backups = backups(&hub, &nodes, options)?.map(Arc::new);
     let readers = backups.as_ref().map(|backups| Readers::start(&hub, Arc::clone(backups)));
     let readers = readers.transpose()?.map(Arc::new);
     let api = ApiSettings {
@@ -69,7 +74,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         log_requests: options.verbose,
         local_sources: options.local_sources,
     };
-    let server = Server::bind(address, Arc::clone(&hub), backups.clone(), readers.clone(), api);
+    let (ours, backed, read) = (Arc::clone(&hub), backups.clone(), readers.clone());
+    let server = Server::bind(address, ours, backed, read, Some(nodes), api);
     let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
     })?;
@@ -104,7 +110,7 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
 /// The backups of a hub that has repositories.
 fn backups(
     hub: &Arc<Hub>,
-    directory: &Arc<Directory>,
+    nodes: &NodesAtWork,
     options: &ServeOptions,
 ) -> anyhow::Result<Option<Backups>> {
     if options.repository.is_empty() {
@@ -127,12 +133,8 @@ fn backups(
     let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
     let settings = BackupSettings::for_disks(ports);
     let ports = Arc::clone(hub.ports());
-    let nodes = NodesAtWork {
-        check: Arc::new(NodeCheck::of(hub.folder())),
-        lines: options.tunnel.map(|_| Arc::clone(directory) as _),
-        deadline: options.node_deadline,
-    };
-    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings, Some(nodes))?))
+    let nodes = Some(nodes.clone());
+    Ok(Some(Backups::start(catalog, ports, exports, repositories, settings, nodes)?))
 }
 
 /// Raises the limit on open files, as far as that is allowed.

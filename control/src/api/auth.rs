@@ -21,7 +21,8 @@ pub(super) async fn check(
     if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    let admitted = bearer(&request).and_then(|token| admit(&shared, token));
+    let admitted =
+        bearer(&request).map_err(ApiError::unauthorized).and_then(|token| admit(&shared, token));
     match admitted {
         Ok(()) => {
             if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
@@ -34,18 +35,19 @@ pub(super) async fn check(
 }
 
 /// The token that a request shows.
-pub(crate) fn bearer(request: &Request) -> Result<&str, ApiError> {
-    let value = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .ok_or_else(|| ApiError::unauthorized("there is no token in the request"))?;
+///
+/// # Errors
+/// Why it shows none.
+pub(crate) fn bearer(request: &Request) -> Result<&str, &'static str> {
+    let value =
+        request.headers().get(header::AUTHORIZATION).ok_or("there is no token in the request")?;
     value
         .to_str()
         .ok()
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
-        .ok_or_else(|| ApiError::unauthorized("the authorization is no bearer token"))
+        .ok_or("the authorization is no bearer token")
 }
 
 /// On the spot: it asks the kernel whether a file has changed, which a thread of its own would

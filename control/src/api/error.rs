@@ -79,7 +79,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, hint)
     }
 
-    pub(crate) fn unauthorized(message: &str) -> Self {
+    pub(super) fn unauthorized(message: &str) -> Self {
         let hint = "make a token with `blockferry hub token` and send it as \
                     `Authorization: Bearer TOKEN`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message, hint)

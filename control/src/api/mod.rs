@@ -24,6 +24,7 @@ mod events;
 mod guests;
 mod lend;
 mod metrics;
+mod nodes;
 mod points;
 mod ports;
 mod processes;

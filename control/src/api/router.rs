@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use super::shared::Shared;
-use super::{auth, backups, events, points, ports, processes, query, reading, trace, watch};
+use super::{auth, backups, events, nodes, points, ports, processes, query, reading, trace, watch};
 
 pub(super) const PREFIX: &str = "/api/v1";
 const TOKEN_SCHEME: &str = "token";
@@ -34,6 +34,7 @@ fn groups() -> OpenApiRouter<Arc<Shared>> {
             .merge(processes::routes())
             .merge(backups::routes())
             .merge(events::routes())
+            .merge(nodes::routes())
             .merge(points::routes())
             .merge(reading::routes())
             .merge(watch::routes()),

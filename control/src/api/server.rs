@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::guests::{Guest, Guests};
 use super::router::router;
 use super::shared::{ApiSettings, Shared};
-use crate::hub::{Backups, Hub, Readers};
+use crate::hub::{Backups, Hub, NodesAtWork, Readers};
 
 /// Bytes of a body: the largest that most calls need is a few hundred.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
@@ -85,13 +85,14 @@ impl Server {
         hub: Arc<Hub>,
         backups: Option<Arc<Backups>>,
         readers: Option<Arc<Readers>>,
+        nodes: Option<NodesAtWork>,
         settings: ApiSettings,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         // The standard library has 128 wait, and has clients beyond try again after a second.
         listen(&listener, BACKLOG)?;
-        let shared = Arc::new(Shared::new(hub, backups, readers, settings));
+        let shared = Arc::new(Shared::new(hub, backups, readers, nodes, settings));
         Ok(Self { listener, shared })
     }
 

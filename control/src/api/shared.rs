@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::error::ApiError;
 use super::events::MAX_FOLLOWERS;
 use super::reading::MAX_LENDERS;
-use crate::hub::{Backups, Hub, Readers, SubmitError};
+use crate::hub::{Backups, Hub, NodesAtWork, Readers, SubmitError};
 
 /// Where a line of the log goes.
 #[derive(Clone)]
@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) backups: Option<Arc<Backups>>,
     /// Nothing where the hub has no repository.
     pub(super) readers: Option<Arc<Readers>>,
+    /// Nothing where nodes are not told of.
+    pub(super) nodes: Option<NodesAtWork>,
     /// Places for those who follow a job.
     pub(super) followers: Arc<Semaphore>,
     /// Places for those who are lent digests.
@@ -72,6 +74,7 @@ impl Shared {
         hub: Arc<Hub>,
         backups: Option<Arc<Backups>>,
         readers: Option<Arc<Readers>>,
+        nodes: Option<NodesAtWork>,
         settings: ApiSettings,
     ) -> Self {
         let mut prefix = [0; 4];
@@ -81,6 +84,7 @@ impl Shared {
             hub,
             backups,
             readers,
+            nodes,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             lenders: Arc::new(Semaphore::new(MAX_LENDERS)),
             settings,

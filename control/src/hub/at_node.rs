@@ -18,17 +18,17 @@ use hyper::Method;
 use hyper::header::HeaderValue;
 
 use super::backups::SubmitError;
-use super::nodes::{NodeCheck, NodeName};
+use super::nodes::{NodeCheck, NodeError, NodeFacts, NodeName, NodeWay};
 use crate::backup::{
     BackupError, Cancellation, Carried, Carrier, CarryError, Carrying, Load, LoadFault, Looked,
     Sought, Watch,
 };
 use crate::call::{CallError, Callee, Opens, Refused, Sent, Way};
 use crate::catalog::JobId;
-use crate::child::held;
+use crate::child::{each, held};
 use crate::node::wire::{
-    CarriedRecord, Done, EndRecord, JobAsked, JobProgress, LoadRecord, LookAnswer, LookAsked,
-    SoughtRecord, WordRecord,
+    CarriedRecord, Done, EndRecord, HealthRecord, JobAsked, JobProgress, LoadRecord, LookAnswer,
+    LookAsked, SoughtRecord, WordRecord,
 };
 use crate::node::{NO_SUCH_JOB, UNFIT};
 use crate::tunnel::endpoint::{DialError, Directory};
@@ -37,6 +37,8 @@ use crate::tunnel::endpoint::{DialError, Directory};
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// For a node to hear that a job is over.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
+/// For a node to say that it is there.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The lines to the nodes of a hub.
 pub trait NodeLines: Send + Sync + fmt::Debug {
@@ -45,6 +47,9 @@ pub trait NodeLines: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why there is none, in words.
     fn dial(&self, node: &NodeName, deadline: Duration) -> Result<UnixStream, String>;
+
+    /// How many connections each node has to the hub; none of those that have none.
+    fn connections(&self) -> Vec<(String, usize)>;
 }
 
 impl NodeLines for Directory {
@@ -59,6 +64,21 @@ impl NodeLines for Directory {
             other => other.to_string(),
         })
     }
+
+    fn connections(&self) -> Vec<(String, usize)> {
+        self.connected().into_iter().map(|node| (node.node, node.connections)).collect()
+    }
+}
+
+/// A node, and whether it is there.
+#[derive(Debug)]
+pub struct NodeStatus {
+    /// Which.
+    pub facts: NodeFacts,
+    /// What it has answered just now, or why it has not.
+    pub answer: Result<HealthRecord, String>,
+    /// Its SSH connections to the hub; not known of one that comes through an sshd.
+    pub connections: Option<usize>,
 }
 
 /// How a hub has disks read by its nodes.
@@ -73,6 +93,30 @@ pub struct NodesAtWork {
 }
 
 impl NodesAtWork {
+    /// All nodes, by name, each asked whether it is there.
+    ///
+    /// # Errors
+    /// When it cannot be read which there are.
+    pub fn list(&self) -> Result<Vec<NodeStatus>, NodeError> {
+        let connections = self.lines.as_ref().map(|lines| lines.connections()).unwrap_or_default();
+        let facts = self.check.list()?;
+        each(&facts, |facts| {
+            let due = Instant::now() + HEALTH_DEADLINE;
+            let asked = self.callee(&facts.name).map_err(|error| error.to_string());
+            let answer = asked.and_then(|callee| {
+                let late = || Instant::now() >= due;
+                let answer = callee.ask(&late, Method::GET, "/health", Sent::Nothing);
+                answer.map_err(|error: CallError| error.to_string())
+            });
+            let count = connections.iter().find(|(node, _)| node == facts.name.as_str());
+            let connections = match facts.way {
+                NodeWay::Key { .. } => Some(count.map_or(0, |(_, count)| *count)),
+                NodeWay::Sshd { .. } => None,
+            };
+            Ok(NodeStatus { facts: facts.clone(), answer, connections })
+        })
+    }
+
     /// Whom to call to have this node do something.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ mod tests;
 mod token;
 
 pub(crate) use address::ExportAddress;
-pub use at_node::{NodeLines, NodesAtWork};
+pub use at_node::{NodeLines, NodeStatus, NodesAtWork};
 pub use backups::{
     Backups, DiskProgress, Feed, Follower, JobCounts, JobEvent, QueuePlace, Repositories,
     RepositoryName, SubmitError,

@@ -357,6 +357,14 @@ impl NodeCheck {
         Ok(kept.nodes.iter().any(|node| &node.name == name && node.key == key))
     }
 
+    /// The nodes, by name.
+    ///
+    /// # Errors
+    /// [`NodeError`] when they cannot be read.
+    pub fn list(&self) -> Result<Vec<NodeFacts>, NodeError> {
+        self.nodes.list()
+    }
+
     /// Whether there is a node of this name.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::jobs::{JobRefusal, Jobs};
-use super::wire::{Done, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
+use super::wire::{Done, HealthRecord, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
 use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
 
@@ -69,11 +69,16 @@ impl NodeToken {
     }
 }
 
+fn unauthorized(why: &str) -> Response {
+    let hint = "`hub enroll NODE --sshd-port PORT` makes a token that the hub and the node have";
+    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", why, hint).into_response()
+}
+
 async fn check(State(wanted): State<Hash>, request: Request, next: Next) -> Response {
     match bearer(&request).map(|token| blake3::hash(token.as_bytes())) {
         Ok(shown) if shown == wanted => next.run(request).await,
-        Ok(_) => ApiError::unauthorized("the token is not that of this node").into_response(),
-        Err(refused) => refused.into_response(),
+        Ok(_) => unauthorized("the token is not that of this node"),
+        Err(why) => unauthorized(why),
     }
 }
 
@@ -91,9 +96,8 @@ pub(super) async fn serve(socket: UnixStream, router: Router) {
     let _ended = served.await;
 }
 
-async fn health(State(jobs): State<Arc<Jobs>>) -> Json<serde_json::Value> {
-    let jobs = jobs.ids().len();
-    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "jobs": jobs }))
+async fn health(State(jobs): State<Arc<Jobs>>) -> Json<HealthRecord> {
+    Json(HealthRecord { version: env!("CARGO_PKG_VERSION").into(), jobs: jobs.ids().len() })
 }
 
 async fn look(

@@ -24,6 +24,7 @@ pub(crate) mod wire;
 
 pub use api::NodeToken;
 pub(crate) use api::{NO_SUCH_JOB, UNFIT};
+pub use wire::HealthRecord;
 
 pub use folder::{NodeError, NodeFolder, NodeRecord};
 pub use serve::{Node, ServeError};

@@ -10,6 +10,15 @@ use crate::backup::{BackupError, CarryError, LoadFault, target_words};
 use crate::catalog::{DiskName, FailureKind};
 use crate::record::BytesRecord;
 
+/// `GET /health`: that it is there.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct HealthRecord {
+    /// Its version.
+    pub version: String,
+    /// Backups that it reads for.
+    pub jobs: usize,
+}
+
 /// `POST /look`: what these sources are.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct LookAsked {

@@ -52,7 +52,7 @@ impl Place {
         let log_to = Log::to(move |line| lines.lock().unwrap().push(line.to_owned()));
         let api = ApiSettings { log: log_to, log_requests: true, local_sources: false };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, Arc::clone(&hub), None, None, api).unwrap();
+        let server = Server::bind(any, Arc::clone(&hub), None, None, None, api).unwrap();
         let (address, stopper) = (server.address().unwrap(), server.stopper());
         let serving = Some(thread::spawn(move || server.run().unwrap()));
         Self { folder, hub, address, token, ports, log, stopper, serving, _block: block }
