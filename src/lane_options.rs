@@ -5,6 +5,7 @@ use std::time::Duration;
 use blockferry_dataplane::units::{UnitError, parse_duration, parse_size};
 use blockferry_dataplane::{EngineChoice, LaneSettings, MoverSettings};
 use clap::Args;
+use indicatif::BinaryBytes;
 
 use crate::copy::ProgressChoice;
 use crate::exit::Refusal;
@@ -116,6 +117,24 @@ pub(crate) fn positive_size(text: &str) -> Result<u64, String> {
 /// A time that is not 0.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     positive(parse_duration(text), Duration::ZERO)
+}
+
+/// A window of an SSH channel: a packet at least.
+pub(crate) fn window(text: &str) -> Result<u32, String> {
+    within(text, 32 << 10, 1 << 30)
+}
+
+/// What passes under one session key: RFC 4253 wants no more than a gigabyte.
+pub(crate) fn rekey(text: &str) -> Result<usize, String> {
+    within(text, 1 << 20, 1 << 30)
+}
+
+fn within<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
+    let size = parse_size(text).map_err(|error| error.to_string())?;
+    let within = Some(size).filter(|size| (least..=most).contains(size));
+    within
+        .and_then(|size| T::try_from(size).ok())
+        .ok_or_else(|| format!("it has to be from {} to {}", BinaryBytes(least), BinaryBytes(most)))
 }
 
 fn positive<T: PartialEq>(parsed: Result<T, UnitError>, zero: T) -> Result<T, String> {

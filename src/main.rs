@@ -6,6 +6,7 @@ mod backup;
 mod batch;
 mod bench;
 mod cli;
+mod config;
 mod copy;
 mod exit;
 mod export;
@@ -31,6 +32,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use cli::{Cli, Command};
+use config::Configured;
 use exit::Exit;
 
 fn main() -> ExitCode {
@@ -53,7 +55,15 @@ fn run() -> anyhow::Result<Exit> {
     if let Some(names) = words.options_asked_for() {
         return reference::option_names(names);
     }
-    let matches = match Cli::command().try_get_matches_from(words.plain()) {
+    let configured = Configured::of(words.plain())?;
+    let all = configured.as_ref().map_or(words.plain(), |configured| &configured.words);
+    let matches = Cli::command().try_get_matches_from(all);
+    if let (Some(configured), Err(error)) = (&configured, &matches)
+        && let Some(refused) = configured.refused(error, words.plain())
+    {
+        return Err(refused);
+    }
+    let matches = match matches {
         // A subcommand's version is that of the program; clap would print it under another name.
         Err(asked) if asked.kind() == ErrorKind::DisplayVersion => return reference::version(),
         Err(refused)
@@ -77,7 +87,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Bench(options) => bench::command(&options),
-        Command::Node(options) => node::command(&options),
+        Command::Node(options) => node::command(&options, configured.as_ref()),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blockferry_control::hub::{DEFAULT_PORTS, NodeName, RepositoryName};
+use blockferry_control::tunnel::endpoint::EndpointSettings;
 use blockferry_dataplane::units::parse_duration;
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
+use crate::lane_options::{positive_duration, rekey, window};
 use crate::state;
 
 /// Shown below the options.
@@ -29,6 +31,9 @@ Examples:
 
   With a repository that backups go to, and another one called weekly:
     blockferry hub serve --repository /backup --repository weekly=/srv/weekly
+
+  With what stands in a file, as repository = ['/backup', 'weekly=/srv/weekly']:
+    blockferry hub serve --config /etc/blockferry/hub.toml
 
   With an SSH endpoint for nodes on all addresses:
     blockferry hub serve --repository /backup --tunnel 0.0.0.0:10022
@@ -67,8 +72,8 @@ pub(crate) enum HubCommand {
     ///
     /// The API is described by /api/v1/openapi.json. It takes requests with a token that `hub
     /// token` made. Without other options it listens on this machine only.
-    #[command(after_help = SERVE_EXAMPLES)]
-    Serve(ServeOptions),
+    #[command(args_override_self = true, after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeOptions>),
     /// Print a code that makes a machine a node of this hub; or list nodes, or take one away
     ///
     /// The code is good once, and for a while. On the machine near the VMs it goes into
@@ -130,6 +135,15 @@ pub(crate) struct ServeOptions {
     )]
     pub(crate) node_deadline: Duration,
 
+    #[command(flatten)]
+    pub(crate) link: EndOptions,
+
+    /// A file with options in place of the command line: TOML, with a key for each long option
+    ///
+    /// Paths in it begin where the file is. What is typed goes over what stands in it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Print a JSON object with the API's address on standard output when it can be used
     #[arg(long)]
     pub(crate) json: bool,
@@ -137,6 +151,64 @@ pub(crate) struct ServeOptions {
     /// Print a line for each request
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+/// How connections of nodes are kept. What is not set has a value that suits most links.
+#[derive(Args, Debug)]
+pub(crate) struct EndOptions {
+    /// How often a node is asked for a sign of life (5s)
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, hide_short_help = true)]
+    tunnel_keepalive: Option<Duration>,
+
+    /// So many unanswered questions end a connection (3)
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..),
+        hide_short_help = true
+    )]
+    tunnel_keepalive_limit: Option<u8>,
+
+    /// SSH connections at most; more are hung up on (64)
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..),
+        hide_short_help = true
+    )]
+    tunnel_connections: Option<u16>,
+
+    /// Channels of a connection at most; more are refused (256)
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..),
+        hide_short_help = true
+    )]
+    tunnel_channels: Option<u16>,
+
+    /// How long a connection may take to log in (20s)
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, hide_short_help = true)]
+    tunnel_login_deadline: Option<Duration>,
+
+    /// Bytes that a node may send on a channel before it has to wait for the hub (16M)
+    #[arg(long, value_name = "SIZE", value_parser = window, hide_short_help = true)]
+    tunnel_window: Option<u32>,
+
+    /// Bytes that are sent, or received, under one session key at most (1G)
+    #[arg(long, value_name = "SIZE", value_parser = rekey, hide_short_help = true)]
+    tunnel_rekey: Option<usize>,
+}
+
+impl EndOptions {
+    /// The settings of the hub's own end of tunnels.
+    pub(crate) fn settings(&self) -> EndpointSettings {
+        let plain = EndpointSettings::default();
+        EndpointSettings {
+            connections: self.tunnel_connections.map_or(plain.connections, usize::from),
+            channels: self.tunnel_channels.map_or(plain.channels, usize::from),
+            login_deadline: self.tunnel_login_deadline.unwrap_or(plain.login_deadline),
+            keepalive: self.tunnel_keepalive.unwrap_or(plain.keepalive),
+            keepalive_limit: self.tunnel_keepalive_limit.map_or(plain.keepalive_limit, usize::from),
+            window_bytes: self.tunnel_window.unwrap_or(plain.window_bytes),
+            rekey_bytes: self.tunnel_rekey.unwrap_or(plain.rekey_bytes),
+            ..plain
+        }
+    }
 }
 
 #[derive(Args, Debug)]

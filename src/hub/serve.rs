@@ -98,7 +98,10 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
     let api_at = server.address()?;
-    let endpoint = options.tunnel.map(|at| endpoint(at, api_at, &hub, directory)).transpose()?;
+    let endpoint = options
+        .tunnel
+        .map(|at| endpoint(at, api_at, &hub, options.link.settings(), directory))
+        .transpose()?;
     tell(server.address()?, endpoint.as_ref().map(Endpoint::address), &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
@@ -156,6 +159,7 @@ fn endpoint(
     at: SocketAddr,
     api: SocketAddr,
     hub: &Arc<Hub>,
+    settings: EndpointSettings,
     directory: Arc<Directory>,
 ) -> anyhow::Result<Endpoint> {
     if !api.ip().is_loopback() {
@@ -169,7 +173,7 @@ fn endpoint(
     })?;
     let key = host_key(hub.folder())?;
     let gate = Gate::new(NodeCheck::of(hub.folder()), Arc::clone(hub.ports()), api);
-    let settings = EndpointSettings { directory: Some(directory), ..EndpointSettings::default() };
+    let settings = EndpointSettings { directory: Some(directory), ..settings };
     Endpoint::start(listener, key, Arc::new(gate), settings, |event| line(&event.to_string()))
         .context("starting the end of tunnels")
 }

@@ -9,6 +9,7 @@ mod enroll;
 mod options;
 mod serve;
 
+use crate::config::Configured;
 use crate::exit::Exit;
 use options::NodeCommand;
 pub(crate) use options::{EXAMPLES, NodeOptions};
@@ -17,9 +18,12 @@ pub(crate) use options::{EXAMPLES, NodeOptions};
 ///
 /// # Errors
 /// What kept it from being done, in one line.
-pub(crate) fn command(options: &NodeOptions) -> anyhow::Result<Exit> {
+pub(crate) fn command(
+    options: &NodeOptions,
+    configured: Option<&Configured>,
+) -> anyhow::Result<Exit> {
     match &options.command {
         NodeCommand::Enroll(options) => enroll::command(options),
-        NodeCommand::Serve(options) => serve::command(options),
+        NodeCommand::Serve(options) => serve::command(options, configured),
     }
 }

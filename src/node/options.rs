@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blockferry_control::tunnel::TunnelSettings;
 use blockferry_dataplane::EngineChoice;
 use blockferry_dataplane::units::parse_duration;
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
-use crate::lane_options::{positive_duration, positive_size};
+use crate::lane_options::{positive_duration, positive_size, rekey, window};
 use crate::state;
 
 const SSHD: &str = "Through an sshd";
@@ -32,6 +33,9 @@ Examples:
     blockferry node serve --tunnel ssh://blockferry@hub.example --identity node.key \\
         --known-hosts hub.keys --api-port 10301 --token-file node.token
 
+  With what stands in a file, as deadline = '10m':
+    blockferry node serve --config /etc/blockferry/node.toml
+
   On a link that goes away for minutes now and then:
     blockferry node serve --deadline 10m        (and hub serve --node-deadline 15m)";
 
@@ -54,8 +58,8 @@ pub(crate) enum NodeCommand {
     /// The hub has a backup read by this node where it is asked to (`backup --hub URL --node NAME`).
     /// Sources are opened from this machine, and what is read goes to the hub through the tunnel.
     /// Only the hub can ask, and only through the tunnel: nothing listens here.
-    #[command(after_help = SERVE_EXAMPLES)]
-    Serve(ServeOptions),
+    #[command(args_override_self = true, after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeOptions>),
 }
 
 #[derive(Args, Debug)]
@@ -99,9 +103,8 @@ pub(crate) struct ServeOptions {
     #[arg(long)]
     pub(crate) local_sources: bool,
 
-    /// SSH connections at most, over which lanes are spread
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) tunnel_connections: u16,
+    #[command(flatten)]
+    pub(crate) link: LinkOptions,
 
     /// A source, or the way to the hub, that gives no answer for this long has failed
     ///
@@ -121,9 +124,68 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub(crate) engine: EngineChoice,
 
+    /// A file with options in place of the command line: TOML, with a key for each long option
+    ///
+    /// Paths in it begin where the file is. What is typed goes over what stands in it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Print a JSON object on standard output when the hub can reach this node
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How the tunnel is made and kept. What is not set has a value that suits most links.
+#[derive(Args, Debug)]
+pub(crate) struct LinkOptions {
+    /// SSH connections at most, over which lanes are spread
+    #[arg(
+        long, value_name = "N", default_value = "4",
+        value_parser = clap::value_parser!(u16).range(1..=64)
+    )]
+    tunnel_connections: u16,
+
+    /// How often the hub is asked for a sign of life (a sixth of --deadline, 5s at most)
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, hide_short_help = true)]
+    tunnel_keepalive: Option<Duration>,
+
+    /// So many unanswered questions end a connection (3)
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..),
+        hide_short_help = true
+    )]
+    tunnel_keepalive_limit: Option<u8>,
+
+    /// Longest wait between two attempts to connect (1s)
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, hide_short_help = true)]
+    tunnel_backoff: Option<Duration>,
+
+    /// Bytes that the hub may send on a channel before it has to wait for this node (16M)
+    #[arg(long, value_name = "SIZE", value_parser = window, hide_short_help = true)]
+    tunnel_window: Option<u32>,
+
+    /// Bytes that are sent, or received, under one session key at most (1G)
+    #[arg(long, value_name = "SIZE", value_parser = rekey, hide_short_help = true)]
+    tunnel_rekey: Option<usize>,
+}
+
+impl LinkOptions {
+    /// The settings, with what was chosen here.
+    pub(crate) fn over(&self, settings: TunnelSettings) -> TunnelSettings {
+        let backoff_limit = self.tunnel_backoff.unwrap_or(settings.backoff_limit);
+        TunnelSettings {
+            connections: self.tunnel_connections.into(),
+            keepalive: self.tunnel_keepalive.unwrap_or(settings.keepalive),
+            keepalive_limit: self
+                .tunnel_keepalive_limit
+                .map_or(settings.keepalive_limit, usize::from),
+            backoff: settings.backoff.min(backoff_limit),
+            backoff_limit,
+            window_bytes: self.tunnel_window.unwrap_or(settings.window_bytes),
+            rekey_bytes: self.tunnel_rekey.unwrap_or(settings.rekey_bytes),
+            ..settings
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::{Arc, Once, mpsc};
 
 use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, ServeError};
-use blockferry_control::tunnel::{TunnelEvent, TunnelSettings};
+use blockferry_control::tunnel::{TunnelEvent, TunnelSettings, check_identity};
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 use serde_json::json;
 
 use super::options::ServeOptions;
+use crate::config::Configured;
 use crate::copy::{TunnelWords, raise_open_files, tunnel_settings};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
@@ -64,11 +65,22 @@ fn token(path: &Path) -> anyhow::Result<NodeToken> {
 ///
 /// # Errors
 /// What kept it from starting, in one line.
-pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
+pub(super) fn command(
+    options: &ServeOptions,
+    configured: Option<&Configured>,
+) -> anyhow::Result<Exit> {
+    if let Some(configured) = configured {
+        configured.check("identity", options.identity.as_deref(), check_identity)?;
+        configured.check("known-hosts", options.known_hosts.as_deref(), |path| {
+            let known = File::open(path).map(drop);
+            known.map_err(|error| format!("known-hosts {}: {error}", path.display()))
+        })?;
+        configured
+            .check("token-file", options.token_file.as_deref(), |path| token(path).map(drop))?;
+    }
     let folder = NodeFolder::at(&options.state.folder()?);
     let Way { node: name, tunnel, token } = way(options, &folder)?;
-    let mut tunnel = tunnel.with_deadline(options.deadline);
-    tunnel.connections = options.tunnel_connections.into();
+    let tunnel = options.link.over(tunnel.with_deadline(options.deadline));
     raise_open_files(OPEN_FILES);
     let settings = NodeSettings {
         lane: LaneSettings { deadline: options.deadline, ..LaneSettings::default() },

@@ -14,6 +14,14 @@ const MAX_KEY_BYTES: u64 = 64 << 10;
 /// Permission bits of all but the owner.
 const OTHERS: u32 = 0o077;
 
+/// Whether a tunnel can be opened with this private key.
+///
+/// # Errors
+/// [`TunnelError::Identity`]: what is wrong with its file.
+pub fn check(path: &Path) -> Result<(), TunnelError> {
+    load(path).map(drop)
+}
+
 /// Reads a private key, if nobody else can.
 pub(super) fn load(path: &Path) -> Result<PrivateKey, TunnelError> {
     let wrong = |what: String| TunnelError::Identity { path: path.to_owned(), what };

@@ -50,6 +50,7 @@ pub use enrollment::EnrollmentCode;
 pub use error::{TunnelError, TunnelEvent};
 pub use far::FarEnd;
 pub use figures::ConnectionFigures;
+pub use identity::check as check_identity;
 pub use key::SshKey;
 pub use own_key::{OwnKey, OwnKeyError};
 pub use service::TunnelService;
