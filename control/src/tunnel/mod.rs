@@ -1,4 +1,5 @@
-//! SSH connections through which lanes reach exports at a far end.
+//! SSH connections through which lanes reach exports at a far end, and the far end what this side
+//! offers.
 //!
 //! ```text
 //!  lane ── socket pair ── channel ┐
@@ -17,6 +18,9 @@
 //! One SSH connection keeps one processor busy at most, whatever its number of channels, and OpenSSH
 //! lets about 2 MiB a round trip through a channel: so there are several connections, and new
 //! channels go to the one that has the fewest.
+//!
+//! A tunnel that serves ([`Tunnel::serve`]) is kept up whether lanes dial or not, and what the far
+//! end opens is given to its [`TunnelService`].
 
 mod address;
 mod backoff;
