@@ -23,6 +23,7 @@
 //! end opens is given to its [`TunnelService`].
 
 mod address;
+mod ask;
 mod backoff;
 mod channel;
 mod connection;
@@ -38,6 +39,7 @@ mod identity;
 mod key;
 mod lane_socket;
 mod link;
+mod local_ports;
 mod own_key;
 mod service;
 mod session;
@@ -55,6 +57,7 @@ pub use error::{TunnelError, TunnelEvent};
 pub use far::FarEnd;
 pub use figures::ConnectionFigures;
 pub use key::SshKey;
+pub use local_ports::{LocalPortError, LocalPortSettings, LocalPorts};
 pub use own_key::{OwnKey, OwnKeyError};
 pub use service::TunnelService;
 pub use settings::TunnelSettings;
