@@ -13,23 +13,27 @@ use blockferry_dataplane::Dial;
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::connection::{Ask, Connection, Effort, Load, Shared};
+use super::ask::{Ask, Load};
+use super::connection::{Connection, Effort, Shared};
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
 use super::figures::{ConnectionFigures, Figures};
 use super::identity;
+use super::lane_socket::NearSocket;
+use super::local_ports::{Guest, LocalPortError, LocalPortSettings, LocalPorts};
 use super::service::{Offer, TunnelService};
 use super::session::connect;
 use super::settings::TunnelSettings;
 use super::trust::Trust;
 
-/// SSH connections to one server. They are closed when this and all its dialers are dropped.
+/// SSH connections to one server. They are closed when this, all its dialers and
+/// its [`LocalPorts`] are dropped.
 pub struct Tunnel {
     lines: Arc<Lines>,
 }
 
 /// The connections, in the order in which they were made.
-struct Lines {
+pub(super) struct Lines {
     shared: Arc<Shared>,
     lines: Mutex<Vec<Line>>,
 }
@@ -104,6 +108,16 @@ impl Tunnel {
         self.lines.lock().iter().map(|line| line.figures.read()).collect()
     }
 
+    /// Listens on ports of 127.0.0.1, and leads those who connect to the same ports of 127.0.0.1 at
+    /// the far end, over the connections of this tunnel, spread as lanes are. One whose channel is
+    /// refused is closed, and told as any refusal.
+    ///
+    /// # Errors
+    /// [`LocalPortError`]; it listens on all of the ports or on none.
+    pub fn listen(&self, settings: LocalPortSettings) -> Result<LocalPorts, LocalPortError> {
+        LocalPorts::listen(Arc::clone(&self.lines), settings)
+    }
+
     /// Connects lanes to one socket of the far end.
     #[must_use]
     pub fn dialer(&self, far: FarEnd) -> TunnelDialer {
@@ -132,12 +146,16 @@ impl fmt::Debug for TunnelDialer {
 impl Dial for TunnelDialer {
     fn dial(&self) -> io::Result<OwnedFd> {
         let (near, socket) = UnixStream::pair()?;
-        self.lines.ask(&self.far, socket)?;
+        self.lines.ask(&self.far, NearSocket::Unix(socket), None)?;
         Ok(near.into())
     }
 }
 
 impl Lines {
+    pub(super) fn tell(&self, event: TunnelEvent) {
+        self.shared.tell(event);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
         // A line is added whole or not at all.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +163,12 @@ impl Lines {
 
     /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while
     /// there may be more and all have some.
-    fn ask(&self, far: &FarEnd, socket: UnixStream) -> io::Result<()> {
+    pub(super) fn ask(
+        &self,
+        far: &FarEnd,
+        socket: NearSocket,
+        guest: Option<Guest>,
+    ) -> io::Result<()> {
         let settings = &self.shared.settings;
         let mut lines = self.lock();
         let busy = lines.iter().all(|line| line.channels() > 0);
@@ -160,7 +183,7 @@ impl Lines {
         let load = Load::new(&line.figures);
         let due = Instant::now() + settings.deadline;
         line.asks
-            .send(Ask { far: far.clone(), socket, due, load })
+            .send(Ask { far: far.clone(), socket, guest, due, load })
             .map_err(|_| io::Error::other("a thread of the tunnel has ended"))
     }
 }
@@ -180,6 +203,7 @@ fn start<F: Future<Output = ()>>(
         shared: Arc::clone(shared),
         number,
         asks: receiver,
+        waiting: Vec::new(),
         figures: Arc::clone(&figures),
         offer: None,
     };

@@ -154,6 +154,13 @@ pub enum TunnelEvent {
         /// Why.
         why: String,
     },
+    /// Somebody who connected to a port here was not led on. Told once, until somebody is again.
+    LocalRefused {
+        /// The port.
+        port: u16,
+        /// Why.
+        why: String,
+    },
     /// The far end wanted to open what it may not. Told once for each session and reason.
     Refused {
         /// Over which one.
@@ -187,6 +194,9 @@ impl std::fmt::Display for TunnelEvent {
                 f,
                 "tunnel connection {connection}: the far end does not connect to this one: {why}"
             ),
+            Self::LocalRefused { port, why } => {
+                write!(f, "refused to a client at 127.0.0.1:{port} here: {why}")
+            }
             Self::Refused { connection, what } => {
                 write!(f, "tunnel connection {connection}: refused to the far end: {what}")
             }

@@ -1,4 +1,5 @@
-//! SSH connections through which lanes reach exports at a far end.
+//! SSH connections through which lanes reach exports at a far end, and the far end what this side
+//! offers.
 //!
 //! ```text
 //!  lane ── socket pair ── channel ┐
@@ -17,8 +18,12 @@
 //! One SSH connection keeps one processor busy at most, whatever its number of channels, and OpenSSH
 //! lets about 2 MiB a round trip through a channel: so there are several connections, and new
 //! channels go to the one that has the fewest.
+//!
+//! A tunnel that serves ([`Tunnel::serve`]) is kept up whether lanes dial or not, and what the far
+//! end opens is given to its [`TunnelService`].
 
 mod address;
+mod ask;
 mod backoff;
 mod channel;
 mod connection;
@@ -34,6 +39,7 @@ mod identity;
 mod key;
 mod lane_socket;
 mod link;
+mod local_ports;
 mod own_key;
 mod service;
 mod session;
@@ -52,6 +58,7 @@ pub use far::FarEnd;
 pub use figures::ConnectionFigures;
 pub use identity::check as check_identity;
 pub use key::SshKey;
+pub use local_ports::{LocalPortError, LocalPortSettings, LocalPorts};
 pub use own_key::{OwnKey, OwnKeyError};
 pub use service::TunnelService;
 pub use settings::TunnelSettings;

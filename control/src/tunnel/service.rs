@@ -17,9 +17,10 @@ use russh::client::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::time::{sleep, timeout};
 
+use super::ask::Load;
 use super::backoff::Backoff;
 use super::channel;
-use super::connection::{Load, Shared};
+use super::connection::Shared;
 use super::error::TunnelEvent;
 use super::figures::Figures;
 use super::lane_socket::LaneSocket;
@@ -136,8 +137,7 @@ impl Offer {
     /// Hands one end of a socket pair to the service, and carries what passes through the other.
     pub(super) async fn carry(self: Arc<Self>, arrival: Arrival, patience: Duration) {
         let Arrival { channel, reply, load: _counted } = arrival;
-        let paired = UnixStream::pair().and_then(|(near, far)| Ok((near, LaneSocket::of(far)?)));
-        let Ok((near, far)) = paired else {
+        let Ok((near, far)) = LaneSocket::pair() else {
             return reply.reject(ChannelOpenFailure::ResourceShortage).await;
         };
         reply.accept().await;

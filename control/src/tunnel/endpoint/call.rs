@@ -1,6 +1,5 @@
 //! A connection that the hub opens to a node.
 
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use russh::ChannelOpenFailure;
@@ -20,7 +19,8 @@ const FROM: (&str, u32) = ("127.0.0.1", 0);
 pub(super) async fn answer(handle: Handle, call: Call, patience: Duration) {
     let Call { host, due, answer } = call;
     let opening = handle.channel_open_forwarded_tcpip(host, 0, FROM.0, FROM.1);
-    let opened = timeout(due.saturating_duration_since(Instant::now()), opening).await;
+    tokio::pin!(opening);
+    let opened = timeout(due.saturating_duration_since(Instant::now()), &mut opening).await;
     let channel = match opened {
         Ok(Ok(channel)) => channel,
         Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
@@ -32,11 +32,14 @@ pub(super) async fn answer(handle: Handle, call: Call, patience: Duration) {
         Ok(Err(_)) => return,
         Err(_late) => {
             let _unheard = answer.send(Err(Unopened::Late));
+            // It would have a place at the node, and nobody at this end.
+            if let Ok(channel) = opening.await {
+                let _gone = channel.close().await;
+            }
             return;
         }
     };
-    let paired = UnixStream::pair().and_then(|(near, far)| Ok((near, LaneSocket::of(far)?)));
-    let (near, far) = match paired {
+    let (near, far) = match LaneSocket::pair() {
         Ok(pair) => pair,
         Err(error) => {
             let _unheard = answer.send(Err(Unopened::System(error)));

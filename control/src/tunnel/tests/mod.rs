@@ -3,6 +3,7 @@
 
 mod addresses;
 mod channels;
+mod local_ports;
 mod service;
 mod trust;
 mod waits;

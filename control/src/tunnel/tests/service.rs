@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blockferry_dataplane::Dial;
+use blockferry_doubles::process::run_ok;
+use blockferry_doubles::sshd::{make_key, public_half};
 use blockferry_doubles::{PortBlock, SshServer, Sshd};
 
 use super::super::{FarEnd, Tunnel, TunnelService, TunnelSettings};
@@ -34,7 +37,12 @@ impl Place {
         let ports = PortBlock::take();
         let [own, asked] = [0, off].map(|off| ports.range().start() + off);
         let options = format!("restrict,port-forwarding,permitlisten=\"127.0.0.1:{own}\"");
-        let sshd = Sshd::new().key_options(&options).start().unwrap();
+        Self::at(Sshd::new().key_options(&options), ports, asked)
+    }
+
+    /// A node that asks the sshd for a port.
+    fn at(sshd: Sshd, ports: PortBlock, asked: u16) -> Self {
+        let sshd = sshd.start().unwrap();
         let settings = TunnelSettings::new(
             sshd.uri().parse().unwrap(),
             sshd.user().to_owned(),
@@ -95,6 +103,47 @@ impl Place {
         near.write_all(b"x").unwrap();
         far.read_exact(&mut [0]).is_ok()
     }
+}
+
+/// An sshd and a key that are set up as the script says, with these options of it.
+fn scripted(sshd: Sshd, options: &[String]) -> Sshd {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("node");
+    make_key(&key, &["-t", "ed25519"]).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/sshd-lines");
+    let mut command = Command::new(script);
+    command.arg(public_half(&key)).args(options);
+    let said = String::from_utf8(run_ok(command, DEADLINE).unwrap().stdout).unwrap();
+    let (of_key, of_sshd) = said.split_once("Match User").unwrap();
+    let line = of_key.lines().find(|line| line.starts_with("restrict")).unwrap();
+    let sshd = sshd.key_options(line.split_once(" ssh-").unwrap().0);
+    of_sshd.lines().skip(1).fold(sshd, Sshd::setting)
+}
+
+#[test]
+fn the_lines_of_the_script_let_a_node_have_its_port_and_no_other() {
+    for (named, asked) in [(0, 0), (0, 1)] {
+        let block = PortBlock::take();
+        let [named, asked] = [named, asked].map(|off| block.range().start() + off);
+        let sshd = scripted(Sshd::new(), &["--node-port".into(), named.to_string()]);
+        let place = Place::at(sshd, block, asked);
+        if asked == named {
+            place.wait_for("leads to this one");
+            assert!(place.answers());
+        } else {
+            place.wait_for("permitlisten of the key");
+        }
+    }
+    let block = PortBlock::take();
+    let port = *block.range().start();
+    // Settings that stand first count: other nodes have ports, and this one has none.
+    let others = Sshd::new()
+        .setting("AllowTcpForwarding yes")
+        .setting(&format!("PermitListen 127.0.0.1:{port}"));
+    let sshd = scripted(others, &[]);
+    let place = Place::at(sshd, block, port);
+    place.wait_for("permitlisten of the key");
+    assert!(!place.answers());
 }
 
 #[test]

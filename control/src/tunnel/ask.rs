@@ -1,0 +1,121 @@
+//! One channel that somebody waits for: a lane, or a client of a local port.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use russh::client::{Handle, Msg};
+use russh::{Channel, ChannelOpenFailure};
+use tokio::time::timeout;
+
+use super::channel;
+use super::connection::Shared;
+use super::error::TunnelEvent;
+use super::far::FarEnd;
+use super::figures::Figures;
+use super::lane_socket::{LaneSocket, NearSocket};
+use super::local_ports::Guest;
+use super::session::Client;
+
+/// A lane that wants to be connected.
+pub(super) struct Ask {
+    pub(super) far: FarEnd,
+    /// The tunnel's end of the lane's socket.
+    pub(super) socket: NearSocket,
+    /// For a client that is no lane.
+    pub(super) guest: Option<Guest>,
+    /// Nobody waits for it after this.
+    pub(super) due: Instant,
+    /// Counts it among the channels of the connection.
+    pub(super) load: Load,
+}
+
+/// One of a connection's channels, open or asked for.
+pub(super) struct Load(Arc<Figures>);
+
+impl Load {
+    pub(super) fn new(figures: &Arc<Figures>) -> Self {
+        figures.channels.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(figures))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens the channel that a lane waits for, and carries it to its end.
+pub(super) async fn serve(
+    ask: Ask,
+    handle: Arc<Handle<Client>>,
+    shared: Arc<Shared>,
+    figures: Arc<Figures>,
+) {
+    let Ask { far, socket, guest, due, load: _counted } = ask;
+    let opening = open(&handle, &far);
+    tokio::pin!(opening);
+    let opened = timeout(due.saturating_duration_since(Instant::now()), &mut opening).await;
+    let refused = |why| shared.tell(TunnelEvent::ChannelRefused { far: far.clone(), why });
+    match opened {
+        Ok(Ok(channel)) => match LaneSocket::of(socket) {
+            Ok(socket) => {
+                let (left, end) = (socket.left(), socket.end());
+                let carrying = channel::carry(channel, socket, &figures, left, None);
+                until_gone(carrying, guest, end).await;
+            }
+            Err(error) => {
+                refused(error.to_string());
+                let _gone = channel.close().await;
+            }
+        },
+        Ok(Err(russh::Error::ChannelOpenFailure(reason))) => refused(refusal(&reason)),
+        // The session is over, which is told apart.
+        Ok(Err(_)) => {}
+        Err(_late) => {
+            drop(socket);
+            refused("no answer in time".into());
+            // It would hold an export, and nobody at this end.
+            if let Ok(channel) = opening.await {
+                let _gone = channel.close().await;
+            }
+        }
+    }
+}
+
+/// Waits for the end of `carrying`, which `end` brings about when the guest is to go.
+async fn until_gone(carrying: impl Future<Output = ()>, guest: Option<Guest>, end: impl FnOnce()) {
+    let Some(mut guest) = guest else { return carrying.await };
+    tokio::pin!(carrying);
+    tokio::select! {
+        () = &mut carrying => return,
+        () = guest.is_to_go() => end(),
+    }
+    // It keeps its place until it has gone.
+    carrying.await;
+}
+
+fn refusal(reason: &ChannelOpenFailure) -> String {
+    match reason {
+        ChannelOpenFailure::AdministrativelyProhibited => {
+            "it may not (a hub: the port is not leased for this node; sshd: PermitOpen, \
+             AllowTcpForwarding, or permitopen of the key)"
+                .into()
+        }
+        ChannelOpenFailure::ConnectFailed => "nobody listens there".into(),
+        ChannelOpenFailure::ResourceShortage => "it has no resources left for a channel".into(),
+        ChannelOpenFailure::UnknownChannelType => "it does not know this kind of channel".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+async fn open(handle: &Handle<Client>, far: &FarEnd) -> Result<Channel<Msg>, russh::Error> {
+    match far {
+        FarEnd::Tcp { host, port } => {
+            let port = u32::from(*port);
+            handle.channel_open_direct_tcpip(host.as_str(), port, "127.0.0.1", 0).await
+        }
+        FarEnd::Unix { path } => handle.channel_open_direct_streamlocal(path.as_str()).await,
+    }
+}
