@@ -13,7 +13,7 @@ mod token;
 
 use crate::exit::Exit;
 use options::HubCommand;
-pub(crate) use options::{EXAMPLES, HubOptions, NamedFolder};
+pub(crate) use options::{EXAMPLES, HubOptions, NamedFolder, PortRange};
 
 /// `blockferry hub`.
 ///

@@ -9,6 +9,7 @@ use blockferry_dataplane::units::parse_duration;
 use clap::{Args, Subcommand};
 
 use crate::exit::Refusal;
+use crate::hub::PortRange;
 use crate::lane_options::{positive_duration, positive_size, rekey, window};
 use crate::state;
 
@@ -32,6 +33,9 @@ Examples:
   Through an sshd of the hub's machine:
     blockferry node serve --tunnel ssh://blockferry@hub.example --identity node.key \\
         --known-hosts hub.keys --api-port 10301 --token-file node.token
+
+  With the hub's ports on this machine, for nbdcopy or qemu-img:
+    blockferry node serve --ports 10100-10200
 
   With what stands in a file, as deadline = '10m':
     blockferry node serve --config /etc/blockferry/node.toml
@@ -95,6 +99,13 @@ pub(crate) struct ServeOptions {
     /// A file with the token that the hub shows, which only its user can read
     #[arg(long, value_name = "FILE", requires = "tunnel", help_heading = SSHD)]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// Listen on these ports of 127.0.0.1 too, and lead other NBD clients to the same ports of the
+    /// hub, as with 10100-10200
+    ///
+    /// They reach what is leased for this node. Every user of this machine can connect to them.
+    #[arg(long, value_name = "A-B")]
+    pub(crate) ports: Option<PortRange>,
 
     /// Take sources that name files of this machine: Unix sockets, certificates
     ///

@@ -15,6 +15,7 @@ use super::options::ServeOptions;
 use crate::config::Configured;
 use crate::copy::{TunnelWords, raise_open_files, tunnel_settings};
 use crate::exit::{Exit, Refusal};
+use crate::hub::PortRange;
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
 
@@ -121,6 +122,9 @@ pub(super) fn command(
         }
         other => other.into(),
     })?;
+    let ports = options.ports.as_ref().map(|PortRange(ports)| node.listen(ports.clone()));
+    // Closed at the end of this command.
+    let _ports = ports.transpose().map_err(|error| Refusal::usage(error.to_string()))?;
     // Only a signal ends it. Whoever would send none is gone with the process.
     let _signal = ended.recv();
     node.stop();

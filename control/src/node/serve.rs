@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
 use blockferry_dataplane::Endpoint;
@@ -9,7 +10,10 @@ use blockferry_dataplane::nbd::{Address, NbdUri};
 
 use super::folder::{NodeError, NodeFolder};
 use super::service::{NodeService, NodeSettings};
-use crate::tunnel::{FarEnd, Tunnel, TunnelError, TunnelEvent, TunnelService, TunnelSettings};
+use crate::tunnel::{
+    FarEnd, LocalPortError, LocalPortSettings, LocalPorts, Tunnel, TunnelError, TunnelEvent,
+    TunnelService, TunnelSettings,
+};
 
 /// Why a node does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +74,12 @@ impl Node {
         Ok(Self { tunnel: up, service, _lock: lock })
     }
 
-    /// What the connections of its tunnel have carried.
-    #[must_use]
-    pub fn tunnel(&self) -> Option<&Tunnel> {
-        self.tunnel.get()
+    /// Leads ports of 127.0.0.1 to the same ports of the hub, for other NBD clients.
+    ///
+    /// # Errors
+    /// [`LocalPortError`]; it listens on all of them or on none.
+    pub fn listen(&self, ports: RangeInclusive<u16>) -> Result<LocalPorts, LocalPortError> {
+        self.tunnel.wait().listen(LocalPortSettings { ports, ..LocalPortSettings::default() })
     }
 
     /// Calls off all jobs, and waits for their ends.
