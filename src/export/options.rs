@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use blockferry_control::catalog::{DiskName, PointId};
+use blockferry_control::hub::NodeName;
 use clap::Args;
 
 use crate::reading::RepositoryOption;
@@ -30,6 +31,11 @@ pub(crate) struct ExportOptions {
 
     #[command(flatten)]
     pub(crate) repository: RepositoryOption,
+
+    /// Have the hub lease its ports for this node, so that they are reached on the node's machine,
+    /// where `node serve --ports` leads to them
+    #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
+    pub(crate) node: Option<NodeName>,
 
     /// Only this disk; repeat it for more
     #[arg(long, value_name = "NAME")]

@@ -71,6 +71,7 @@ fn offered(options: &ExportOptions, console: &Arc<Console>) -> anyhow::Result<Of
             disks: options.disk.clone(),
             writable: options.writable,
             connections: None,
+            node: options.node.clone(),
         };
         let watch: Arc<dyn Watch> = Arc::new(Words(Arc::clone(console)));
         let export = hub.export(&asked, &watch).map_err(|error| remote::refusal(&error))?;

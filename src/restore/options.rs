@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use blockferry_control::catalog::{DiskName, PointId};
+use blockferry_control::hub::NodeName;
 use blockferry_control::reading::DiskFormat;
 use clap::Args;
 
@@ -34,6 +35,11 @@ pub(crate) struct RestoreOptions {
 
     #[command(flatten)]
     pub(crate) repository: RepositoryOption,
+
+    /// Have the hub lease its ports for this node, so that they are reached on the node's machine,
+    /// where `node serve --ports` leads to them
+    #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
+    pub(crate) node: Option<NodeName>,
 
     /// A folder, which is made if it is not there; or for one disk an NBD URI or a block device
     #[arg(long, value_name = "DIR|URI|DEVICE")]

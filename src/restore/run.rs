@@ -51,9 +51,9 @@ fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
     };
     // Who has the repository serves the disks; they are moved and compared here in any case.
     if let Some(hub) = options.repository.remote.client()? {
-        let name = options.repository.name()?;
+        let (name, node) = (options.repository.name()?, options.node.clone());
         return watched(&options.output, totals, |watch, cancellation| {
-            hub.restore(&request, name, &settings, watch, cancellation)
+            hub.restore(&request, name, node, &settings, watch, cancellation)
                 .map_err(|error| refusal(&error))
         });
     }

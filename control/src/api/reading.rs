@@ -26,7 +26,7 @@ use super::points::{Place, named};
 use super::shared::Shared;
 use super::submission;
 use crate::catalog::{DiskName, JobId, PointId};
-use crate::hub::{ExportAsked, MAX_EXPORTS, Reading, RepositoryName, VerifyAsked};
+use crate::hub::{ExportAsked, MAX_EXPORTS, NodeName, Reading, RepositoryName, VerifyAsked};
 use crate::record::ReadingRecord;
 
 /// Between two events of progress: more is not seen by people.
@@ -110,6 +110,9 @@ struct Exporting {
     /// Connections that each disk is served to at once; 16 where nothing is said.
     #[schema(minimum = 1, maximum = 64)]
     connections: Option<u16>,
+    /// The node that is to reach the ports through its tunnel.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$", example = "esx-rack2")]
+    node: Option<String>,
 }
 
 /// An export that was taken back.
@@ -271,6 +274,7 @@ async fn export(
         disks: disks(&asked.disks)?,
         writable: asked.writable,
         connections,
+        node: asked.node.as_deref().map(NodeName::from_str).transpose().map_err(ApiError::unfit)?,
     };
     follow(&shared, shared.readers()?.export(asked)?).await
 }

@@ -15,7 +15,7 @@ use super::reading::Reading;
 use crate::backup::Watch;
 use crate::call::ANSWER_DEADLINE;
 use crate::catalog::{DiskName, PointId};
-use crate::hub::RepositoryName;
+use crate::hub::{NodeName, RepositoryName};
 use crate::record::{ExportRecord, ExportedDiskRecord, ReadingRecord};
 
 /// How long a look at what has come takes when nothing has.
@@ -36,6 +36,8 @@ pub struct Exporting {
     pub writable: bool,
     /// Connections to each disk, if that is to be another number than the hub's.
     pub connections: Option<u16>,
+    /// The node of the hub through whose tunnel the disks are to be reached.
+    pub node: Option<NodeName>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +49,8 @@ struct Body<'a> {
     writable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
 }
 
 /// Disks that a hub serves while this lives, and is looked at.
@@ -77,6 +81,7 @@ impl HubClient {
             disks: asked.disks.iter().map(DiskName::as_str).collect(),
             writable: asked.writable,
             connections: asked.connections,
+            node: asked.node.as_ref().map(NodeName::as_str),
         };
         let mut reading = self.reading(&format!("/points/{}/exports", asked.point), &body)?;
         match reading.next(ANSWER_DEADLINE, watch)? {

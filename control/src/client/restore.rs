@@ -20,7 +20,7 @@ use super::http::HubClient;
 use crate::backup::{Cancellation, Watch};
 use crate::call::{CONNECT_DEADLINE, escaped};
 use crate::catalog::{FailureKind, PointId, ValueError, VmName};
-use crate::hub::RepositoryName;
+use crate::hub::{NodeName, RepositoryName};
 use crate::reading::{
     ChainDigests, Opened, OpenedDisk, ReadError, ReadSettings, RestoreReport, RestoreRequest,
     Reviver, Scratch, notes_folder, restore_opened,
@@ -28,7 +28,8 @@ use crate::reading::{
 
 impl HubClient {
     /// Restores disks of a point of the hub, as [`restore`](crate::reading::restore) does those of a
-    /// repository that is here; `repository` is that of the hub, if it is named.
+    /// repository that is here; `repository` is that of the hub, if it is named, and `node` the one on
+    /// whose machine this is, where its ports lead to the hub's.
     ///
     /// # Errors
     /// [`ReadError`] where nothing was restored.
@@ -36,6 +37,7 @@ impl HubClient {
         &self,
         request: &RestoreRequest,
         repository: Option<RepositoryName>,
+        node: Option<NodeName>,
         settings: &ReadSettings,
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
@@ -47,6 +49,7 @@ impl HubClient {
             disks: request.disks.clone(),
             writable: false,
             connections: Some(settings.lane.connections),
+            node,
         };
         let export = self.export(&asked, watch)?;
         // Images are written through exports of our own.

@@ -15,7 +15,7 @@ use crate::catalog::{
     NewJob, Point, PointId,
 };
 use crate::export::ExportAccess;
-use crate::hub::{ExportAddress, Holder, PortLease, RepositoryName};
+use crate::hub::{ExportAddress, Holder, NodeName, PortLease, RepositoryName};
 use crate::reading::{ChainDigests, Offer, ReadError, Reviver, no_digests, offer_at};
 use crate::repository::{HeldPoint, Repository, RepositoryError, Work};
 
@@ -35,6 +35,8 @@ pub struct ExportAsked {
     pub writable: bool,
     /// Connections that each disk is served to.
     pub connections: u16,
+    /// The node that reaches the ports through its tunnel.
+    pub node: Option<NodeName>,
 }
 
 /// A point that is served.
@@ -178,7 +180,8 @@ impl Claimed<'_> {
         let mut leases = Vec::with_capacity(held.layers.len());
         for layer in &held.layers {
             let disk = &layer.layer().disk_name;
-            leases.push(shared.ports.lease(&holder, &held.point.vm, disk)?);
+            let node = asked.node.as_ref();
+            leases.push(shared.ports.lease_for(&holder, &held.point.vm, disk, node)?);
         }
         // Writes take the room of the repository, which its backups could take as well; and what a
         // kill leaves of them goes with the folder of any dead job.

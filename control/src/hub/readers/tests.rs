@@ -66,7 +66,8 @@ impl Place {
     fn export(&self) -> Result<Reading, ReaderError> {
         let disks = vec!["root".parse().unwrap()];
         let (point, repository) = (self.point, None);
-        let asked = ExportAsked { point, repository, disks, writable: false, connections: 1 };
+        let asked =
+            ExportAsked { point, repository, disks, writable: false, connections: 1, node: None };
         let mut reading = self.readers.export(asked)?;
         wait_for(reading.opened())?;
         Ok(reading)
