@@ -84,6 +84,11 @@ impl Child {
         String::from_utf8_lossy(&self.stderr.bytes()).into_owned()
     }
 
+    /// What it has written to stdout so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.bytes()).into_owned()
+    }
+
     /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
         matches!(self.wait(Duration::ZERO), Err(e) if e.kind() == io::ErrorKind::TimedOut)
