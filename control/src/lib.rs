@@ -32,6 +32,7 @@ pub mod export;
 pub mod hub;
 pub mod image;
 pub mod node;
+mod proc;
 mod program;
 pub mod reading;
 pub mod record;

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 
 use super::shared::Shared;
 use crate::hub::JobCounts;
+use crate::proc::own_pss_bytes;
 
 /// All figures, at this moment.
 pub(super) fn exposition(shared: &Shared) -> String {
@@ -14,6 +15,8 @@ pub(super) fn exposition(shared: &Shared) -> String {
     gauge(&mut text, "info", "Which hub this is.", &[(format!("{{version=\"{version}\"}}"), 1)]);
     let uptime = [(String::new(), shared.hub.uptime().as_secs())];
     gauge(&mut text, "uptime_seconds", "Time since the start.", &uptime);
+    let memory = [(String::new(), own_pss_bytes())];
+    gauge(&mut text, "memory_bytes", "Memory of the hub, without its exports (PSS).", &memory);
     gauge(
         &mut text,
         "ports",

@@ -36,6 +36,8 @@ struct Node {
     version: Option<String>,
     /// Backups that it reads for now.
     jobs: Option<usize>,
+    /// Its memory in bytes, what it shares with others in proportion (PSS).
+    memory_bytes: Option<u64>,
     /// Its SSH connections to the hub.
     connections: Option<usize>,
 }
@@ -66,6 +68,7 @@ impl From<NodeStatus> for Node {
             reachable: answer.is_some(),
             reason,
             jobs: answer.as_ref().map(|answer| answer.jobs),
+            memory_bytes: answer.as_ref().map(|answer| answer.memory_bytes),
             version: answer.map(|answer| answer.version),
             connections,
         }

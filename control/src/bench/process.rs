@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::proc::{bytes, pss_bytes};
+
 /// CPU time of this process, kernel threads that work for it among it.
 pub(super) fn own_cpu() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
@@ -21,18 +23,12 @@ pub(super) fn forget_peak() {
 
 /// The peak of this process's resident memory in bytes.
 pub(super) fn own_peak() -> Option<u64> {
-    kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    bytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
 /// Memory of a process in bytes, shared pages in proportion; 0 for one that is gone.
 pub(super) fn pss(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    kibibytes(&rollup, "Pss:").unwrap_or(0)
-}
-
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+    pss_bytes(pid).unwrap_or(0)
 }
 
 /// All processes at one moment.

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use crate::proc::pss_bytes;
+
 /// What a process has used and holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,9 +22,8 @@ impl ExportUsage {
     /// Reads it from /proc.
     pub(super) fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let cpu = cpu(&stat).ok_or(io::ErrorKind::InvalidData)?;
-        let pss_bytes = pss(&memory).ok_or(io::ErrorKind::InvalidData)?;
+        let pss_bytes = pss_bytes(pid)?;
         let mut sockets: usize = 0;
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             // One that was closed since the folder was read is none of its connections any more.
@@ -44,10 +45,4 @@ fn cpu(stat: &str) -> Option<Duration> {
     let ticks = times.next()?.ok()? + times.next()?.ok()?;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Some(Duration::from_millis(ticks * 1000 / per_second))
-}
-
-fn pss(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

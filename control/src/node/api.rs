@@ -27,6 +27,7 @@ use super::jobs::{JobRefusal, Jobs};
 use super::wire::{Done, HealthRecord, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
 use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
+use crate::proc::own_pss_bytes;
 
 /// How long a hub that asks how a job gets on waits for a word: progress comes in this rhythm.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
@@ -97,7 +98,8 @@ pub(super) async fn serve(socket: UnixStream, router: Router) {
 }
 
 async fn health(State(jobs): State<Arc<Jobs>>) -> Json<HealthRecord> {
-    Json(HealthRecord { version: env!("CARGO_PKG_VERSION").into(), jobs: jobs.ids().len() })
+    let (version, jobs) = (env!("CARGO_PKG_VERSION").into(), jobs.ids().len());
+    Json(HealthRecord { version, jobs, memory_bytes: own_pss_bytes() })
 }
 
 async fn look(

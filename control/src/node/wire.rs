@@ -17,6 +17,8 @@ pub struct HealthRecord {
     pub version: String,
     /// Backups that it reads for.
     pub jobs: usize,
+    /// Its memory in bytes, what it shares with others in proportion (PSS).
+    pub memory_bytes: u64,
 }
 
 /// `POST /look`: what these sources are.
