@@ -77,3 +77,26 @@ fn a_hub_serves_as_its_file_says_and_as_is_typed_over_it() {
     let (status, _) = hub.ask(&token, "GET", "/nodes", &Value::Null);
     assert_eq!(status, 200);
 }
+
+#[test]
+fn the_files_that_come_with_the_services_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
+    for (group, name) in [("hub", "hub.toml"), ("node", "node.toml")] {
+        let text = fs::read_to_string(shipped.join(name)).unwrap();
+        // Options that are commented out are taken, too; the folders are not those of a test.
+        let text = text.replace("# local-sources", "local-sources").replace("# ports", "ports");
+        let text = text.replace("/var/lib", "var").replace("\"/backup\"", "\"backup\"");
+        fs::write(folder.path().join(name), text).unwrap();
+        // All of it is read and checked before the last option is.
+        let last = if group == "hub" { "--ports=x" } else { "--forget=x" };
+        let ended = run(folder.path(), &[group, "serve", "--config", name, last]);
+        assert_eq!(code(&ended), 2);
+        let option = last.split('=').next().unwrap();
+        assert!(
+            stderr(&ended).contains(&format!("invalid value 'x' for '{option}")),
+            "{}",
+            stderr(&ended)
+        );
+    }
+}
