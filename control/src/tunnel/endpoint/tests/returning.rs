@@ -23,6 +23,18 @@ fn time_back(directory: &Directory) -> Duration {
     }
 }
 
+/// A listener where an endpoint was, as soon as its thread has ended.
+fn listen_again(address: SocketAddr) -> TcpListener {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < until, "{address}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A proxy before the rig's endpoint, and settings of a node that goes through it.
 fn behind(rig: &Rig) -> (Proxy, TunnelSettings) {
     let proxy = Proxy::to(&Address::Tcp(rig.endpoint.address())).start().unwrap();
@@ -109,7 +121,7 @@ fn a_hub_that_starts_again_gets_its_nodes_back() {
     assert!(closed.unwrap().to_string().contains("the hub stops"));
     let (settings, directory) = serving();
     let key = OwnKey::load_or_make(&folder.path().join("host")).unwrap();
-    let listener = TcpListener::bind(address).unwrap();
+    let listener = listen_again(address);
     let _endpoint = Endpoint::start(listener, key, list, settings, |_| {}).unwrap();
     let took = time_back(&directory);
     assert!(took < BACK, "{took:?}");
@@ -123,13 +135,14 @@ fn a_node_that_starts_before_its_hub_waits_for_it_and_says_so_once() {
     let Rig { folder, list, endpoint, events } = rig;
     let address = endpoint.address();
     drop((endpoint, events));
+    drop(listen_again(address));
     let (tell, events) = channel();
     let _tunnel = Tunnel::serve(settings, named("one"), heard(tell)).unwrap();
     let said = events.recv_timeout(PATIENCE).unwrap();
     assert!(said.contains("no connection to ssh://"), "{said}");
     let (settings, directory) = serving();
     let key = OwnKey::load_or_make(&folder.path().join("host")).unwrap();
-    let listener = TcpListener::bind(address).unwrap();
+    let listener = listen_again(address);
     let _endpoint = Endpoint::start(listener, key, list, settings, |_| {}).unwrap();
     let took = time_back(&directory);
     assert!(took < BACK, "{took:?}");
