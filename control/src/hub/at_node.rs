@@ -34,9 +34,12 @@ use crate::tunnel::endpoint::{DialError, Directory};
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// For a node to hear that a job is over.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
-/// For a node to say how a job gets on, of which it lets a hub wait for half a second. Then it is
-/// asked anew, for the connection may be one that its other end has left.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(10);
+/// For a node to say how a job gets on, where the deadline leaves less: it lets a hub wait for half
+/// a second.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
+/// The same, where the deadline leaves more. Then it is asked anew, for the connection may be one
+/// that its other end has left.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The lines to the nodes of a hub.
 pub trait NodeLines: Send + Sync + fmt::Debug {
@@ -342,12 +345,9 @@ impl AtNode {
                     return Err(CarryError::All(BackupError::Cancelled));
                 }
             }
-            let asked = Instant::now();
-            let given_up = || {
-                let late = asked.elapsed() >= PROGRESS_DEADLINE;
-                let called_off = shared.is_cancelled() && !told_of_cancel;
-                late || called_off || heard.elapsed() >= self.deadline
-            };
+            let left = self.deadline.saturating_sub(heard.elapsed());
+            let due = Instant::now() + left.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+            let given_up = || Instant::now() >= due || (shared.is_cancelled() && !told_of_cancel);
             let call = format!("{}?seen={seen}", self.path());
             let progress = match self.ask::<JobProgress>(&given_up, &Method::GET, &call, None) {
                 Ok(progress) => progress,
