@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
@@ -23,6 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::api::KEEP_ALIVE;
@@ -86,7 +89,7 @@ pub(crate) enum Way {
     /// TCP, to a name or address and a port.
     Tcp(String, u16),
     /// Whatever is opened.
-    Opened(Box<dyn Opens>),
+    Opened(Arc<dyn Opens>),
 }
 
 impl Way {
@@ -102,9 +105,16 @@ impl Way {
                 let _as_allowed = stream.set_nodelay(true);
                 Ok(Box::new(stream))
             }
-            // The runtime is this call's alone: nobody else waits for it.
             Self::Opened(opens) => {
-                let stream = opens.open(CONNECT_DEADLINE)?;
+                // On a thread of its own, which nobody waits for: a call that is given up ends now.
+                let (told, opened) = oneshot::channel();
+                let opens = Arc::clone(opens);
+                let opening = thread::Builder::new().name("open".to_owned()).spawn(move || {
+                    // What comes too late is dropped, and so closed.
+                    let _late = told.send(opens.open(CONNECT_DEADLINE));
+                });
+                opening.map_err(|error| error.to_string())?;
+                let stream = opened.await.map_err(|_panicked| "it cannot be opened")??;
                 let stream = stream.set_nonblocking(true).and_then(|()| stream.try_into());
                 let stream: tokio::net::UnixStream =
                     stream.map_err(|error: io::Error| error.to_string())?;

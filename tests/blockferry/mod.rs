@@ -5,6 +5,7 @@
 
 mod hub;
 mod kept;
+mod node;
 mod reading;
 mod tunnel;
 
@@ -16,6 +17,8 @@ use std::process::{Command, Output, Stdio};
 pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
+#[allow(unused_imports)]
+pub(crate) use node::{Node, NodePlace, tunnel_of};
 #[allow(unused_imports)]
 pub(crate) use reading::{HubPlace, by, wait_until};
 #[allow(unused_imports)]

@@ -39,6 +39,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
 /// For a node to say that it is there.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+/// For a node to say how a job gets on, where the deadline leaves less: it lets a hub wait for half
+/// a second.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
+/// The same, where the deadline leaves more. Then it is asked anew, for the connection may be one
+/// that its other end has left.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The lines to the nodes of a hub.
 pub trait NodeLines: Send + Sync + fmt::Debug {
@@ -134,7 +140,7 @@ impl NodesAtWork {
             }
             (None, Some(lines)) => {
                 let line = Line { lines: Arc::clone(lines), node: node.clone() };
-                (Way::Opened(Box::new(line)), None)
+                (Way::Opened(Arc::new(line)), None)
             }
             (None, None) => return Err(SubmitError::NoNodes),
         };
@@ -243,6 +249,13 @@ impl AtNode {
 
     fn path(&self) -> String {
         format!("/jobs/{}", self.job)
+    }
+
+    /// Tells the node that nothing of the job is wanted any more: it calls off what is at work, and
+    /// forgets what is over.
+    fn dismiss(&self) -> Result<Done, CallError> {
+        let due = Instant::now() + GOODBYE_DEADLINE;
+        self.ask(&|| Instant::now() >= due, &Method::DELETE, &self.path(), None)
     }
 
     /// Sends the digests of what the chain of a disk holds.
@@ -368,6 +381,7 @@ impl Carrier for AtNode {
         let shared = Arc::new(Shared {
             counts: Mutex::new(vec![Counts::default(); loads.len()]),
             cancelled: AtomicBool::new(false),
+            away: AtomicBool::new(false),
             outcome: Mutex::default(),
             over: Condvar::new(),
         });
@@ -375,11 +389,10 @@ impl Carrier for AtNode {
         let thread = thread::Builder::new().name(format!("node-{}", self.node));
         let thread = thread.spawn(move || {
             let outcome = node.follow(&loads, &*told, &ours);
-            // Whatever became of it: nothing of it is wanted there any more. A node that is away
-            // forgets it by itself.
-            let due = Instant::now() + GOODBYE_DEADLINE;
-            let late = || Instant::now() >= due;
-            let _away = node.ask::<Done>(&late, &Method::DELETE, &node.path(), None);
+            // Whatever became of it. A node that is away forgets it by itself.
+            if !ours.away.load(Ordering::Relaxed) {
+                let _away = node.dismiss();
+            }
             *held(&ours.outcome) = Some(outcome);
             ours.over.notify_all();
         });
@@ -398,31 +411,41 @@ impl AtNode {
     ) -> Result<Vec<Carried>, CarryError> {
         let mut seen = 0;
         let mut heard = Instant::now();
-        let mut away = false;
         let mut told_of_cancel = false;
         let end = loop {
             if shared.is_cancelled() && !told_of_cancel {
-                let told = self.ask::<Done>(&|| false, &Method::DELETE, &self.path(), None);
-                told_of_cancel = told.is_ok();
-            }
-            let call = format!("{}?seen={seen}", self.path());
-            let progress = match self.ask::<JobProgress>(&|| false, &Method::GET, &call, None) {
-                Ok(progress) => progress,
+                told_of_cancel = true;
                 // Its lanes end by themselves once their exports are gone.
-                Err(_) if shared.is_cancelled() => {
+                if let Err(CallError::Unreachable(_)) = self.dismiss() {
+                    shared.away.store(true, Ordering::Relaxed);
                     return Err(CarryError::All(BackupError::Cancelled));
                 }
-                Err(CallError::Unreachable(what)) if heard.elapsed() < self.deadline => {
-                    if !std::mem::replace(&mut away, true) {
-                        watch.note(&format!("node {} cannot be reached: {what}", self.node));
+            }
+            let left = self.deadline.saturating_sub(heard.elapsed());
+            let due = Instant::now() + left.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+            let given_up = || Instant::now() >= due || (shared.is_cancelled() && !told_of_cancel);
+            let call = format!("{}?seen={seen}", self.path());
+            let progress = match self.ask::<JobProgress>(&given_up, &Method::GET, &call, None) {
+                Ok(progress) => progress,
+                Err(_) if shared.is_cancelled() && !told_of_cancel => continue,
+                Err(error) => {
+                    let unreachable = matches!(error, CallError::Unreachable(_));
+                    let was_away = shared.away.swap(unreachable, Ordering::Relaxed);
+                    if told_of_cancel {
+                        return Err(CarryError::All(BackupError::Cancelled));
+                    }
+                    if !unreachable || heard.elapsed() >= self.deadline {
+                        return Err(CarryError::All(self.failed(&error)));
+                    }
+                    if !was_away {
+                        watch.note(&format!("node {} cannot be reached: {error}", self.node));
                     }
                     thread::sleep(RETRY_PAUSE);
                     continue;
                 }
-                Err(error) => return Err(CarryError::All(self.failed(&error))),
             };
             heard = Instant::now();
-            if std::mem::take(&mut away) {
+            if shared.away.swap(false, Ordering::Relaxed) {
                 watch.note(&format!("node {} is there again", self.node));
             }
             seen += progress.words.len();
@@ -484,6 +507,8 @@ impl AtNode {
 struct Shared {
     counts: Mutex<Vec<Counts>>,
     cancelled: AtomicBool,
+    /// Whether the node could not be reached when it was asked last.
+    away: AtomicBool,
     outcome: Mutex<Option<Result<Vec<Carried>, CarryError>>>,
     over: Condvar,
 }

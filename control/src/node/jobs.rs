@@ -29,6 +29,9 @@ use crate::child::held;
 
 /// How often it is looked whether a job goes on, and how far it is.
 const TICK: Duration = Duration::from_millis(100);
+/// For sources to show what they are; less than a hub waits for an answer, so that it hears which
+/// one does not.
+const LOOK_DEADLINE: Duration = Duration::from_secs(60);
 /// Jobs at once.
 const MAX_JOBS: usize = 128;
 /// Words of a job that are kept.
@@ -127,8 +130,10 @@ impl Jobs {
                 bitmap: disk.bitmap,
             });
         }
+        let mut lanes = self.settings.lanes.clone();
+        lanes.lane.deadline = lanes.lane.deadline.min(LOOK_DEADLINE);
         // Whoever asked and went is answered nevertheless: it takes no longer than a deadline.
-        let looked = self.settings.lanes.look(&sought, &Cancellation::default());
+        let looked = lanes.look(&sought, &Cancellation::default());
         Ok(match looked {
             Ok(looked) => LookAnswer::Looked(
                 looked
