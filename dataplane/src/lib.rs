@@ -38,6 +38,7 @@ mod pool;
 pub mod rate;
 mod report;
 mod settings;
+pub mod tcp;
 mod tls;
 pub mod units;
 pub mod zero;

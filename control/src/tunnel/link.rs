@@ -3,9 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use blockferry_dataplane::tcp::resend_within;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+/// What was lost on a link that was away is sent again this soon after it is back.
+const LONGEST_RESEND: Duration = Duration::from_secs(1);
 /// A key is used for an hour at most.
 pub(super) const REKEY_TIME: Duration = Duration::from_secs(3600);
 
@@ -27,7 +30,10 @@ pub(super) fn tune(socket: &TcpStream, keepalive: Duration, limit: usize) -> io:
     let unanswered = u32::try_from(limit).unwrap_or(u32::MAX).saturating_add(1);
     let silence = keepalive.saturating_mul(unanswered);
     let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-    Ok(sockopt::set_tcp_user_timeout(socket, silence_ms)?)
+    sockopt::set_tcp_user_timeout(socket, silence_ms)?;
+    // Kernels that do not know it come back later from a cut that was shorter than the keepalives.
+    let _as_known = resend_within(socket, LONGEST_RESEND);
+    Ok(())
 }
 
 /// Sets up a connection within the machine, as the data plane does with its own: there is no
