@@ -25,6 +25,11 @@ const WATERMARK_MAX: usize = 1 << 20;
 /// (benches/runs/2026-11-24-loopback-congestion.txt). Every kernel has this one, for every user.
 const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
 
+/// Bytes that a Unix socket is asked to hold on their way to a server: a request as a rule. With
+/// the kernel's 208 KiB both ends are woken several times for each, and lanes took 5 to 12 % longer
+/// (benches/runs/2026-11-27-backup.txt).
+const UNIX_SEND_BYTES: usize = 1 << 20;
+
 /// An open descriptor, with counts of the bytes that passed through it: liveness is judged by
 /// completed I/O, and an engine sees that even in the middle of an operation.
 #[derive(Debug)]
@@ -67,6 +72,10 @@ impl Descriptor {
         if matches!(address, Address::Tcp(to) if to.ip().to_canonical().is_loopback()) {
             // Only speed is lost where the kernel refuses.
             let _as_allowed = socket.set_tcp_congestion(LOOPBACK_CONGESTION_CONTROL);
+        }
+        if domain == Domain::UNIX {
+            // As much as `net.core.wmem_max` allows; only speed is lost where that is less.
+            let _as_allowed = socket.set_send_buffer_size(UNIX_SEND_BYTES);
         }
         match socket.connect(&to) {
             Ok(()) => {}
