@@ -6,10 +6,14 @@
 
 mod blockferry;
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockferry::{Hub, Node, NodePlace, code, place, stderr, tunnel_of, wait_until};
+use blockferry::{Hub, Node, NodePlace, code, place, seen_by, stderr, tunnel_of, wait_until};
 use blockferry_doubles::{PortBlock, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -208,7 +212,7 @@ fn a_node_that_stands_still_for_longer_fails_its_job_within_the_deadline() {
     let before = Instant::now();
     work.node.signal(Signal::STOP);
     let reason = work.assert_fails();
-    assert_within(before, Duration::from_secs(4), &reason);
+    assert_within(before, Duration::from_secs(6), &reason);
     assert!(reason.contains("node n1 cannot be reached: it does not answer"), "{reason}");
     work.node.signal(Signal::CONT);
     work.assert_next(0);
@@ -384,4 +388,97 @@ fn a_node_is_reachable_within_three_seconds_of_its_hub() {
         place.hub.signal(Signal::KILL);
         place.hub.child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_repository_that_is_full_is_the_reason_and_takes_what_there_is_room_for() {
+    let Some(place) = NodePlace::with_small_repository(12) else { return };
+    let node = place.node("n1", "");
+    let (small, big) = (place.disk("root", 2 * MIB, 1), place.disk("big", 24 * MIB, 2));
+    let reason = place.reason_of(&place.submit("big", Some("n1"), &[("root", &big.uri())]));
+    assert!(reason.starts_with("disk root: the repository, from the node: "), "{reason}");
+    assert!(reason.to_lowercase().contains("no space"), "{reason}");
+    assert_eq!(place.points(), 0);
+    let work = seen_by(&place.hub.child, &place.kept.path("repository/work"));
+    wait_until("a folder is left", || fs::read_dir(&work).unwrap().count() == 0);
+    place.assert_forgotten("n1");
+    assert_next(&place, &small, 0);
+    drop(node);
+}
+
+/// A file that takes all the room that there is.
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_node_whose_folder_is_full_says_so_and_goes_on_when_there_is_room() {
+    let place = NodePlace::new("");
+    place.enroll("n1");
+    let Some(node) = place.node_in_small_folder("n1", 128) else { return };
+    let source = place.disk("root", 4 * MIB, 1);
+    let ballast = seen_by(&node.child, &place.kept.path("n1/ballast"));
+    let reason = || place.reason_of(&place.submit("db1", Some("n1"), &[("root", &source.uri())]));
+    let jobs = seen_by(&node.child, &place.kept.path("n1/jobs"));
+    let assert_forgotten = || {
+        place.assert_idle();
+        wait_until("a job's folder", || fs::read_dir(&jobs).unwrap().count() == 0);
+    };
+    for points in 0..2 {
+        // The digests of the disk have no room, and next time those of its base.
+        fill(&ballast);
+        let reason = reason();
+        assert!(reason.contains("node"), "{reason}");
+        assert!(reason.contains("No space left on device"), "{reason}");
+        assert_forgotten();
+        fs::remove_file(&ballast).unwrap();
+        assert_next(&place, &source, points);
+        assert_forgotten();
+    }
+}
+
+#[test]
+fn a_node_whose_folder_is_read_only_says_so_and_goes_on_when_it_is_not() {
+    let place = NodePlace::new("");
+    place.enroll("n1");
+    let Some(node) = place.node_in_small_folder("n1", 128) else { return };
+    let source = place.disk("root", 4 * MIB, 1);
+    let remount = |how: &str| {
+        let pid = node.child.id().to_string();
+        let folder = place.kept.path("n1");
+        let done = Command::new("nsenter")
+            .args(["--preserve-credentials", "-U", "-m", "-t", &pid, "mount", "-o", how])
+            .arg(folder)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    // The lock is held open for writing, which keeps the file system as it is; a mount may differ.
+    remount("remount,bind,ro");
+    let reason = place.reason_of(&place.submit("db1", Some("n1"), &[("root", &source.uri())]));
+    assert!(reason.contains("node n1"), "{reason}");
+    assert!(reason.contains("Read-only file system"), "{reason}");
+    remount("remount,bind,rw");
+    assert_next(&place, &source, 0);
+}
+
+#[test]
+fn a_source_that_stands_still_is_named_before_anything_is_read() {
+    let place = NodePlace::new("");
+    let node = place.node("n1", "--deadline 1s");
+    place.kept.disk("root", MIB, 1);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("nbd://{}/x", silent.local_addr().unwrap());
+    let before = Instant::now();
+    let reason = place.reason_of(&place.submit("db1", Some("n1"), &[("root", &uri)]));
+    assert_within(before, Duration::from_secs(5), &reason);
+    assert!(reason.starts_with(&format!("disk root: at the node: source {uri}")), "{reason}");
+    assert_next(&place, &place.serve("root"), 0);
+    drop(node);
 }

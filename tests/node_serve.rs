@@ -280,3 +280,119 @@ fn a_job_that_waits_for_its_node_begins_when_that_comes_and_is_called_off_before
     let _node = place.start_node("n1", "");
     place.assert_equal(&place.point_of(&waiting), &["root"]);
 }
+
+/// The largest proportional set size of a process that was seen, in KiB.
+#[derive(Default)]
+struct Memory(u64);
+
+impl Memory {
+    fn look_at(&mut self, child: &std::process::Child) {
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", child.id())).unwrap();
+        let line = smaps.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        let kib = line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap();
+        self.0 = self.0.max(kib);
+    }
+}
+
+/// A server of all files of a folder, each under its name; and one URI for each of them.
+fn serve_all(place: &NodePlace, folder: &str) -> (blockferry_doubles::Server, String) {
+    let parameter = format!("dir={}", place.kept.path(folder).display());
+    let server = Nbdkit::plugin("file", &[parameter]).read_only().tcp().start().unwrap();
+    let uri = server.uri();
+    (server, uri.trim_end_matches('/').to_owned())
+}
+
+#[test]
+fn a_hundred_and_one_lanes_of_two_nodes_at_once_bring_every_byte() {
+    /// Disks of each job, and its node: as many as a hub has ports.
+    const JOBS: [(usize, &str); 5] = [(17, "n1"), (17, "n1"), (17, "n1"), (25, "n2"), (25, "n2")];
+    let place = NodePlace::new("");
+    let nodes = [place.node("n1", "--rate-limit 24M"), place.node("n2", "--rate-limit 24M")];
+    fs::create_dir(place.kept.path("disks")).unwrap();
+    let count: usize = JOBS.iter().map(|(disks, _)| disks).sum();
+    assert_eq!(count, 101);
+    let mut numbers = 0..count;
+    let disks = JOBS.map(|(disks, _)| numbers.by_ref().take(disks).collect::<Vec<_>>());
+    for number in 0..count {
+        place.kept.disk(&format!("disks/d{number}"), 4 * MIB, number as u64);
+    }
+    let (_server, uri) = serve_all(&place, "disks");
+    let jobs: Vec<String> = JOBS
+        .iter()
+        .zip(&disks)
+        .enumerate()
+        .map(|(job, ((_, node), disks))| {
+            let disks: Vec<(String, String)> =
+                disks.iter().map(|n| (format!("d{n}"), format!("{uri}/d{n}"))).collect();
+            let disks: Vec<(&str, &str)> =
+                disks.iter().map(|(name, uri)| (name.as_str(), uri.as_str())).collect();
+            place.submit(&format!("vm{job}"), Some(node), &disks)
+        })
+        .collect();
+    let (mut of_nodes, mut of_hub) = ([Memory::default(), Memory::default()], Memory::default());
+    let mut at_once = 0;
+    let over = || {
+        let listed = place.hub.get(&place.token, "/backups");
+        let listed = listed["backups"].as_array().unwrap().clone();
+        at_once = at_once.max(listed.iter().filter(|job| job["state"] == "copying").count());
+        for (memory, node) in of_nodes.iter_mut().zip(&nodes) {
+            memory.look_at(&node.child);
+        }
+        of_hub.look_at(&place.hub.child);
+        listed.iter().all(|job| ["done", "failed"].contains(&job["state"].as_str().unwrap()))
+    };
+    blockferry::wait_until("the jobs are not over", over);
+    assert_eq!(at_once, JOBS.len());
+    assert_eq!(place.hub.get(&place.token, "/nbd/ports/metrics")["peak"], count);
+    for (job, disks) in jobs.iter().zip(&disks) {
+        let point = place.point_of(job);
+        place.hubs(&format!("restore {point} --to out"));
+        for number in disks {
+            place.kept.assert_same(&format!("disks/d{number}"), &format!("out/d{number}.raw"));
+        }
+        fs::remove_dir_all(place.kept.path("out")).unwrap();
+    }
+    place.assert_forgotten("n1");
+    place.assert_forgotten("n2");
+    let [n1, n2] = of_nodes.map(|memory| memory.0 >> 10);
+    let hub = of_hub.0 >> 10;
+    eprintln!("memory: node n1 {n1} MiB, node n2 {n2} MiB, hub {hub} MiB");
+    assert!(n1.max(n2) <= 160 && hub <= 160, "nodes {n1} and {n2} MiB, hub {hub} MiB");
+}
+
+#[test]
+fn a_flood_of_jobs_for_one_node_is_worked_off_and_disturbs_nobody() {
+    const JOBS: usize = 100;
+    let place = NodePlace::new("");
+    let node = place.node("n1", "");
+    let disk = place.disk("root", MIB, 1);
+    // Each job has a second, so that all are at work at once.
+    let paced = Nbdkit::file(place.kept.path("root")).read_only().tcp();
+    let paced = paced.filter("delay", &["rdelay=1"]).start().unwrap();
+    let jobs: Vec<String> = (0..JOBS)
+        .map(|number| place.submit(&format!("vm{number}"), Some("n1"), &[("root", &paced.uri())]))
+        .collect();
+    // Meanwhile the hub reads a disk itself, and answers.
+    let own = place.submit("own", None, &[("root", &disk.uri())]);
+    let before = Instant::now();
+    place.hub.get(&place.token, "/health");
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    let (called_off, others) = jobs.split_at(10);
+    for job in called_off {
+        let cancel = format!("/backups/{job}/cancel");
+        let (status, answer) = place.hub.ask(&place.token, "POST", &cancel, &Value::Null);
+        assert!([200, 409].contains(&status), "{answer}");
+    }
+    place.assert_equal(&place.point_of(&own), &["root"]);
+    let points: Vec<String> = others.iter().map(|job| place.point_of(job)).collect();
+    for job in called_off {
+        let state = place.end_of(job)["state"].as_str().unwrap().to_owned();
+        assert!(["cancelled", "done"].contains(&state.as_str()), "{state}");
+    }
+    for point in points.iter().step_by(40) {
+        place.assert_equal(point, &["root"]);
+    }
+    place.assert_forgotten("n1");
+    // Each of the questions how they get on found a place.
+    assert!(!node.says().contains("refused"), "{}", node.says());
+}
