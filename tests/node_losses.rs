@@ -449,22 +449,21 @@ fn a_node_whose_folder_is_read_only_says_so_and_goes_on_when_it_is_not() {
     place.enroll("n1");
     let Some(node) = place.node_in_small_folder("n1", 128) else { return };
     let source = place.disk("root", 4 * MIB, 1);
-    let remount = |how: &str| {
+    let jobs = place.kept.path("n1/jobs");
+    let within = |script: &str| {
         let pid = node.child.id().to_string();
-        let folder = place.kept.path("n1");
         let done = Command::new("nsenter")
-            .args(["--preserve-credentials", "-U", "-m", "-t", &pid, "mount", "-o", how])
-            .arg(folder)
+            .args(["--preserve-credentials", "-U", "-m", "-t", &pid, "sh", "-ec", script])
+            .arg(&jobs)
             .output()
             .unwrap();
         assert!(done.status.success(), "{done:?}");
     };
-    // The lock is held open for writing, which keeps the file system as it is; a mount may differ.
-    remount("remount,bind,ro");
+    within("mount --bind \"$0\" \"$0\"; mount -o remount,bind,ro \"$0\"");
     let reason = place.reason_of(&place.submit("db1", Some("n1"), &[("root", &source.uri())]));
     assert!(reason.contains("node n1"), "{reason}");
     assert!(reason.contains("Read-only file system"), "{reason}");
-    remount("remount,bind,rw");
+    within("umount \"$0\"");
     assert_next(&place, &source, 0);
 }
 
