@@ -31,7 +31,11 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     tunnel.connections = options.tunnel_connections.into();
     raise_open_files(OPEN_FILES);
     let settings = NodeSettings {
-        lane: LaneSettings { deadline: options.deadline, ..LaneSettings::default() },
+        lane: LaneSettings {
+            deadline: options.deadline,
+            flush_interval: options.flush_interval,
+            ..LaneSettings::default()
+        },
         mover: MoverSettings {
             engine: options.engine,
             rate_limit: options.rate_limit,
