@@ -6,10 +6,14 @@
 
 mod blockferry;
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockferry::{Hub, Node, NodePlace, code, place, stderr, tunnel_of, wait_until};
+use blockferry::{Hub, Node, NodePlace, code, place, seen_by, stderr, tunnel_of, wait_until};
 use blockferry_doubles::{PortBlock, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -21,6 +25,10 @@ const DISK: usize = 16 * MIB;
 const PACED: &str = "--rate-limit 4M";
 /// Half as fast.
 const SLOW: &str = "--rate-limit 2M";
+/// With a flush now and then, before which nothing is sent again.
+const FLUSHED: &str = "--deadline 10s --flush-interval 100ms";
+/// Of the disk when it is lost sight of, and more than is sent again.
+const MOST: usize = DISK / 2;
 
 /// A hub, its node, and a backup in its middle.
 struct AtWork {
@@ -41,8 +49,14 @@ impl AtWork {
         let node = place.node("n1", &format!("{pace} {node}"));
         let source = place.disk("root", DISK, 1);
         let job = place.submit("db1", Some("n1"), &[("root", &source.uri())]);
-        place.wait_for_bytes(&job, 2 << 20);
-        Self { place, node, source, job }
+        let work = Self { place, node, source, job };
+        work.wait_for(2 << 20);
+        work
+    }
+
+    /// Waits until so many bytes are acknowledged.
+    fn wait_for(&self, bytes: usize) {
+        self.place.wait_for_bytes(&self.job, bytes as u64);
     }
 
     /// The job is done, and its point is the disk; so many bytes at most were moved twice.
@@ -100,11 +114,12 @@ fn assert_within(since: Instant, limit: Duration, told: &str) {
 
 #[test]
 fn a_line_that_is_cut_for_a_moment_costs_what_was_on_its_way() {
-    let work = AtWork::new("", "--deadline 10s");
+    let work = AtWork::new("", FLUSHED);
+    work.wait_for(MOST);
     work.cut();
     work.wait_for_attempts(3);
     work.mend();
-    work.assert_goes_on(DISK / 2);
+    work.assert_goes_on(MOST / 2);
     assert!(work.node.says().contains("tunnel connection 1 is lost"), "{}", work.node.says());
 }
 
@@ -134,21 +149,39 @@ fn a_line_that_is_away_longer_than_the_hub_waits_fails_the_job_which_the_node_fo
 
 #[test]
 fn a_line_that_moves_nothing_is_left_for_another_connection() {
-    let work = AtWork::new("", "--deadline 3s");
+    let work = AtWork::new("", "--deadline 3s --flush-interval 100ms");
+    work.wait_for(MOST);
     work.place.line.freeze();
     work.node.wait_for("tunnel connection 1 is lost");
     work.place.line.thaw();
-    work.assert_goes_on(DISK / 2);
+    // With what was under way, which a line that stands still takes for a while.
+    work.assert_goes_on(MOST);
+}
+
+#[test]
+fn a_line_with_a_delay_is_cut_and_brings_the_disk_over() {
+    // A round trip of 50 ms.
+    let place =
+        NodePlace::over("", |line| line.delay(Duration::from_millis(25)).bytes_per_second(8 << 20));
+    let node = place.node("n1", &format!("{PACED} {FLUSHED}"));
+    let source = place.disk("root", DISK, 1);
+    let job = place.submit("db1", Some("n1"), &[("root", &source.uri())]);
+    let work = AtWork { place, node, source, job };
+    work.wait_for(MOST);
+    work.cut();
+    work.wait_for_attempts(3);
+    work.mend();
+    work.assert_goes_on(MOST / 2);
 }
 
 #[test]
 fn a_line_that_flaps_twenty_times_brings_the_disk_over() {
-    let work = AtWork::at(SLOW, "", "--deadline 10s");
+    let work = AtWork::at(SLOW, "", FLUSHED);
     for step in 1..=20 {
-        work.place.wait_for_bytes(&work.job, (2 << 20) + step * (256 << 10));
+        work.wait_for((2 << 20) + step * (512 << 10));
         work.place.line.cut();
     }
-    work.assert_goes_on(20 * DISK);
+    work.assert_goes_on(DISK);
 }
 
 #[test]
@@ -208,7 +241,7 @@ fn a_node_that_stands_still_for_longer_fails_its_job_within_the_deadline() {
     let before = Instant::now();
     work.node.signal(Signal::STOP);
     let reason = work.assert_fails();
-    assert_within(before, Duration::from_secs(4), &reason);
+    assert_within(before, Duration::from_secs(6), &reason);
     assert!(reason.contains("node n1 cannot be reached: it does not answer"), "{reason}");
     work.node.signal(Signal::CONT);
     work.assert_next(0);
@@ -277,19 +310,21 @@ fn a_hub_that_is_told_to_end_calls_its_jobs_off_at_the_node_too() {
 
 #[test]
 fn an_export_that_is_killed_is_started_anew_and_the_node_goes_on() {
-    let work = AtWork::new("", "");
+    let work = AtWork::new("", FLUSHED);
+    work.wait_for(MOST);
     let processes = work.place.hub.get(&work.place.token, "/nbd/processes");
     let pid = processes["processes"][0]["pid"].as_i64().unwrap();
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
-    work.assert_goes_on(DISK);
+    work.assert_goes_on(MOST / 2);
 }
 
 #[test]
 fn a_source_that_comes_back_is_read_on() {
-    let mut work = AtWork::new("", "");
+    let mut work = AtWork::new("", FLUSHED);
+    work.wait_for(MOST);
     work.source.restart().unwrap();
-    work.assert_goes_on(DISK / 2);
+    work.assert_goes_on(MOST / 2);
 }
 
 #[test]
@@ -384,4 +419,96 @@ fn a_node_is_reachable_within_three_seconds_of_its_hub() {
         place.hub.signal(Signal::KILL);
         place.hub.child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_repository_that_is_full_is_the_reason_and_takes_what_there_is_room_for() {
+    let Some(place) = NodePlace::with_small_repository(12) else { return };
+    let node = place.node("n1", "");
+    let (small, big) = (place.disk("root", 2 * MIB, 1), place.disk("big", 24 * MIB, 2));
+    let reason = place.reason_of(&place.submit("big", Some("n1"), &[("root", &big.uri())]));
+    assert!(reason.starts_with("disk root: the repository, from the node: "), "{reason}");
+    assert!(reason.to_lowercase().contains("no space"), "{reason}");
+    assert_eq!(place.points(), 0);
+    let work = seen_by(&place.hub.child, &place.kept.path("repository/work"));
+    wait_until("a folder is left", || fs::read_dir(&work).unwrap().count() == 0);
+    place.assert_forgotten("n1");
+    assert_next(&place, &small, 0);
+    drop(node);
+}
+
+/// A file that takes all the room that there is.
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_node_whose_folder_is_full_says_so_and_goes_on_when_there_is_room() {
+    let place = NodePlace::new("");
+    place.enroll("n1");
+    let Some(node) = place.node_in_small_folder("n1", 128) else { return };
+    let source = place.disk("root", 4 * MIB, 1);
+    let ballast = seen_by(&node.child, &place.kept.path("n1/ballast"));
+    let reason = || place.reason_of(&place.submit("db1", Some("n1"), &[("root", &source.uri())]));
+    let jobs = seen_by(&node.child, &place.kept.path("n1/jobs"));
+    let assert_forgotten = || {
+        place.assert_idle();
+        wait_until("a job's folder", || fs::read_dir(&jobs).unwrap().count() == 0);
+    };
+    for points in 0..2 {
+        // The digests of the disk have no room, and next time those of its base.
+        fill(&ballast);
+        let reason = reason();
+        assert!(reason.contains("node"), "{reason}");
+        assert!(reason.contains("No space left on device"), "{reason}");
+        assert_forgotten();
+        fs::remove_file(&ballast).unwrap();
+        assert_next(&place, &source, points);
+        assert_forgotten();
+    }
+}
+
+#[test]
+fn a_node_whose_folder_is_read_only_says_so_and_goes_on_when_it_is_not() {
+    let place = NodePlace::new("");
+    place.enroll("n1");
+    let Some(node) = place.node_in_small_folder("n1", 128) else { return };
+    let source = place.disk("root", 4 * MIB, 1);
+    let jobs = place.kept.path("n1/jobs");
+    let within = |script: &str| {
+        let pid = node.child.id().to_string();
+        let done = Command::new("nsenter")
+            .args(["--preserve-credentials", "-U", "-m", "-t", &pid, "sh", "-ec", script])
+            .arg(&jobs)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    within("mount --bind \"$0\" \"$0\"; mount -o remount,bind,ro \"$0\"");
+    let reason = place.reason_of(&place.submit("db1", Some("n1"), &[("root", &source.uri())]));
+    assert!(reason.contains("node n1"), "{reason}");
+    assert!(reason.contains("Read-only file system"), "{reason}");
+    within("umount \"$0\"");
+    assert_next(&place, &source, 0);
+}
+
+#[test]
+fn a_source_that_stands_still_is_named_before_anything_is_read() {
+    let place = NodePlace::new("");
+    let node = place.node("n1", "--deadline 1s");
+    place.kept.disk("root", MIB, 1);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("nbd://{}/x", silent.local_addr().unwrap());
+    let before = Instant::now();
+    let reason = place.reason_of(&place.submit("db1", Some("n1"), &[("root", &uri)]));
+    assert_within(before, Duration::from_secs(5), &reason);
+    assert!(reason.starts_with(&format!("disk root: at the node: source {uri}")), "{reason}");
+    assert_next(&place, &place.serve("root"), 0);
+    drop(node);
 }

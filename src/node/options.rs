@@ -123,6 +123,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_duration)]
     pub(crate) deadline: Duration,
 
+    /// Flush the exports of the hub at least this often: what came since then is sent again when a
+    /// connection was lost
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_duration)]
+    pub(crate) flush_interval: Duration,
+
     /// Call off a job that the hub has not asked about for this long, and forget it
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = positive_duration)]
     pub(crate) forget: Duration,

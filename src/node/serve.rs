@@ -84,7 +84,11 @@ pub(super) fn command(
     let tunnel = options.link.over(tunnel.with_deadline(options.deadline));
     raise_open_files(OPEN_FILES);
     let settings = NodeSettings {
-        lane: LaneSettings { deadline: options.deadline, ..LaneSettings::default() },
+        lane: LaneSettings {
+            deadline: options.deadline,
+            flush_interval: options.flush_interval,
+            ..LaneSettings::default()
+        },
         mover: MoverSettings {
             engine: options.engine,
             rate_limit: options.rate_limit,

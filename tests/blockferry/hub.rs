@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use blockferry_doubles::{HttpClient, PortBlock};
@@ -40,7 +40,12 @@ impl Hub {
     pub(crate) fn start_on(folder: &Path, options: &str) -> Self {
         let line = format!("hub serve -v --json --state state {options}");
         let args: Vec<&str> = line.split_whitespace().collect();
-        let mut child = command(folder, &args)
+        Self::of(command(folder, &args), folder)
+    }
+
+    /// A command that becomes a hub.
+    pub(crate) fn of(mut command: Command, folder: &Path) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(fs::File::create(folder.join("stderr")).unwrap())
             .spawn()

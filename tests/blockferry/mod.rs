@@ -18,7 +18,7 @@ pub(crate) use hub::{Hub, place};
 #[allow(unused_imports)]
 pub(crate) use kept::{Kept, signal};
 #[allow(unused_imports)]
-pub(crate) use node::{Node, NodePlace, tunnel_of};
+pub(crate) use node::{Node, NodePlace, seen_by, tunnel_of};
 #[allow(unused_imports)]
 pub(crate) use reading::{HubPlace, by, wait_until};
 #[allow(unused_imports)]

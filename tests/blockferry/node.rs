@@ -15,6 +15,9 @@ use super::{Hub, Kept, by, code, command, signal, stderr, wait_until};
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Options of a hub that takes nodes.
+const TAKES_NODES: &str = "--repository repository --tunnel 127.0.0.1:0";
+
 /// A hub with a repository, which takes nodes; a line that they come over; and a folder with disks.
 pub(crate) struct NodePlace {
     pub(crate) kept: Kept,
@@ -37,14 +40,36 @@ impl NodePlace {
         options: &str,
         kind: impl FnOnce(blockferry_doubles::proxy::Line) -> blockferry_doubles::proxy::Line,
     ) -> Self {
+        let place = Self::made(|kept, ports| Some(start_hub(kept, ports, options))).unwrap();
+        let line = kind(Proxy::to(&tunnel_of(&place.hub))).start().unwrap();
+        Self { line, options: options.to_owned(), ..place }
+    }
+
+    fn made(hub: impl FnOnce(&Kept, &PortBlock) -> Option<Hub>) -> Option<Self> {
         let kept = Kept::new();
         let made = kept.run("hub token --state state");
         let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
         fs::write(kept.path("hub.token"), &token).unwrap();
         let ports = PortBlock::take();
-        let hub = start_hub(&kept, &ports, options);
-        let line = kind(Proxy::to(&tunnel_of(&hub))).start().unwrap();
-        Self { kept, ports, token, hub, line, options: options.to_owned() }
+        let hub = hub(&kept, &ports)?;
+        let line = Proxy::to(&tunnel_of(&hub)).start().unwrap();
+        Some(Self { kept, ports, token, hub, line, options: String::new() })
+    }
+
+    /// With a repository on a file system of so many MiB, which only the hub sees. Nothing where this
+    /// user may mount nothing.
+    pub(crate) fn with_small_repository(mib: u32) -> Option<Self> {
+        let mount = format!("mount -t tmpfs -o size={mib}m none repository");
+        Self::made(|kept, ports| {
+            fs::create_dir(kept.path("repository")).unwrap();
+            let range = ports.range();
+            let line = format!(
+                "hub serve -v --json --state state --listen 127.0.0.1:0 --ports {}-{} {TAKES_NODES}",
+                range.start(),
+                range.end()
+            );
+            Some(Hub::of(apart(kept.folder(), &mount, &line)?, kept.folder()))
+        })
     }
 
     /// Starts another hub on the same folder. The line leads to it, once it is there.
@@ -77,6 +102,20 @@ impl NodePlace {
         let mut node = self.start_node(node, options);
         node.wait_until_served();
         node
+    }
+
+    /// Starts a node that is enrolled, with its folder on a file system of so many KiB, which only
+    /// it sees. Nothing where this user may mount nothing.
+    pub(crate) fn node_in_small_folder(&self, node: &str, kib: u32) -> Option<Node> {
+        let folder = self.kept.folder();
+        let mount = format!(
+            "cp -a {node} {node}.made && mount -t tmpfs -o mode=700,size={kib}k none {node} && \
+             cp -a {node}.made/. {node}"
+        );
+        let command = apart(folder, &mount, &format!("node serve --json --state {node}"))?;
+        let mut node = Node::of(command, folder, node);
+        node.wait_until_served();
+        Some(node)
     }
 
     /// Starts a node that is enrolled.
@@ -204,11 +243,35 @@ impl NodePlace {
 }
 
 fn start_hub(kept: &Kept, ports: &PortBlock, options: &str) -> Hub {
-    let options = format!("--repository repository --tunnel 127.0.0.1:0 {options}");
+    let options = format!("{TAKES_NODES} {options}");
     if options.contains("--ports") {
         return Hub::start_on(kept.folder(), &format!("--listen 127.0.0.1:0 {options}"));
     }
     Hub::start_with(kept.folder(), ports, &options)
+}
+
+/// The program in a folder, with the words of a line, in a namespace of mounts of its own, in which
+/// something was mounted before. Nothing where this user may mount nothing.
+fn apart(folder: &Path, mount: &str, line: &str) -> Option<Command> {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-ec", script]).current_dir(folder);
+        command.stdin(Stdio::null());
+        command
+    };
+    let probed = unshare("mount -t tmpfs none temporary").output().unwrap();
+    if !probed.status.success() {
+        eprintln!("skipped: {}", stderr(&probed));
+        return None;
+    }
+    let mut command = unshare(&format!("{mount}; exec \"$0\" \"$@\""));
+    command.arg(env!("CARGO_BIN_EXE_blockferry")).args(line.split_whitespace());
+    Some(command)
+}
+
+/// A path as a process sees it.
+pub(crate) fn seen_by(child: &Child, path: &Path) -> PathBuf {
+    Path::new(&format!("/proc/{}/root", child.id())).join(path.strip_prefix("/").unwrap())
 }
 
 /// Where a hub takes nodes.

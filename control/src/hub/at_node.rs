@@ -252,10 +252,40 @@ impl AtNode {
     }
 
     /// Tells the node that nothing of the job is wanted any more: it calls off what is at work, and
-    /// forgets what is over.
-    fn dismiss(&self) -> Result<Done, CallError> {
+    /// forgets what is over. Whether it could be told; one that is `away` is tried but once.
+    fn dismiss(&self, away: bool) -> bool {
         let due = Instant::now() + GOODBYE_DEADLINE;
-        self.ask(&|| Instant::now() >= due, &Method::DELETE, &self.path(), None)
+        let late = || Instant::now() >= due;
+        loop {
+            match self.ask::<Done>(&late, &Method::DELETE, &self.path(), None) {
+                Err(CallError::Unreachable(_)) if away || late() => return false,
+                Err(CallError::Unreachable(_)) => thread::sleep(RETRY_PAUSE),
+                // What it does not know is not there.
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Has the node start the lanes of a job.
+    fn begin(&self, loads: &[Load], given_up: &dyn Fn() -> bool) -> Result<(), BackupError> {
+        let mut disks = Vec::with_capacity(loads.len());
+        for (place, load) in loads.iter().enumerate() {
+            if let Some(base) = &load.base {
+                self.send_base(place, base, &load.manifest, given_up)?;
+            }
+            disks.push(LoadRecord {
+                disk: load.disk.to_string(),
+                source: load.source.to_string(),
+                target: load.target.to_string(),
+                extent: (&load.extent).into(),
+                base: load.base.is_some(),
+            });
+        }
+        let body = json(&JobAsked { connections: self.connections, disks })?;
+        self.insist(given_up, || {
+            self.ask::<Done>(given_up, &Method::POST, &self.path(), Some(&body))
+        })?;
+        Ok(())
     }
 
     /// Sends the digests of what the chain of a disk holds.
@@ -361,22 +391,9 @@ impl Carrier for AtNode {
         cancellation: &Cancellation,
     ) -> Result<Box<dyn Carrying>, BackupError> {
         let given_up = || cancellation.is_cancelled();
-        let mut disks = Vec::with_capacity(loads.len());
-        for (place, load) in loads.iter().enumerate() {
-            if let Some(base) = &load.base {
-                self.send_base(place, base, &load.manifest, &given_up)?;
-            }
-            disks.push(LoadRecord {
-                disk: load.disk.to_string(),
-                source: load.source.to_string(),
-                target: load.target.to_string(),
-                extent: (&load.extent).into(),
-                base: load.base.is_some(),
-            });
-        }
-        let body = json(&JobAsked { connections: self.connections, disks })?;
-        self.insist(&given_up, || {
-            self.ask::<Done>(&given_up, &Method::POST, &self.path(), Some(&body))
+        self.begin(&loads, &given_up).inspect_err(|_| {
+            // It may have digests of it, or even have begun.
+            self.dismiss(true);
         })?;
         let shared = Arc::new(Shared {
             counts: Mutex::new(vec![Counts::default(); loads.len()]),
@@ -391,7 +408,7 @@ impl Carrier for AtNode {
             let outcome = node.follow(&loads, &*told, &ours);
             // Whatever became of it. A node that is away forgets it by itself.
             if !ours.away.load(Ordering::Relaxed) {
-                let _away = node.dismiss();
+                node.dismiss(false);
             }
             *held(&ours.outcome) = Some(outcome);
             ours.over.notify_all();
@@ -416,7 +433,7 @@ impl AtNode {
             if shared.is_cancelled() && !told_of_cancel {
                 told_of_cancel = true;
                 // Its lanes end by themselves once their exports are gone.
-                if let Err(CallError::Unreachable(_)) = self.dismiss() {
+                if !self.dismiss(shared.away.load(Ordering::Relaxed)) {
                     shared.away.store(true, Ordering::Relaxed);
                     return Err(CarryError::All(BackupError::Cancelled));
                 }

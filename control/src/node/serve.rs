@@ -9,7 +9,7 @@ use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::nbd::{Address, NbdUri};
 
 use super::folder::{NodeError, NodeFolder};
-use super::service::{NodeService, NodeSettings};
+use super::service::{MAX_CONNECTIONS, NodeService, NodeSettings};
 use crate::tunnel::{
     FarEnd, LocalPortError, LocalPortSettings, LocalPorts, Tunnel, TunnelError, TunnelEvent,
     TunnelService, TunnelSettings,
@@ -68,6 +68,7 @@ impl Node {
         let service = Arc::new(service.map_err(ServeError::System)?);
         let ours = Arc::clone(&service);
         let offer = TunnelService::new(api_port, move |socket| ours.accept(socket));
+        let offer = TunnelService { connections: MAX_CONNECTIONS, ..offer };
         let tunnel = Tunnel::serve(tunnel, offer, on_event)?;
         // Nobody else sets it.
         let _first = up.set(tunnel);

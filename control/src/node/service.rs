@@ -17,7 +17,7 @@ use super::jobs::{JobSettings, Jobs};
 use crate::backup::Here;
 
 /// Connections of the hub at once; more are closed. A hub has one or two for each job.
-const MAX_CONNECTIONS: usize = 512;
+pub(super) const MAX_CONNECTIONS: usize = 512;
 /// Threads that move bytes.
 const REACTOR_THREADS: usize = 1;
 /// Threads that wait for sources and for the disk.
