@@ -86,6 +86,7 @@ fn the_files_that_come_with_the_services_are_taken() {
         let text = fs::read_to_string(shipped.join(name)).unwrap();
         // Options that are commented out are taken, too; the folders are not those of a test.
         let text = text.replace("# local-sources", "local-sources").replace("# ports", "ports");
+        let text = text.replace("# hub-api", "hub-api");
         let text = text.replace("/var/lib", "var").replace("\"/backup\"", "\"backup\"");
         fs::write(folder.path().join(name), text).unwrap();
         // All of it is read and checked before the last option is.

@@ -145,19 +145,6 @@ fn wait<T>(mut get: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Bytes of the disk that are acknowledged, by the API of the hub.
-fn acknowledged(link: &Link, folder: &Path, hub: &str, token: &str) -> Option<u64> {
-    let header = format!("Authorization: Bearer {token}");
-    let get = |call: &str| -> Option<Value> {
-        let url = format!("{hub}/api/v1/{call}");
-        let asked =
-            within(&link.hub, folder, &["curl", "-sS", "-H", &header, &url]).output().ok()?;
-        serde_json::from_slice(&asked.stdout).ok()
-    };
-    let job = get("backups")?["backups"][0]["id"].as_str()?.to_owned();
-    get(&format!("backups/{job}"))?["disks"][0]["bytes"]["acknowledged"].as_u64()
-}
-
 /// How a link goes away.
 #[derive(Clone, Copy)]
 enum Away {
@@ -183,67 +170,136 @@ impl Away {
     }
 }
 
+/// A hub and a node with the link between them, a disk of the node's machine, and an empty repository.
+struct Two {
+    hub: Child,
+    _node: Child,
+    _source: Child,
+    disk: TestDisk,
+    folder: tempfile::TempDir,
+    link: Link,
+}
+
+impl Two {
+    /// With options of both, and of the node. `None` where this user may make no namespaces.
+    fn start(options: &str, of_node: &str) -> Option<Self> {
+        let Some(link) = Link::make() else {
+            eprintln!("no network namespaces for this user; node_losses.rs cuts a proxy instead");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let token = run(path, &["hub", "token", "--state", "hub"]);
+        fs::write(path.join("token"), token.stdout).unwrap();
+        let serve = words(&format!(
+            "hub serve --state hub --listen 127.0.0.1:10080 --repository repository --ports \
+             10100-10101 --tunnel 10.77.0.1:10022 --json {options}"
+        ));
+        let (hub, _) = start(&link.hub, path, &serve);
+        let invited = run(path, &["hub", "enroll", "n1", "--state", "hub"]);
+        fs::write(path.join("code"), &invited.stdout).unwrap();
+        let enroll = words("node enroll --state node --hub ssh://10.77.0.1:10022 --code code");
+        let enrolled = within(&link.node, path, &enroll).output().unwrap();
+        assert_eq!(code(&enrolled), 0, "{}", stderr(&enrolled));
+        let serve = words(&format!("node serve --state node --json {options} {of_node}"));
+        let (node, _) = start(&link.node, path, &serve);
+
+        let disk = TestDisk::random(path, 24 << 20, 1.0, 5).unwrap();
+        let file = format!("file={}", disk.path.display());
+        let nbdkit = ["nbdkit", "-f", "-r", "-p", "10809", "-i", "127.0.0.1", "file", &file];
+        let source = Child::spawn(within(&link.node, path, &nbdkit)).unwrap();
+        let size = ["nbdinfo", "--size", "nbd://127.0.0.1"];
+        wait(|| within(&link.node, path, &size).output().unwrap().status.success().then_some(()));
+        Some(Self { hub, _node: node, _source: source, disk, folder, link })
+    }
+
+    /// Starts the backup of the disk, which the node reads.
+    fn backup(&self) -> Child {
+        let line = format!("backup --vm v --disk root=nbd://127.0.0.1 --node n1 -v {HUB}");
+        Child::spawn(within(&self.link.hub, self.folder.path(), &words(&line))).unwrap()
+    }
+
+    /// The id of the newest point.
+    fn point(&self) -> String {
+        let args = ["points", "--repository", "repository", "--json"];
+        let points = run(self.folder.path(), &args);
+        let points: Value = serde_json::from_slice(&points.stdout).unwrap();
+        points["points"][0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Bytes of the disk that are acknowledged, by the API of the hub.
+    fn acknowledged(&self) -> Option<u64> {
+        let token = fs::read_to_string(self.folder.path().join("token")).unwrap();
+        let header = format!("Authorization: Bearer {}", token.trim());
+        let get = |call: &str| -> Option<Value> {
+            let url = format!("http://127.0.0.1:10080/api/v1/{call}");
+            let curl = ["curl", "-sS", "-H", &header, &url];
+            let asked = within(&self.link.hub, self.folder.path(), &curl).output().unwrap();
+            serde_json::from_slice(&asked.stdout).ok()
+        };
+        let job = get("backups")?["backups"][0]["id"].as_str()?.to_owned();
+        get(&format!("backups/{job}"))?["disks"][0]["bytes"]["acknowledged"].as_u64()
+    }
+}
+
+/// Where the hub is asked.
+const HUB: &str = "--hub http://127.0.0.1:10080 --token-file token";
+
+fn words(line: &str) -> Vec<String> {
+    let line = format!("{} {line}", env!("CARGO_BIN_EXE_blockferry"));
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
 /// A backup that goes on when the link is back; how long after that. `cut` lasts as long as the link
 /// is away, and sees the hub.
 fn cut_off(away: Away, options: &str, cut: impl FnOnce(&Child)) -> Option<Duration> {
-    let Some(link) = Link::make() else {
-        eprintln!("no network namespaces for this user; node_losses.rs has the same over a proxy");
-        return None;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path();
-    let words = |line: &str| -> Vec<String> {
-        let line = format!("{} {line}", env!("CARGO_BIN_EXE_blockferry"));
-        line.split_whitespace().map(str::to_owned).collect()
-    };
-    let token = run(path, &["hub", "token", "--state", "hub"]);
-    let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
-    fs::write(path.join("token"), &token).unwrap();
-    let serve = words(&format!(
-        "hub serve --state hub --listen 127.0.0.1:0 --repository repository --ports 10100-10101 \
-         --tunnel 10.77.0.1:10022 --json {options}"
-    ));
-    let (hub_process, said) = start(&link.hub, path, &serve);
-    let hub = said["url"].as_str().unwrap().to_owned();
-    let invited = run(path, &["hub", "enroll", "n1", "--state", "hub"]);
-    fs::write(path.join("code"), &invited.stdout).unwrap();
-    let enroll = words("node enroll --state node --hub ssh://10.77.0.1:10022 --code code");
-    let enrolled = within(&link.node, path, &enroll).output().unwrap();
-    assert_eq!(code(&enrolled), 0, "{}", stderr(&enrolled));
-    let serve = words(&format!("node serve --state node --json --rate-limit 6M {options}"));
-    let (_node, _) = start(&link.node, path, &serve);
-
-    let source = TestDisk::random(path, 24 << 20, 1.0, 5).unwrap();
-    let file = format!("file={}", source.path.display());
-    let nbdkit = ["nbdkit", "-f", "-r", "-p", "10809", "-i", "127.0.0.1", "file", &file];
-    let _source = Child::spawn(within(&link.node, path, &nbdkit)).unwrap();
-    let size = ["nbdinfo", "--size", "nbd://127.0.0.1"];
-    let has_size = || within(&link.node, path, &size).output().unwrap().status.success();
-    wait(|| has_size().then_some(()));
-
-    let backup = words(&format!(
-        "backup --vm v --disk root=nbd://127.0.0.1 --hub {hub} --token-file token --node n1 -v"
-    ));
-    let backup = Child::spawn(within(&link.hub, path, &backup)).unwrap();
-    wait(|| acknowledged(&link, path, &hub, &token).filter(|bytes| *bytes > 2 << 20));
-    away.begin(&link);
-    cut(&hub_process);
+    let two = Two::start(options, "--rate-limit 6M")?;
+    let backup = two.backup();
+    wait(|| two.acknowledged().filter(|bytes| *bytes > 2 << 20));
+    away.begin(&two.link);
+    cut(&two.hub);
     // What was on its way has been told of, or is lost.
-    let before = acknowledged(&link, path, &hub, &token).unwrap();
-    away.end(&link);
+    let before = two.acknowledged().unwrap();
+    away.end(&two.link);
     let back = Instant::now();
-    wait(|| acknowledged(&link, path, &hub, &token).filter(|bytes| *bytes > before + FLOW));
+    wait(|| two.acknowledged().filter(|bytes| *bytes > before + FLOW));
     let back = back.elapsed();
     let ended = backup.output(PATIENCE).unwrap();
     assert!(ended.status.success(), "{}", ended.stderr);
-    let points = run(path, &["points", "--repository", "repository", "--json"]);
-    let points: Value = serde_json::from_slice(&points.stdout).unwrap();
-    let point = points["points"][0]["id"].as_str().unwrap();
-    let restored = run(path, &["restore", point, "--repository", "repository", "--to", "out"]);
+    let path = two.folder.path();
+    let args = ["restore", &two.point(), "--repository", "repository", "--to", "out"];
+    let restored = run(path, &args);
     assert_eq!(code(&restored), 0, "{}", stderr(&restored));
-    disk::compare_raw(&source.path, &path.join("out/root.raw")).unwrap();
+    disk::compare_raw(&two.disk.path, &path.join("out/root.raw")).unwrap();
     eprintln!("data flows {back:?} after the link is back");
     Some(back)
+}
+
+#[test]
+fn a_point_is_restored_on_the_machine_of_a_node_whose_ports_lead_to_the_hub() {
+    let Some(two) = Two::start("", "--ports 10100-10101 --hub-api 10080") else { return };
+    let ended = two.backup().output(PATIENCE).unwrap();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let (path, node, point) = (two.folder.path(), &two.link.node, two.point());
+    let restore = words(&format!("restore {point} --node n1 --to out {HUB}"));
+    let restored = within(node, path, &restore).output().unwrap();
+    assert_eq!(code(&restored), 0, "{}", stderr(&restored));
+    disk::compare_raw(&two.disk.path, &path.join("out/root.raw")).unwrap();
+
+    // For who knows nothing of all this.
+    let export = words(&format!("export {point} --node n1 --json {HUB}"));
+    let (_export, served) = start(&two.link.hub, path, &export);
+    let uri = served["exports"][0]["uri"].as_str().unwrap();
+    let copied = within(node, path, &["nbdcopy", uri, "copied"]).output().unwrap();
+    assert_eq!(code(&copied), 0, "{}", stderr(&copied));
+    disk::compare_raw(&two.disk.path, &path.join("copied")).unwrap();
+
+    // What is leased for nobody leads nowhere.
+    let export = words(&format!("export {point} --json {HUB}"));
+    let (_other, served) = start(&two.link.hub, path, &export);
+    let uri = served["exports"][0]["uri"].as_str().unwrap();
+    let refused = within(node, path, &["nbdinfo", uri]).output().unwrap();
+    assert_ne!(code(&refused), 0);
 }
 
 #[test]

@@ -35,7 +35,7 @@ Examples:
         --known-hosts hub.keys --api-port 10301 --token-file node.token
 
   With the hub's ports on this machine, for nbdcopy or qemu-img:
-    blockferry node serve --ports 10100-10200
+    blockferry node serve --ports 10100-10200 --hub-api 10080
 
   With what stands in a file, as deadline = '10m':
     blockferry node serve --config /etc/blockferry/node.toml
@@ -106,6 +106,11 @@ pub(crate) struct ServeOptions {
     /// They reach what is leased for this node. Every user of this machine can connect to them.
     #[arg(long, value_name = "A-B")]
     pub(crate) ports: Option<PortRange>,
+
+    /// Listen on the port of the hub's API too, as 10080, and lead there: with --ports, all of
+    /// `restore --hub http://127.0.0.1:10080 --node NAME` works on this machine
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) hub_api: Option<u16>,
 
     /// Take sources that name files of this machine: Unix sockets, certificates
     ///

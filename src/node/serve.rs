@@ -126,9 +126,11 @@ pub(super) fn command(
         }
         other => other.into(),
     })?;
-    let ports = options.ports.as_ref().map(|PortRange(ports)| node.listen(ports.clone()));
+    let api = options.hub_api.map(|port| port..=port);
+    let ranges = options.ports.iter().map(|PortRange(ports)| ports.clone()).chain(api);
+    let ports = ranges.map(|ports| node.listen(ports)).collect::<Result<Vec<_>, _>>();
     // Closed at the end of this command.
-    let _ports = ports.transpose().map_err(|error| Refusal::usage(error.to_string()))?;
+    let _ports = ports.map_err(|error| Refusal::usage(error.to_string()))?;
     // Only a signal ends it. Whoever would send none is gone with the process.
     let _signal = ended.recv();
     node.stop();
