@@ -335,8 +335,11 @@ fn all_at_once(jobs: &[(usize, &str)], nodes: &[&str]) -> (Vec<u64>, u64) {
         let is_over = |job: &Value| ["done", "failed"].contains(&job["state"].as_str().unwrap());
         listed["backups"].as_array().unwrap().iter().all(is_over)
     });
-    // A job has its ports from before it looks at its disks until its point is published.
-    assert_eq!(place.hub.get(&place.token, "/nbd/ports/metrics")["peak"], count);
+    // A job has its ports from before it looks at its disks until its point is published; the first
+    // of many may be over by the time that the last one begins.
+    let peak = place.hub.get(&place.token, "/nbd/ports/metrics")["peak"].as_u64().unwrap();
+    let least = if jobs.len() > 10 { 3 * count / 4 } else { count };
+    assert!(peak >= least as u64, "{peak}");
     for (job, disks) in ids.iter().zip(&disks) {
         let point = place.point_of(job);
         place.hubs(&format!("restore {point} --to out"));
@@ -355,8 +358,8 @@ fn all_at_once(jobs: &[(usize, &str)], nodes: &[&str]) -> (Vec<u64>, u64) {
 const ALL: usize = 101;
 /// For all lanes of all ports.
 const MOST_OF_A_NODE_MIB: u64 = 160;
-/// Half as much again as was seen. The exports are processes of their own.
-const MOST_OF_A_HUB_MIB: u64 = 108;
+/// Half as much again as was seen, which was 89. The exports are processes of their own.
+const MOST_OF_A_HUB_MIB: u64 = 134;
 
 #[test]
 fn a_hundred_and_one_lanes_of_two_nodes_at_once_bring_every_byte() {
@@ -411,4 +414,12 @@ fn a_flood_of_jobs_for_one_node_is_worked_off_and_disturbs_nobody() {
     place.assert_forgotten("n1");
     // Each of the questions how they get on found a place.
     assert!(!node.says().contains("refused"), "{}", node.says());
+}
+
+#[test]
+fn a_hundred_and_one_jobs_of_one_node_bring_every_byte() {
+    let (nodes, hub) = all_at_once(&[(1, "n1"); ALL], &["n1"]);
+    eprintln!("memory: node {nodes:?} MiB, hub {hub} MiB");
+    assert!(nodes[0] <= MOST_OF_A_NODE_MIB, "{nodes:?}");
+    assert!(hub <= MOST_OF_A_HUB_MIB, "{hub}");
 }
