@@ -230,6 +230,14 @@ impl NodePlace {
         });
     }
 
+    /// Another backup of disk `root` by node `n1` is made, and is what is served; there were so many
+    /// points before.
+    pub(crate) fn assert_next(&self, root: &Server, points: usize) {
+        let next = self.submit("db1", Some("n1"), &[("root", &root.uri())]);
+        self.assert_equal(&self.point_of(&next), &["root"]);
+        assert_eq!(self.points(), points + 1);
+    }
+
     /// How many points there are.
     pub(crate) fn points(&self) -> usize {
         let listed = self.hub.get(&self.token, "/points?limit=1000");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::nbd::NbdUri;
-use blockferry_dataplane::{Counts, Endpoint, Event};
+use blockferry_dataplane::{Counts, Endpoint, Event, MoverSettings};
 use tokio::sync::watch;
 
 use super::wire::{
@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// For sources to show what they are; less than a hub waits for an answer, so that it hears which
 /// one does not.
 const LOOK_DEADLINE: Duration = Duration::from_secs(60);
+/// Memory that a lane can make use of, for each of its connections: 16 requests, each in a buffer of
+/// 512 KiB.
+const STRAND_POOL_BYTES: usize = 8 << 20;
 /// Jobs at once.
 const MAX_JOBS: usize = 128;
 /// Words of a job that are kept.
@@ -99,6 +102,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 struct State {
     started: bool,
+    /// Memory of its lanes, in bytes.
+    pool_bytes: usize,
     words: Vec<WordRecord>,
     counts: Vec<Counts>,
     end: Option<EndRecord>,
@@ -168,12 +173,14 @@ impl Jobs {
         let loads = loads.collect::<Result<Vec<_>, _>>().inspect_err(|_| self.forget(id))?;
         let mut lanes = self.settings.lanes.clone();
         lanes.lane.connections = asked.connections;
+        lanes.mover.pool_bytes = self.pool_bytes(loads.len() * usize::from(asked.connections));
         {
             let mut state = held(&job.state);
             // Who asked at the same moment was faster.
             if std::mem::replace(&mut state.started, true) {
                 return Ok(());
             }
+            state.pool_bytes = lanes.mover.pool_bytes;
             state.counts = vec![Counts::default(); loads.len()];
         }
         let (jobs, ours) = (Arc::clone(self), Arc::clone(&job));
@@ -269,6 +276,19 @@ impl Jobs {
         Ok(job)
     }
 
+    /// Memory for a job of so many strands: what they can make use of, but no more than half of what
+    /// other jobs have left of the node's, and no less than one thread needs.
+    fn pool_bytes(&self, strands: usize) -> usize {
+        let taken = |job: &Arc<Job>| {
+            let state = held(&job.state);
+            if state.end.is_none() { state.pool_bytes } else { 0 }
+        };
+        let taken: usize = held(&self.jobs).values().map(taken).sum();
+        let left = self.settings.lanes.mover.pool_bytes.saturating_sub(taken);
+        let least = MoverSettings::least_pool_bytes(None);
+        strands.saturating_mul(STRAND_POOL_BYTES).min(left / 2).max(least)
+    }
+
     fn forget(&self, id: JobId) {
         held(&self.jobs).remove(&id);
     }
@@ -330,6 +350,7 @@ impl Job {
         DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
         let state = State {
             started: false,
+            pool_bytes: 0,
             words: Vec::new(),
             counts: Vec::new(),
             end: None,

@@ -30,7 +30,8 @@ const TIDY_PERIOD: Duration = Duration::from_secs(1);
 pub struct NodeSettings {
     /// What all lanes have in common. Digests and extents are the hub's to choose.
     pub lane: LaneSettings,
-    /// How the lanes of a job are run.
+    /// How the lanes of a job are run. The memory of its buffers is that of all jobs, of which each
+    /// takes a share when it begins.
     pub mover: MoverSettings,
     /// Whether sources may name files of this machine: Unix sockets, certificates.
     pub local_sources: bool,
