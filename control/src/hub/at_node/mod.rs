@@ -1,0 +1,249 @@
+//! Disks that a node reads: its sources are looked at there, and its lanes run there.
+//!
+//! ```text
+//!  lines      which nodes there are, and how each is reached
+//!  AtNode     a carrier: has the node look at sources, and start lanes
+//!  following  a thread that asks how they get on, and has their digests at the end
+//! ```
+
+mod following;
+mod lines;
+
+use std::fs;
+use std::path::Path;
+use std::slice;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::manifest::Manifest;
+use hyper::Method;
+
+use super::backups::SubmitError;
+use super::nodes::NodeName;
+use crate::backup::{
+    BackupError, Cancellation, Carrier, CarryError, Carrying, Load, LoadFault, Looked, Sought,
+    Watch,
+};
+use crate::call::{CallError, Callee, Refused, Sent};
+use crate::catalog::JobId;
+use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord};
+use crate::node::{NO_SUCH_JOB, UNFIT};
+use following::CarryingAtNode;
+pub use lines::{NodeLines, NodeStatus, NodesAtWork};
+
+/// Between two attempts to reach a node.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// For a node to hear that a job is over.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A node, as the carrier of one job.
+#[derive(Clone, Debug)]
+pub(super) struct AtNode {
+    node: NodeName,
+    callee: Arc<Callee>,
+    job: JobId,
+    connections: u16,
+    /// How long it may be away before the job fails.
+    deadline: Duration,
+}
+
+impl AtNode {
+    /// A node that is known.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: why it cannot be asked for anything.
+    pub(super) fn new(
+        nodes: &NodesAtWork,
+        node: &NodeName,
+        job: JobId,
+        connections: u16,
+    ) -> Result<Self, SubmitError> {
+        let deadline = nodes.deadline;
+        let callee = Arc::new(nodes.callee(node)?);
+        Ok(Self { node: node.clone(), callee, job, connections, deadline })
+    }
+
+    /// Calls until there is an answer. A node that is away is waited for.
+    fn insist<T>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        call: impl Fn() -> Result<T, CallError>,
+    ) -> Result<T, BackupError> {
+        let since = Instant::now();
+        loop {
+            let error = match call() {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if given_up() {
+                return Err(BackupError::Cancelled);
+            }
+            match &error {
+                CallError::Unreachable(_) if since.elapsed() < self.deadline => {}
+                CallError::Refused(Refused { retry_after: Some(_), .. })
+                    if since.elapsed() < self.deadline => {}
+                _ => return Err(self.failed(&error)),
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+    }
+
+    fn failed(&self, error: &CallError) -> BackupError {
+        let node = &self.node;
+        BackupError::Node(match error {
+            CallError::Unreachable(what) => format!(
+                "node {node} cannot be reached: {what} (waited {} s); does `blockferry node serve` \
+                 run there?",
+                self.deadline.as_secs()
+            ),
+            CallError::Refused(Refused { code, message, .. }) if code == UNFIT => {
+                format!("node {node}: {message}")
+            }
+            CallError::Refused(Refused { code, .. }) if code == NO_SUCH_JOB => {
+                format!("node {node} does not know the job any more: it was started anew meanwhile")
+            }
+            CallError::Refused(Refused { message, hint, .. }) => {
+                format!("node {node} refused: {message} ({hint})")
+            }
+            CallError::Strange(what) => {
+                format!("node {node} is of another version: it answers in other words: {what}")
+            }
+        })
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        method: &Method,
+        call: &str,
+        body: Option<&[u8]>,
+    ) -> Result<T, CallError> {
+        let sent = body.map_or(Sent::Nothing, |body| Sent::Json(body.to_vec()));
+        self.callee.ask(given_up, method.clone(), call, sent)
+    }
+
+    fn path(&self) -> String {
+        format!("/jobs/{}", self.job)
+    }
+
+    /// Tells the node that nothing of the job is wanted any more: it calls off what is at work, and
+    /// forgets what is over. Whether it could be told; one that is `away` is tried but once.
+    fn dismiss(&self, away: bool) -> bool {
+        let due = Instant::now() + GOODBYE_DEADLINE;
+        let late = || Instant::now() >= due;
+        loop {
+            match self.ask::<Done>(&late, &Method::DELETE, &self.path(), None) {
+                Err(CallError::Unreachable(_)) if away || late() => return false,
+                Err(CallError::Unreachable(_)) => thread::sleep(RETRY_PAUSE),
+                // What it does not know is not there.
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Has the node start the lanes of a job.
+    fn begin(&self, loads: &[Load], given_up: &dyn Fn() -> bool) -> Result<(), BackupError> {
+        let mut disks = Vec::with_capacity(loads.len());
+        for (place, load) in loads.iter().enumerate() {
+            if let Some(base) = &load.base {
+                self.send_base(place, base, &load.manifest, given_up)?;
+            }
+            disks.push(LoadRecord {
+                disk: load.disk.to_string(),
+                source: load.source.to_string(),
+                target: load.target.to_string(),
+                extent: (&load.extent).into(),
+                base: load.base.is_some(),
+            });
+        }
+        let body = json(&JobAsked { connections: self.connections, disks })?;
+        self.insist(given_up, || {
+            self.ask::<Done>(given_up, &Method::POST, &self.path(), Some(&body))
+        })?;
+        Ok(())
+    }
+
+    /// Sends the digests of what the chain of a disk holds.
+    fn send_base(
+        &self,
+        place: usize,
+        base: &Manifest,
+        manifest: &Path,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<(), BackupError> {
+        let copy = manifest.with_extension("sent");
+        Manifest::overlay(slice::from_ref(base), &copy)?;
+        let call = format!("{}/disks/{place}/base", self.path());
+        let sent = self.insist(given_up, || {
+            self.callee.ask::<Done>(given_up, Method::PUT, &call, Sent::File(&copy))
+        });
+        let gone = fs::remove_file(&copy);
+        sent?;
+        gone.map_err(|error| BackupError::Node(format!("{}: {error}", copy.display())))
+    }
+
+    /// What is wrong with one of the disks, or with all.
+    fn fault(&self, disk: Option<usize>, fault: LoadFault) -> CarryError {
+        match (disk, fault) {
+            (Some(disk), fault) => CarryError::Load(disk, fault),
+            (None, LoadFault::AtNode { said, .. }) => {
+                CarryError::All(BackupError::Node(format!("node {}: {said}", self.node)))
+            }
+            (None, LoadFault::Here(fault)) => CarryError::All(BackupError::Mover(fault)),
+        }
+    }
+}
+
+impl Carrier for AtNode {
+    fn look(
+        &self,
+        sought: &[Sought],
+        cancellation: &Cancellation,
+    ) -> Result<Vec<Looked>, BackupError> {
+        let disks = sought.iter().map(|sought| SoughtRecord {
+            disk: sought.disk.to_string(),
+            source: sought.source.to_string(),
+            bitmap: sought.bitmap.clone(),
+        });
+        let body = json(&LookAsked { disks: disks.collect() })?;
+        let given_up = || cancellation.is_cancelled();
+        let answer = self.insist(&given_up, || {
+            self.ask::<LookAnswer>(&given_up, &Method::POST, "/look", Some(&body))
+        })?;
+        match answer {
+            LookAnswer::Looked(looked) if looked.len() == sought.len() => {
+                let looked = looked.into_iter();
+                Ok(looked
+                    .map(|disk| Looked { size: disk.size, has_bitmap: disk.has_bitmap })
+                    .collect())
+            }
+            LookAnswer::Looked(_) => {
+                Err(self.failed(&CallError::Strange("it tells of other disks".into())))
+            }
+            LookAnswer::Fault(fault) => {
+                let place = fault.disk.filter(|place| *place < sought.len());
+                let error = self.fault(place, fault.fault());
+                Err(error.of_disks(|place| sought[place].disk.clone(), |_| String::new()))
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        loads: Vec<Load>,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<Box<dyn Carrying>, BackupError> {
+        let given_up = || cancellation.is_cancelled();
+        self.begin(&loads, &given_up).inspect_err(|_| {
+            // It may have digests of it, or even have begun.
+            self.dismiss(true);
+        })?;
+        Ok(Box::new(CarryingAtNode::of(self.clone(), loads, Arc::clone(watch))?))
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, BackupError> {
+    serde_json::to_vec(value).map_err(|error| BackupError::Node(error.to_string()))
+}
