@@ -9,12 +9,14 @@
 //!
 //!  Node: the tunnel, kept up, and
 //!  NodeService ─ api    what the hub asks for, over connections that it opens through the tunnel
-//!              └ jobs   sources looked at, lanes run: backup::Here, each job on a thread
+//!              ├ jobs   sources looked at, lanes run: backup::Here, each job on a thread
+//!              └ job    what its lanes have come to
 //!  wire         what the two say to each other
 //! ```
 
 mod api;
 mod folder;
+mod job;
 mod jobs;
 mod serve;
 mod service;
