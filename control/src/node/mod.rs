@@ -20,8 +20,6 @@ mod job;
 mod jobs;
 mod serve;
 mod service;
-#[cfg(test)]
-mod tests;
 pub(crate) mod wire;
 
 pub use api::NodeToken;
