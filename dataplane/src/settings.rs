@@ -57,6 +57,9 @@ pub struct LaneSettings {
     /// takes it that the source ends there. A source that is smaller has failed. `None`: what the
     /// source says of itself.
     pub source_bytes: Option<u64>,
+    /// Bytes that the source has to serve, for whoever has looked at it before: one that serves
+    /// another number has changed since, and the lane fails, of the source. `None`: any.
+    pub expected_bytes: Option<u64>,
     /// Connections a side at most; more than one only where both sides advertise `MULTI_CONN`.
     pub connections: u16,
     /// Bytes of one request; `None` adapts to what is measured.
@@ -124,6 +127,7 @@ impl Default for LaneSettings {
         Self {
             extent: Extent::Whole,
             source_bytes: None,
+            expected_bytes: None,
             connections: 1,
             request_bytes: None,
             adapt_bytes: MIN_REQUEST_BYTES..=MAX_ADAPTED_BYTES,

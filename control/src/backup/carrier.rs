@@ -39,6 +39,8 @@ pub(crate) struct Load {
     pub(crate) source: Endpoint,
     /// The export that takes it, as this process sees it.
     pub(crate) target: Endpoint,
+    /// Its size in bytes, as it was planned with. A source that has another one has changed.
+    pub(crate) size: u64,
     /// What is to be moved.
     pub(crate) extent: Extent,
     /// What the target's chain holds already.
@@ -182,6 +184,7 @@ impl Here {
 
     fn lane(&self, load: Load) -> Lane {
         let settings = LaneSettings {
+            expected_bytes: Some(load.size),
             extent: load.extent,
             digest: Some(DIGEST),
             base: load.base,

@@ -33,6 +33,7 @@ pub(super) fn copy(
         disk: planned.plan.name.clone(),
         source: disk.source.clone(),
         target: staged.export.endpoint(),
+        size: planned.plan.size_bytes,
         extent: planned.extent.clone(),
         base: planned.base.clone(),
         manifest: work.manifest(planned.plan.layer),

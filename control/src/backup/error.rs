@@ -80,6 +80,19 @@ pub enum BackupError {
         /// What is wrong.
         what: String,
     },
+    /// Digests of another disk.
+    #[error(
+        "{disk}: its digests are of a disk of {has} bytes, and it has {size}: the source changed, or \
+         whoever read it is not to be trusted"
+    )]
+    Digests {
+        /// The disk.
+        disk: WhichDisk,
+        /// Bytes of the disk that the digests are of.
+        has: u64,
+        /// Bytes of the disk.
+        size: u64,
+    },
     /// The repository.
     #[error(transparent)]
     Repository(Box<RepositoryError>),
@@ -157,7 +170,7 @@ impl BackupError {
         match self {
             Self::Disk { fault, .. } => fault.side(),
             Self::DiskAtNode { side, .. } => *side,
-            Self::Empty { .. } => Some(Side::Source),
+            Self::Empty { .. } | Self::Digests { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
                 Some(Side::Target)

@@ -248,7 +248,13 @@ impl Run<'_> {
             });
             let metadata = synced
                 .map_err(|error| RepositoryError::system(path, "writing it to the disk", error))?;
-            let manifest = Manifest::open(&work.manifest(planned.plan.layer))?.content_id()?;
+            let manifest = Manifest::open(&work.manifest(planned.plan.layer))?;
+            // A point whose digests are of another disk could never be restored.
+            if manifest.disk_size() != planned.plan.size_bytes {
+                let (has, size) = (manifest.disk_size(), planned.plan.size_bytes);
+                return Err(BackupError::Digests { disk: disk(), has, size });
+            }
+            let manifest = manifest.content_id()?;
             // The unit of st_blocks, whatever the file system's blocks are (stat(2)).
             const BLOCK_BYTES: u64 = 512;
             Ok(Finished {

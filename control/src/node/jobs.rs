@@ -286,6 +286,7 @@ impl Jobs {
             disk: name(&disk.disk)?,
             source: self.source(&disk.disk, &disk.source)?,
             target: (self.settings.reach)(&target).map_err(of_disk)?,
+            size: disk.size,
             base: base.map_err(|error| of_disk(error.to_string()))?.map(Arc::new),
             extent: disk.extent.extent().map_err(of_disk)?,
             manifest: job.manifest(place),

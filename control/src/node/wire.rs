@@ -65,6 +65,8 @@ pub(crate) struct LoadRecord {
     pub(crate) source: String,
     /// The NBD URI of an export, as the hub sees it.
     pub(crate) target: String,
+    /// Bytes that the source has to have still.
+    pub(crate) size: u64,
     pub(crate) extent: ExtentRecord,
     /// Whether the digests of what the export holds already were sent before
     /// (`PUT /jobs/{job}/disks/{place}/base`).

@@ -33,6 +33,12 @@ const FILE_ALIGNMENT: u64 = 4096;
 impl Task {
     /// Bytes of the disk: what the source serves, or what it is said to have of that.
     pub(super) fn disk_size(&self) -> Result<Option<u64>, Refusal> {
+        if let (Some(expected), Some(served)) = (self.settings.expected_bytes, self.served)
+            && expected != served
+        {
+            let what = format!("it has {served} bytes now, and had {expected} before: it changed");
+            return Err(Refusal::Side(Side::Source, Cause::Unfit(what)));
+        }
         match (self.settings.source_bytes, self.served) {
             (None, served) => Ok(served),
             (Some(size), Some(served)) if size <= served => Ok(Some(size)),

@@ -199,3 +199,40 @@ fn areas_outside_of_the_disk_are_a_fault_of_the_request() {
     assert!(error.to_string().contains("lies outside of the source"), "{error}");
     place.assert_tidy();
 }
+
+#[test]
+fn a_source_that_has_another_size_when_it_is_copied_makes_no_point() {
+    /// Changes the size of the disk once it was looked at.
+    struct Resizing(PathBuf, u64);
+    impl Watch for Resizing {
+        fn planned(&self, _plan: &DiskPlan) {
+            File::options().write(true).open(&self.0).unwrap().set_len(self.1).unwrap();
+        }
+    }
+    let place = Place::new();
+    let disk = place.disk("root", 8 * MIB);
+    write(&disk, 0, &[1; 1 << 20]);
+    place.back_up(&request(&[("root", &disk)])).unwrap();
+    let mut asked = request(&[("root", &disk)]);
+    for (changes, mode) in [
+        (Changes::Compared, BackupMode::Full),
+        (Changes::Compared, BackupMode::Incremental),
+        (Changes::Areas(AreaSet::new()), BackupMode::Incremental),
+    ] {
+        for size in [4 * MIB, 16 * MIB] {
+            File::options().write(true).open(&disk).unwrap().set_len(8 * MIB).unwrap();
+            asked.disks[0].changes = changes.clone();
+            asked.mode = mode;
+            let watch: Arc<dyn Watch> = Arc::new(Resizing(disk.clone(), size));
+            let settings = BackupSettings::for_disks(1);
+            let calls_off = Cancellation::default();
+            let ended = back_up(&place.repository, &asked, &settings, &watch, &calls_off);
+            let error = ended.unwrap_err();
+            assert_eq!(error.failure(), FailureKind::Source, "{error}");
+            let says = format!("it has {size} bytes now, and had 8388608 before");
+            assert!(error.to_string().contains(&says), "{error}");
+            place.assert_tidy();
+        }
+    }
+    assert_eq!(place.repository.catalog().points(&PointFilter::default()).unwrap().len(), 1);
+}

@@ -148,6 +148,13 @@ impl AtNode {
     ) -> Result<Vec<Carried>, BackupError> {
         let mut carried = Vec::with_capacity(disks.len());
         for (place, (load, disk)) in loads.iter().zip(disks).enumerate() {
+            // Whatever the node says: no more than the digests of this disk can have.
+            let most = Manifest::most_bytes(load.size);
+            if disk.manifest_bytes > most {
+                let bytes = disk.manifest_bytes;
+                let what = format!("{bytes} bytes of digests for a disk that has {most} at most");
+                return Err(self.failed(&CallError::Strange(what)));
+            }
             self.fetch_manifest(place, disk, &load.manifest, given_up)?;
             carried.push(Carried {
                 counts: disk.bytes.into(),

@@ -153,6 +153,7 @@ impl AtNode {
                 disk: load.disk.to_string(),
                 source: load.source.to_string(),
                 target: load.target.to_string(),
+                size: load.size,
                 extent: (&load.extent).into(),
                 base: load.base.is_some(),
             });

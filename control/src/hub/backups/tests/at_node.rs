@@ -44,16 +44,20 @@ struct Place {
 
 impl Place {
     fn new(deadline: Duration) -> Self {
+        let line: Arc<OneLine> = Arc::default();
+        Self { line: Arc::clone(&line), ..Self::over(deadline, line) }
+    }
+
+    fn over(deadline: Duration, lines: Arc<dyn NodeLines>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let block = PortBlock::take();
         let settings =
             HubSettings { ports: block.first(4), ..HubSettings::on(&folder.path().join("hub")) };
         let (hub, _) = Hub::open(&settings).unwrap();
         enroll(hub.folder());
-        let line: Arc<OneLine> = Arc::default();
         let nodes = NodesAtWork {
             check: Arc::new(NodeCheck::of(hub.folder())),
-            lines: Some(Arc::clone(&line) as _),
+            lines: Some(lines),
             deadline,
         };
         let root = folder.path().join("repository");
@@ -62,7 +66,7 @@ impl Place {
         let (exports, settings) = (Arc::clone(hub.exports()), BackupSettings::for_disks(4));
         let backups =
             Backups::start(catalog, ports, exports, repositories, settings, Some(nodes)).unwrap();
-        Self { backups, hub, line, folder, _block: block }
+        Self { backups, hub, line: Arc::default(), folder, _block: block }
     }
 
     /// A node, slow enough to be met at work where there is a limit.
@@ -330,4 +334,89 @@ fn told(feed: &crate::hub::Feed) -> Vec<String> {
         }
     }
     words
+}
+
+/// A node that lies: it says that a disk has `size` bytes, moves none, and gives these digests.
+#[derive(Debug)]
+struct Liar {
+    size: u64,
+    manifest: Vec<u8>,
+    manifest_bytes: u64,
+    manifest_id: String,
+}
+
+impl Liar {
+    fn answer(&self, request: &str) -> Vec<u8> {
+        let bytes =
+            r#"{"planned":0,"read":0,"zero":0,"sent":0,"acknowledged":0,"skipped":0,"redone":0}"#;
+        let body = if request.contains("/look ") {
+            format!(r#"{{"looked":[{{"size":{},"has_bitmap":false}}]}}"#, self.size).into_bytes()
+        } else if request.contains("/manifest ") {
+            self.manifest.clone()
+        } else if request.contains("?seen=") {
+            let (length, id) = (self.manifest_bytes, &self.manifest_id);
+            format!(
+                r#"{{"words":[],"bytes":[{bytes}],"end":{{"carried":[{{"bytes":{bytes},"elapsed_ms":1,"manifest_bytes":{length},"manifest_id":"{id}"}}]}}}}"#
+            )
+            .into_bytes()
+        } else {
+            b"{}".to_vec()
+        };
+        let mut answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        answer.extend(body);
+        answer
+    }
+}
+
+#[derive(Debug)]
+struct LiarLine(Arc<Liar>);
+
+impl NodeLines for LiarLine {
+    fn dial(&self, _node: &NodeName, _deadline: Duration) -> Result<UnixStream, String> {
+        use std::io::{BufRead, BufReader};
+        let (ours, mut theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
+        let liar = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            let mut request = String::new();
+            BufReader::new(&theirs).read_line(&mut request).unwrap();
+            // The hub may have had enough.
+            let _gone = theirs.write_all(&liar.answer(&request));
+        });
+        Ok(ours)
+    }
+
+    fn connections(&self) -> Vec<(String, usize)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_node_that_lies_about_a_disk_makes_no_point() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("digests");
+    let mut writer = blockferry_dataplane::manifest::ManifestWriter::create(
+        &path,
+        blockferry_dataplane::digest::DigestAlgorithm::Blake3,
+        1 << 20,
+    )
+    .unwrap();
+    writer.record_zero(0..16).unwrap();
+    writer.finish().unwrap();
+    let manifest_id =
+        blockferry_dataplane::manifest::Manifest::open(&path).unwrap().content_id().unwrap();
+    let manifest = fs::read(&path).unwrap();
+    let length = manifest.len() as u64;
+    for (size, manifest_bytes, says) in [
+        (2 << 20, length, "its digests are of a disk of 1048576 bytes, and it has 2097152"),
+        (1 << 51, length, ""),
+        (1 << 20, u64::MAX, "bytes of digests for a disk"),
+    ] {
+        let (manifest, manifest_id) = (manifest.clone(), manifest_id.clone());
+        let liar = Liar { size, manifest, manifest_bytes, manifest_id };
+        let place = Place::over(AWAY, Arc::new(LiarLine(Arc::new(liar))));
+        let job = place.end_of(place.submit("nbd://127.0.0.1:1/x"));
+        assert_eq!((job.state, place.points()), (JobState::Failed, 0), "{}", job.reason);
+        assert!(job.reason.contains(says), "{}", job.reason);
+    }
 }
