@@ -11,6 +11,7 @@ use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ use crate::hub::NamedFolder;
 
 /// The option that names the file.
 const OPTION: &str = "--config";
+/// Bytes of such a file at most; there are some forty options.
+const MAX_BYTES: u64 = 1 << 20;
 /// Options that mean nothing in a file.
 const NOT_IN_FILES: [&str; 3] = ["config", "help", "version"];
 
@@ -61,8 +64,8 @@ impl Configured {
         let takes_file = command.get_arguments().any(|arg| arg.get_long() == Some(&OPTION[2..]));
         let Some(path) = named(rest).filter(|_| takes_file) else { return Ok(None) };
         let shown = path.display();
-        let text = fs::read_to_string(&path)
-            .map_err(|error| Refusal::usage(format!("{OPTION} {shown}: {error}")))?;
+        let text =
+            read(&path).map_err(|error| Refusal::usage(format!("{OPTION} {shown}: {error}")))?;
         let mut configured =
             Self { words: words[..3].to_vec(), path, text, places: BTreeMap::new() };
         configured.take(&command).map_err(|wrong| configured.refusal(wrong))?;
@@ -127,7 +130,7 @@ impl Configured {
                 at: Some(at.clone()),
                 what: format!(
                     "there is no key {key}; the keys are the long options of blockferry {}",
-                    self.words[1..]
+                    self.words[1..3]
                         .iter()
                         .map(|word| word.to_string_lossy())
                         .collect::<Vec<_>>()
@@ -151,6 +154,20 @@ impl Configured {
     }
 }
 
+/// The text of a regular file that is not endless: who reads a pipe waits for whoever writes it.
+fn read(path: &Path) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    let mut file = fs::File::open(path)?.take(MAX_BYTES + 1);
+    file.read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
 /// The file that the words name; the last counts, as with all options.
 fn named(words: &[OsString]) -> Option<PathBuf> {
     let mut named = None;
@@ -171,7 +188,9 @@ fn words(option: &Arg, key: &str, value: Value, folder: &Path) -> Result<Vec<OsS
         let text = match value {
             Value::String(text) => text,
             Value::Integer(number) => number.to_string(),
-            other => return Err(format!("{key} is a text or a number, and not {}", kind(&other))),
+            other => {
+                return Err(format!("{key} is a text or a whole number, and not {}", kind(&other)));
+            }
         };
         let mut word = OsString::from(format!("--{key}="));
         word.push(in_folder(option.get_value_parser(), &text, folder));
@@ -206,7 +225,8 @@ fn in_folder(parser: &ValueParser, text: &str, folder: &Path) -> OsString {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a text",
-        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::Integer(_) => "a number",
+        Value::Float(_) => "a number with a point",
         Value::Boolean(_) => "true or false",
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",
@@ -268,10 +288,22 @@ mod tests {
             ("\nstaet = 'x'\n", "line 2: there is no key staet"),
             ("config = 'x'\n", "line 1: there is no key config"),
             ("state = 'x'\nstate = 'y'\n", "line 2: duplicate key"),
-            ("state = 'x'\n\n[tunnel]\n", "line 3: tunnel is a text or a number, and not a table"),
+            (
+                "state = 'x'\n\n[tunnel]\n",
+                "line 3: tunnel is a text or a whole number, and not a table",
+            ),
             ("state = \n", "line 1: "),
+            (
+                "state = 's'\nnone = 1\n",
+                "line 2: there is no key none; the keys are the long options of blockferry hub serve",
+            ),
+            (
+                "node-deadline = 4.5\n",
+                "line 1: node-deadline is a text or a whole number, and not a number with a point",
+            ),
+            ("node-deadline = '0s'\n", "line 1: invalid value '0s'"),
             ("verbose = 'yes'\n", "line 1: verbose is true or false, and not a text"),
-            ("state = true\n", "line 1: state is a text or a number, and not true or false"),
+            ("state = true\n", "line 1: state is a text or a whole number, and not true or false"),
             ("\n\nlisten = 'here'\n", "line 3: invalid value 'here' for '--listen <ADDR>'"),
             ("ports = '5-1'\n", "line 1: invalid value '5-1' for '--ports <A-B>'"),
         ] {

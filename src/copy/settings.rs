@@ -17,6 +17,7 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
     LaneSettings {
         extent: options.bitmap.as_deref().map_or(Extent::Whole, bitmap),
         source_bytes: None,
+        expected_bytes: None,
         base: None,
         connections: options.connections,
         request_bytes: options.request_size.fixed(),

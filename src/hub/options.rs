@@ -131,7 +131,7 @@ pub(crate) struct ServeOptions {
     ///
     /// Its lanes have a deadline of their own, --deadline of `node serve`.
     #[arg(
-        long, value_name = "TIME", default_value = "3m", value_parser = parse_duration
+        long, value_name = "TIME", default_value = "3m", value_parser = positive_duration
     )]
     pub(crate) node_deadline: Duration,
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
 use blockferry_control::hub::{
-    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodesAtWork, Readers,
+    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork, Readers,
     Repositories, host_key,
 };
 use blockferry_control::repository::RepositoryError;
@@ -50,6 +50,7 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
              without TLS: put a proxy with TLS, or an SSH tunnel, before it"
         ));
     }
+    apart(options)?;
     let settings = HubSettings { state: options.state.folder()?, ports: options.ports.0.clone() };
     make_room(settings.ports.len());
     let (hub, recovery) = Hub::open(&settings)?;
@@ -98,6 +99,7 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
     let api_at = server.address()?;
+    warn_of_ports(&hub, api_at, options)?;
     let endpoint = options
         .tunnel
         .map(|at| endpoint(at, api_at, &hub, options.link.settings(), directory))
@@ -108,6 +110,38 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         line(&error.to_string());
     }
     Ok(Exit::Done)
+}
+
+/// Refuses addresses of the hub that are ports which it hands out.
+fn apart(options: &ServeOptions) -> anyhow::Result<()> {
+    let ports = &options.ports;
+    let listeners = [("--listen", Some(options.listen)), ("--tunnel", options.tunnel)];
+    for (option, address) in listeners {
+        let Some(address) = address else { continue };
+        let here = address.ip().is_loopback() || address.ip().is_unspecified();
+        if here && ports.0.contains(&address.port()) {
+            return Err(Refusal::usage(format!(
+                "{option} {address} is one of the ports that are handed out (--ports {ports}); \
+                 choose another one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself.
+fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::Result<()> {
+    for node in NodeCheck::of(hub.folder()).list()? {
+        let NodeWay::Sshd { port } = node.way else { continue };
+        if port == api.port() || options.ports.0.contains(&port) {
+            let name = node.name;
+            line(&format!(
+                "warning: node {name} is to be reached on port {port}, which is one of this hub's \
+                 own: enrol it anew with another --sshd-port"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The backups of a hub that has repositories.

@@ -101,6 +101,7 @@ pub(super) fn command(
     let (told, ended) = mpsc::channel();
     let console = Arc::new(Console::new(None, false));
     interrupt::listen_and_say(console, STOPPING, move || told.send(()).is_ok())?;
+    check_identity(&tunnel.identity).map_err(|error| Refusal::usage(error.to_string()))?;
     let hub = tunnel.address.to_string();
     line(&format!(
         "{} dials its hub at {hub}",
@@ -121,8 +122,9 @@ pub(super) fn command(
     let node =
         Node::serve(&folder, tunnel, options.api_port.unwrap_or(0), settings, on_event, line);
     let node = node.map_err(|error| match error {
-        ServeError::Tunnel(error) if !error.is_usage() => {
-            Refusal::of(Exit::Target, error.to_string())
+        ServeError::Tunnel(error) => {
+            let exit = if error.is_usage() { Exit::Usage } else { Exit::Target };
+            Refusal::of(exit, error.to_string())
         }
         other => other.into(),
     })?;

@@ -14,7 +14,7 @@ use super::body::{ApiJson, ApiPath, ApiQuery};
 use super::error::{ApiError, ErrorBody};
 use super::shared::Shared;
 use crate::catalog::{DiskName, VmName};
-use crate::hub::{Holder, NodeName, PortLease};
+use crate::hub::{Holder, PortLease};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::new()
@@ -162,8 +162,7 @@ async fn allocate(
 ) -> Result<Json<Port>, ApiError> {
     let holder = Holder::from_str(&asked.job_id)?;
     let (vm, disk) = (VmName::from_str(&asked.vm)?, DiskName::from_str(&asked.disk)?);
-    let node = asked.node.as_deref().map(NodeName::from_str).transpose();
-    let node = node.map_err(ApiError::unfit)?;
+    let node = shared.node(asked.node.as_deref())?;
     let lease = shared
         .blocking(move |hub| Ok(hub.ports().lease_for(&holder, &vm, &disk, node.as_ref())?))
         .await?;

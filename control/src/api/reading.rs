@@ -26,7 +26,7 @@ use super::points::{Place, named};
 use super::shared::Shared;
 use super::submission;
 use crate::catalog::{DiskName, JobId, PointId};
-use crate::hub::{ExportAsked, MAX_EXPORTS, NodeName, Reading, RepositoryName, VerifyAsked};
+use crate::hub::{ExportAsked, MAX_EXPORTS, Reading, RepositoryName, VerifyAsked};
 use crate::record::ReadingRecord;
 
 /// Between two events of progress: more is not seen by people.
@@ -274,7 +274,7 @@ async fn export(
         disks: disks(&asked.disks)?,
         writable: asked.writable,
         connections,
-        node: asked.node.as_deref().map(NodeName::from_str).transpose().map_err(ApiError::unfit)?,
+        node: shared.node(asked.node.as_deref())?,
     };
     follow(&shared, shared.readers()?.export(asked)?).await
 }

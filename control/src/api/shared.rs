@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::error::ApiError;
 use super::events::MAX_FOLLOWERS;
 use super::reading::MAX_LENDERS;
-use crate::hub::{Backups, Hub, NodesAtWork, Readers, SubmitError};
+use crate::hub::{Backups, Hub, NodeName, NodesAtWork, Readers, SubmitError};
 
 /// Where a line of the log goes.
 #[derive(Clone)]
@@ -92,6 +92,17 @@ impl Shared {
             answers: Default::default(),
             id_prefix: u32::from_le_bytes(prefix),
             last_id: AtomicU64::new(0),
+        }
+    }
+
+    /// A node that is named, if there is one of this name.
+    pub(super) fn node(&self, name: Option<&str>) -> Result<Option<NodeName>, ApiError> {
+        let Some(name) = name else { return Ok(None) };
+        let name: NodeName = name.parse().map_err(ApiError::unfit)?;
+        let known = self.nodes.as_ref().map(|nodes| nodes.check.is_enrolled(&name)).transpose();
+        match known.map_err(|error| ApiError::defect(error.to_string()))? {
+            Some(false) => Err(SubmitError::UnknownNode(name).into()),
+            Some(true) | None => Ok(Some(name)),
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Job {
     pub(super) id: JobId,
     pub(super) folder: PathBuf,
     pub(super) cancelled: AtomicBool,
+    /// The hub wants nothing of it any more: it is forgotten once it is over.
+    pub(super) dismissed: AtomicBool,
     pub(super) state: Mutex<State>,
     /// Counts what has happened, for who waits.
     happened: watch::Sender<u64>,
@@ -64,6 +66,7 @@ impl Job {
             id,
             folder,
             cancelled: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             state: Mutex::new(state),
             happened: watch::Sender::new(0),
             thread: Mutex::default(),

@@ -181,6 +181,8 @@ impl Jobs {
     /// Calls a job off; one that has ended, or never began, is forgotten with its files.
     pub(super) fn end(&self, id: JobId) -> Result<(), JobRefusal> {
         let job = self.job(id)?;
+        // Before it is looked: whoever ends the job looks at this afterwards.
+        job.dismissed.store(true, Ordering::SeqCst);
         let at_work = {
             let state = held(&job.state);
             state.started && state.end.is_none()
@@ -226,6 +228,8 @@ impl Jobs {
                 let _ = thread.join();
             }
         }
+        // Their folders go with them.
+        held(&self.jobs).clear();
     }
 
     fn get_or_make(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
@@ -304,6 +308,9 @@ impl Jobs {
             (self.settings.log)(&format!("job {}: {}", job.id, fault.said));
         }
         job.tell(|state| state.end = Some(end));
+        if job.dismissed.load(Ordering::SeqCst) {
+            self.forget(job.id);
+        }
     }
 }
 

@@ -47,7 +47,8 @@ pub struct NodeService {
     jobs: Arc<Jobs>,
     router: Router,
     places: Arc<Semaphore>,
-    runtime: Runtime,
+    /// Taken when this is dropped.
+    runtime: Option<Runtime>,
 }
 
 impl NodeService {
@@ -89,7 +90,12 @@ impl NodeService {
             }
         });
         let router = api::router(&jobs, token.as_ref());
-        Ok(Self { jobs, router, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), runtime })
+        Ok(Self {
+            jobs,
+            router,
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            runtime: Some(runtime),
+        })
     }
 
     /// Answers a connection of the hub. Returns at once.
@@ -97,7 +103,8 @@ impl NodeService {
         // One too many is closed.
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
         let router = self.router.clone();
-        self.runtime.spawn(async move {
+        let Some(runtime) = &self.runtime else { return };
+        runtime.spawn(async move {
             api::serve(socket, router).await;
             drop(place);
         });
@@ -106,5 +113,14 @@ impl NodeService {
     /// Calls off all jobs, and waits for their ends.
     pub fn stop(&self) {
         self.jobs.stop();
+    }
+}
+
+impl Drop for NodeService {
+    fn drop(&mut self) {
+        // The last one to have it may be a thread of the tunnel, which must not wait here.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

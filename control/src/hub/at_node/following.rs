@@ -60,7 +60,7 @@ impl AtNode {
                         return Err(CarryError::All(BackupError::Cancelled));
                     }
                     if !unreachable || heard.elapsed() >= self.deadline {
-                        return Err(CarryError::All(self.failed(&error)));
+                        return Err(CarryError::All(self.failed(&error, heard.elapsed())));
                     }
                     if !was_away {
                         watch.note(&format!("node {} cannot be reached: {error}", self.node));
@@ -90,10 +90,7 @@ impl AtNode {
             EndRecord::Carried(disks) if disks.len() == loads.len() => {
                 self.fetch_all(loads, &disks, &|| shared.is_cancelled()).map_err(CarryError::All)
             }
-            EndRecord::Carried(_) => {
-                let strange = CallError::Strange("it tells of other disks".into());
-                Err(CarryError::All(self.failed(&strange)))
-            }
+            EndRecord::Carried(_) => Err(CarryError::All(self.strange("it tells of other disks"))),
             EndRecord::Cancelled if shared.is_cancelled() => {
                 Err(CarryError::All(BackupError::Cancelled))
             }
@@ -153,7 +150,7 @@ impl AtNode {
             if disk.manifest_bytes > most {
                 let bytes = disk.manifest_bytes;
                 let what = format!("{bytes} bytes of digests for a disk that has {most} at most");
-                return Err(self.failed(&CallError::Strange(what)));
+                return Err(self.strange(what));
             }
             self.fetch_manifest(place, disk, &load.manifest, given_up)?;
             carried.push(Carried {

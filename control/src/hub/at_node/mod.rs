@@ -83,33 +83,41 @@ impl AtNode {
                 CallError::Unreachable(_) if since.elapsed() < self.deadline => {}
                 CallError::Refused(Refused { retry_after: Some(_), .. })
                     if since.elapsed() < self.deadline => {}
-                _ => return Err(self.failed(&error)),
+                _ => return Err(self.failed(&error, since.elapsed())),
             }
             thread::sleep(RETRY_PAUSE);
         }
     }
 
-    fn failed(&self, error: &CallError) -> BackupError {
+    fn failed(&self, error: &CallError, waited: Duration) -> BackupError {
         let node = &self.node;
         BackupError::Node(match error {
             CallError::Unreachable(what) => format!(
                 "node {node} cannot be reached: {what} (waited {} s); does `blockferry node serve` \
                  run there?",
-                self.deadline.as_secs()
+                waited.as_secs()
             ),
             CallError::Refused(Refused { code, message, .. }) if code == UNFIT => {
                 format!("node {node}: {message}")
             }
             CallError::Refused(Refused { code, .. }) if code == NO_SUCH_JOB => {
-                format!("node {node} does not know the job any more: it was started anew meanwhile")
+                format!(
+                    "node {node} does not know the job any more: it was started anew meanwhile, or another \
+                 machine was enrolled under its name"
+                )
             }
             CallError::Refused(Refused { message, hint, .. }) => {
                 format!("node {node} refused: {message} ({hint})")
             }
             CallError::Strange(what) => {
-                format!("node {node} is of another version: it answers in other words: {what}")
+                format!("node {node} answers as no node of this version does: {what}; is it one?")
             }
         })
+    }
+
+    /// What a node of this version does not say.
+    fn strange(&self, what: impl Into<String>) -> BackupError {
+        self.failed(&CallError::Strange(what.into()), Duration::ZERO)
     }
 
     fn ask<T: serde::de::DeserializeOwned>(
@@ -219,9 +227,7 @@ impl Carrier for AtNode {
                     .map(|disk| Looked { size: disk.size, has_bitmap: disk.has_bitmap })
                     .collect())
             }
-            LookAnswer::Looked(_) => {
-                Err(self.failed(&CallError::Strange("it tells of other disks".into())))
-            }
+            LookAnswer::Looked(_) => Err(self.strange("it tells of other disks")),
             LookAnswer::Fault(fault) => {
                 let place = fault.disk.filter(|place| *place < sought.len());
                 let error = self.fault(place, fault.fault());
