@@ -167,7 +167,7 @@ pub(crate) struct EndOptions {
     )]
     tunnel_keepalive_limit: Option<u8>,
 
-    /// SSH connections at most; more are hung up on (64)
+    /// SSH connections of nodes at most; a node beyond them is hung up on after its login (64)
     #[arg(
         long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..),
         hide_short_help = true

@@ -29,6 +29,8 @@ const PER_PORT: u64 = 32;
 const VERIFIED_DISKS: u64 = 8;
 /// What the first signal makes of a hub.
 const STOPPING: &str = "stopping: jobs are called off, exports ended; once more to stop at once";
+/// Descriptors of an SSH connection: its socket, and the reactor of its thread.
+const PER_TUNNEL: u64 = 6;
 /// For catalogs, the reactor and what libraries open now and then.
 const SLACK: u64 = 64;
 
@@ -52,7 +54,7 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     }
     apart(options)?;
     let settings = HubSettings { state: options.state.folder()?, ports: options.ports.0.clone() };
-    make_room(settings.ports.len());
+    make_room(settings.ports.len(), options.tunnel.map(|_| options.link.settings()).as_ref());
     let (hub, recovery) = Hub::open(&settings)?;
     for undone in &recovery.undone {
         line(undone);
@@ -175,10 +177,12 @@ fn backups(
 }
 
 /// Raises the limit on open files, as far as that is allowed.
-fn make_room(ports: usize) {
+fn make_room(ports: usize, end: Option<&EndpointSettings>) {
     let open = fs::read_dir("/proc/self/fd").map_or(16, |folder| folder.count() as u64);
     let exports = ports as u64 + MAX_VERIFICATIONS as u64 * VERIFIED_DISKS;
-    let needed = open + u64::from(MAX_CONNECTIONS) + exports * PER_PORT + SLACK;
+    let tunnels = end.map_or(0, |end| end.connections as u64 + 2 * end.strangers as u64);
+    let needed =
+        open + u64::from(MAX_CONNECTIONS) + tunnels * PER_TUNNEL + exports * PER_PORT + SLACK;
     let allowed = raise_open_files(needed);
     if allowed < needed {
         line(&format!(

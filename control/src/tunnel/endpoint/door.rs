@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
+use russh::server::{self, Auth, ChannelOpenHandle, Handle, Msg, Session, VerifiedPublicKey};
 use russh::{
     Channel, ChannelOpenFailure, Disconnect, Limits, MethodKind, MethodSet, Preferred, cipher,
     compression,
@@ -26,8 +26,10 @@ use super::super::own_key::OwnKey;
 use super::call;
 use super::directory::{Call, Presence};
 use super::gatekeeper::Gatekeeper;
+use super::news::News;
+use super::strangers::{Place, Strangers};
 use super::stream::Buffered;
-use super::{EndpointEvent, EndpointSettings};
+use super::{Counted, EndpointEvent, EndpointSettings};
 
 /// Bytes of a channel's packet at most.
 const PACKET_BYTES: u32 = 32 << 10;
@@ -41,6 +43,9 @@ const REJECTION_TIME: Duration = Duration::from_millis(500);
 const REVIEW_PERIOD: Duration = Duration::from_secs(1);
 /// Names of this machine, as a node writes them.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
+/// What is said to those who are hung up on.
+const STOPS: &str = "the hub stops";
+const FULL: &str = "there are as many connections of nodes as there may be";
 /// Refusals of a connection that are told: words in them are the peer's, and so is their number.
 const TOLD: usize = 64;
 
@@ -49,13 +54,18 @@ pub(super) struct Shared {
     pub(super) gatekeeper: Arc<dyn Gatekeeper>,
     pub(super) settings: EndpointSettings,
     pub(super) config: Arc<server::Config>,
-    pub(super) on_event: Box<dyn Fn(EndpointEvent) + Send + Sync>,
+    pub(super) news: News,
+    pub(super) strangers: Arc<Strangers>,
+    /// Connections of nodes.
+    pub(super) nodes: Arc<AtomicUsize>,
 }
 
-impl Shared {
-    pub(super) fn tell(&self, event: EndpointEvent) {
-        (self.on_event)(event);
-    }
+/// What is known of a connection from its login on.
+struct Login {
+    node: String,
+    key: SshKey,
+    /// Its place among those of nodes, unless all are taken.
+    place: Option<Counted>,
 }
 
 /// The settings of the library; none is left to its own defaults that matters.
@@ -91,17 +101,18 @@ pub(super) async fn serve(
     socket: std::net::TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
+    place: Place,
     mut stopped: watch::Receiver<bool>,
 ) {
     let settings = &shared.settings;
-    let closed = |node, why: String| shared.tell(EndpointEvent::Closed { node, peer, why });
+    let gone = |why: String| shared.news.stranger_gone(peer, why);
     let tuned = TcpStream::from_std(socket).and_then(|socket| {
         link::tune(&socket, settings.keepalive, settings.keepalive_limit)?;
         Ok(socket)
     });
     let socket = match tuned {
         Ok(socket) => socket,
-        Err(error) => return closed(None, error.to_string()),
+        Err(error) => return gone(error.to_string()),
     };
     let (admitted, mut login) = oneshot::channel();
     let (calls, mut called) = unbounded_channel();
@@ -118,16 +129,23 @@ pub(super) async fn serve(
     };
     let config = Arc::clone(&shared.config);
     let running = server::run_stream(config, Buffered::from(socket), door);
-    let mut session = match timeout(settings.login_deadline, running).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(error)) => return closed(None, error.to_string()),
-        Err(_late) => return closed(None, "it said nothing that SSH begins with".into()),
+    let greeted = tokio::select! {
+        greeted = timeout(settings.login_deadline, running) => greeted,
+        () = place.sent_away() => return shared.news.stranger_sent_away(peer),
+        _ = stopped.changed() => return gone(STOPS.into()),
     };
+    let mut session = match greeted {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return gone(error.to_string()),
+        Err(_late) => return gone("it said nothing that SSH begins with".into()),
+    };
+    place.talks();
+    let mut place = Some(place);
     let handle = session.handle();
     let patience = link::patience(settings.keepalive, settings.keepalive_limit);
     let late = tokio::time::sleep(settings.login_deadline);
     tokio::pin!(late);
-    let mut node: Option<(String, SshKey)> = None;
+    let mut node: Option<Login> = None;
     let mut review = interval(REVIEW_PERIOD);
     let why = loop {
         tokio::select! {
@@ -140,15 +158,24 @@ pub(super) async fn serve(
             },
             who = &mut login, if node.is_none() => match who {
                 Ok(who) => {
-                    shared.tell(EndpointEvent::Connected { node: who.0.clone(), peer });
+                    place = None;
+                    if who.place.is_none() {
+                        shared.news.node_refused(who.node, peer, settings.connections);
+                        hang_up(&handle, FULL.into()).await;
+                        // The word is out when its task has ended.
+                        let _unheard = timeout(REVIEW_PERIOD, &mut session).await;
+                        return;
+                    }
+                    shared.news.node_connected(who.node.clone(), peer);
                     node = Some(who);
                 }
                 Err(_) => break "it has not logged in".to_owned(),
             },
+            () = sent_away(place.as_ref()) => return shared.news.stranger_sent_away(peer),
             () = &mut late, if node.is_none() => break "it did not log in in time".to_owned(),
             _ = review.tick(), if node.is_some() => {
-                let stays = node.as_ref().is_some_and(|(name, key)| {
-                    shared.gatekeeper.may_stay(name, key)
+                let stays = node.as_ref().is_some_and(|login| {
+                    shared.gatekeeper.may_stay(&login.node, &login.key)
                 });
                 if !stays {
                     break "it is no node any more".to_owned();
@@ -157,15 +184,36 @@ pub(super) async fn serve(
             Some(call) = called.recv() => {
                 tokio::spawn(call::answer(handle.clone(), call, patience));
             }
-            _ = stopped.changed() => break "the hub stops".to_owned(),
+            _ = stopped.changed() => break STOPS.to_owned(),
         }
     };
     // Nobody reaches the node over this one any more.
     called.close();
-    // Who has gone already hears no goodbye; who takes nothing is not waited for.
-    let goodbye = handle.disconnect(Disconnect::ByApplication, why.clone(), "en".into());
+    tokio::select! {
+        () = hang_up(&handle, why.clone()) => {}
+        // Nobody waits for the place until a goodbye is heard.
+        () = sent_away(place.as_ref()) => {}
+    }
+    match node {
+        Some(Login { node, .. }) => {
+            shared.news.tell(EndpointEvent::Closed { node: Some(node), peer, why, times: 1 });
+        }
+        None => gone(why),
+    }
+}
+
+/// Returns when the place of a stranger is wanted by another one; never, if it is none any more.
+async fn sent_away(place: Option<&Place>) {
+    match place {
+        Some(place) => place.sent_away().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says goodbye. Who has gone already does not hear it; who takes nothing is not waited for.
+async fn hang_up(handle: &Handle, why: String) {
+    let goodbye = handle.disconnect(Disconnect::ByApplication, why, "en".into());
     let _unheard = timeout(REVIEW_PERIOD, goodbye).await;
-    closed(node.map(|(name, _)| name), why);
 }
 
 /// What the library calls back for one connection.
@@ -173,7 +221,7 @@ struct Door {
     shared: Arc<Shared>,
     peer: SocketAddr,
     /// Told once, when the connection is known to be a node's.
-    admitted: Option<oneshot::Sender<(String, SshKey)>>,
+    admitted: Option<oneshot::Sender<Login>>,
     node: Option<String>,
     /// To this connection's thread, from those who want to reach the node.
     calls: UnboundedSender<Call>,
@@ -190,8 +238,14 @@ struct Door {
 impl Door {
     fn refuse(&mut self, what: String) {
         if self.told.len() < TOLD && self.told.insert(what.clone()) {
-            let (node, peer) = (self.node.clone(), self.peer);
-            self.shared.tell(EndpointEvent::Refused { node, peer, what });
+            let (news, peer) = (&self.shared.news, self.peer);
+            match self.node.clone() {
+                Some(node) => {
+                    let node = Some(node);
+                    news.tell(EndpointEvent::Refused { node, peer, what, times: 1 });
+                }
+                None => news.stranger_refused(peer, what),
+            }
         }
     }
 }
@@ -219,11 +273,16 @@ impl server::Handler for Door {
         let key = SshKey::new(key.public_key.clone());
         match self.shared.gatekeeper.admit(user, &key) {
             Ok(node) => {
-                self.enter(&node, &key);
-                self.node = Some(node.clone());
+                let limit = self.shared.settings.connections;
+                let place = Counted::below(limit, &self.shared.nodes);
+                // Who has none is let in to be told why it has to go, and can do nothing else.
+                if place.is_some() {
+                    self.enter(&node, &key);
+                    self.node = Some(node.clone());
+                }
                 if let Some(admitted) = self.admitted.take() {
                     // The connection is over already.
-                    let _late = admitted.send((node, key));
+                    let _late = admitted.send(Login { node, key, place });
                 }
                 Ok(Auth::Accept)
             }
@@ -256,11 +315,12 @@ impl server::Handler for Door {
         _session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(node) = self.node.clone() else { return Ok(()) };
-        if self.open.load(Ordering::Relaxed) >= self.shared.settings.channels {
-            self.refuse(format!("more than {} channels", self.shared.settings.channels));
+        let limit = self.shared.settings.channels;
+        let Some(open) = Counted::below(limit, &self.open) else {
+            self.refuse(format!("more than {limit} channels"));
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
-        }
+        };
         let reached = u16::try_from(port)
             .map_err(|_| "no such port".to_owned())
             .and_then(|port| self.shared.gatekeeper.reach(&node, host, port));
@@ -273,7 +333,6 @@ impl server::Handler for Door {
                 return Ok(());
             }
         };
-        let open = super::Counted::new(&self.open);
         let deadline = self.shared.settings.connect_deadline;
         tokio::spawn(async move {
             let _open = open;
@@ -296,6 +355,9 @@ impl server::Handler for Door {
         port: &mut u32,
         _session: &mut Session,
     ) -> Result<bool, russh::Error> {
+        if self.node.is_none() {
+            return Ok(false);
+        }
         let ours = LOOPBACK.into_iter().find(|name| *name == host);
         let (Some(presence), Some(ours), 0) = (&self.presence, ours, *port) else {
             self.refuse("a port to listen on: nothing listens here for a node".into());
@@ -304,7 +366,7 @@ impl server::Handler for Door {
         presence.offer(ours);
         if let (Some(node), false) = (self.node.clone(), self.offered) {
             self.offered = true;
-            self.shared.tell(EndpointEvent::Serves { node, peer: self.peer });
+            self.shared.news.tell(EndpointEvent::Serves { node, peer: self.peer });
         }
         Ok(true)
     }

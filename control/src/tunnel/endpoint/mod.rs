@@ -19,6 +19,9 @@ mod call;
 mod directory;
 mod door;
 mod gatekeeper;
+mod news;
+mod sieve;
+mod strangers;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -33,8 +36,12 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::watch;
+use tokio::time::interval;
 
 use super::own_key::OwnKey;
+
+use news::News;
+use strangers::Strangers;
 
 pub use directory::{ConnectedNode, DialError, Directory};
 pub use gatekeeper::Gatekeeper;
@@ -42,8 +49,11 @@ pub use gatekeeper::Gatekeeper;
 /// How the endpoint treats its connections.
 #[derive(Clone, Debug)]
 pub struct EndpointSettings {
-    /// SSH connections at most; more are hung up on.
+    /// SSH connections of nodes at most; a node beyond them is hung up on when it has logged in.
     pub connections: usize,
+    /// Connections at most that have said nothing yet, and as many that are logging in. Where there
+    /// are more, the oldest are hung up on.
+    pub strangers: usize,
     /// Channels of a connection at most; more are refused.
     pub channels: usize,
     /// How long a connection may take until its key is accepted.
@@ -67,6 +77,7 @@ impl Default for EndpointSettings {
     fn default() -> Self {
         Self {
             connections: 64,
+            strangers: 64,
             channels: 256,
             login_deadline: Duration::from_secs(20),
             connect_deadline: Duration::from_secs(5),
@@ -97,7 +108,8 @@ pub enum EndpointEvent {
         /// From where it is connected.
         peer: SocketAddr,
     },
-    /// A connection is over.
+    /// A connection is over. Of those that have not logged in it is told once a minute, for reasons
+    /// of their own and for those whose place was wanted by another one.
     Closed {
         /// Whose, if that was known.
         node: Option<String>,
@@ -105,8 +117,11 @@ pub enum EndpointEvent {
         peer: SocketAddr,
         /// Why.
         why: String,
+        /// How many have gone since it was told last; more than one only where none had logged in.
+        times: u64,
     },
-    /// Something that a peer asked for was refused. Told once for each connection and reason.
+    /// Something that a peer asked for was refused. Told once for each connection and reason; of
+    /// those that have not logged in 16 times a minute.
     Refused {
         /// Whose connection, if that is known.
         node: Option<String>,
@@ -114,6 +129,9 @@ pub enum EndpointEvent {
         peer: SocketAddr,
         /// What, and why.
         what: String,
+        /// How many were refused since it was told last; more than one only where none had logged
+        /// in.
+        times: u64,
     },
 }
 
@@ -124,14 +142,19 @@ impl fmt::Display for EndpointEvent {
             Some(node) => format!("node {node} ({peer})"),
             None => format!("{peer}"),
         };
+        let others = |times: &u64| match times {
+            0 | 1 => String::new(),
+            times => format!(" (the last of {times} that had not logged in)"),
+        };
         match self {
             Self::Connected { node, peer } => write!(f, "node {node} is connected from {peer}"),
             Self::Serves { node, peer } => write!(f, "node {node} ({peer}) can be reached"),
-            Self::Closed { node, peer, why } => {
-                write!(f, "the tunnel of {} is closed: {why}", peer_of(node, peer))
+            Self::Closed { node, peer, why, times } => {
+                let others = others(times);
+                write!(f, "the tunnel of {} is closed: {why}{others}", peer_of(node, peer))
             }
-            Self::Refused { node, peer, what } => {
-                write!(f, "refused to {}: {what}", peer_of(node, peer))
+            Self::Refused { node, peer, what, times } => {
+                write!(f, "refused to {}: {what}{}", peer_of(node, peer), others(times))
             }
         }
     }
@@ -161,8 +184,11 @@ impl Endpoint {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
         let config = Arc::new(door::config(&key, &settings));
+        let news = News::new(Box::new(on_event));
+        let strangers = Strangers::new(settings.strangers);
+        let nodes = Arc::default();
         let shared =
-            Arc::new(door::Shared { gatekeeper, settings, config, on_event: Box::new(on_event) });
+            Arc::new(door::Shared { gatekeeper, settings, config, news, strangers, nodes });
         thread::Builder::new().name("endpoint".into()).spawn(move || {
             runtime.block_on(accept(listener, shared, stopped));
         })?;
@@ -196,49 +222,49 @@ async fn accept(
         // The socket was made by this process and listens: there is no other reactor.
         Err(_) => return,
     };
-    let open = Arc::new(AtomicUsize::new(0));
+    let mut news = interval(sieve::PERIOD);
     loop {
-        let (socket, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(_) => {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = news.tick() => {
+                shared.news.tell_what_was_kept();
+                continue;
+            }
             _ = stopped.changed() => return,
         };
-        let refuse = |what: String| {
-            shared.tell(EndpointEvent::Refused { node: None, peer, what });
-        };
-        if open.load(Ordering::Relaxed) >= shared.settings.connections {
-            refuse(format!("there are {} connections already", shared.settings.connections));
+        let Ok((socket, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
+        };
+        tokio::select! {
+            () = shared.strangers.room() => {}
+            _ = stopped.changed() => return,
         }
         // A connection is one cipher, which wants one processor: a thread for each.
         let Ok(socket) = socket.into_std() else { continue };
-        let counted = Counted::new(&open);
+        let place = shared.strangers.arrive();
         let (shared_too, stopped) = (Arc::clone(&shared), stopped.clone());
         let started =
             runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
                 thread::Builder::new().name("endpoint-node".into()).spawn(move || {
-                    let _counted = counted;
-                    runtime.block_on(door::serve(socket, peer, shared_too, stopped));
+                    runtime.block_on(door::serve(socket, peer, shared_too, place, stopped));
                 })
             });
         if let Err(error) = started {
-            refuse(format!("no thread for it: {error}"));
+            shared.news.stranger_refused(peer, format!("no thread for it: {error}"));
         }
     }
 }
 
-/// One connection of those that are allowed.
+/// One of those that are allowed.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+    /// Unless there are `limit` already.
+    fn below(limit: usize, count: &Arc<AtomicUsize>) -> Option<Self> {
+        let more = |now: usize| (now < limit).then_some(now + 1);
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(count)))
     }
 }
 

@@ -7,6 +7,7 @@ mod peers;
 mod reaching;
 mod refusals;
 mod returning;
+mod strangers;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -87,6 +88,12 @@ impl Rig {
         })
         .unwrap();
         Self { folder, list, endpoint, events }
+    }
+
+    /// Has the key of `n1` stand for another node, too.
+    fn know_as(&self, node: &str) {
+        let key = OwnKey::load_or_make(&self.folder.path().join("node")).unwrap();
+        self.list.keys.lock().unwrap().insert(node.into(), key.public().openssh());
     }
 
     fn settings(&self, user: &str) -> TunnelSettings {

@@ -5,16 +5,16 @@ use std::net::TcpStream;
 use super::forwarding::{dial, echoes};
 use super::*;
 
-fn impatient() -> EndpointSettings {
+pub(super) fn impatient() -> EndpointSettings {
     EndpointSettings {
         login_deadline: Duration::from_millis(500),
-        connections: 4,
+        strangers: 4,
         ..EndpointSettings::default()
     }
 }
 
 /// Whether the endpoint hangs up, whatever it says before.
-fn is_hung_up_on(socket: &mut TcpStream) -> bool {
+pub(super) fn is_hung_up_on(socket: &mut TcpStream) -> bool {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buffer = [0; 4096];
     loop {
@@ -46,22 +46,6 @@ fn who_says_nothing_or_garbage_or_goes_on_for_ever_is_hung_up_on_and_disturbs_no
         assert!(is_hung_up_on(&mut socket), "{:?}", &said[..said.len().min(16)]);
     }
     assert!(echoes(&mut good, b"after"));
-}
-
-#[test]
-fn more_connections_than_are_allowed_are_hung_up_on_at_once() {
-    let settings = EndpointSettings { login_deadline: PATIENCE, ..impatient() };
-    let rig = Rig::with(settings);
-    let open: Vec<_> =
-        (0..4).map(|_| TcpStream::connect(rig.endpoint.address()).unwrap()).collect();
-    let mut fifth = TcpStream::connect(rig.endpoint.address()).unwrap();
-    assert!(is_hung_up_on(&mut fifth));
-    assert!(rig.refusal().contains("there are 4 connections already"));
-    drop(open);
-    let until = Instant::now() + PATIENCE;
-    while Tunnel::open(rig.settings("n1"), |_| {}).is_err() {
-        assert!(Instant::now() < until, "no room was made");
-    }
 }
 
 #[test]

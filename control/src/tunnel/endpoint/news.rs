@@ -1,0 +1,108 @@
+//! What is told of the endpoint, of those without a key as often as a log can bear.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::EndpointEvent;
+use super::sieve::{Batch, Sieve};
+use crate::child::held;
+
+/// Strangers that leave, told in a minute.
+const GONE_TOLD: u32 = 1;
+/// Refusals of strangers, told in a minute. Keys that were forgotten to be enrolled are among them:
+/// those of some nodes that come at once are all to be seen.
+const REFUSALS_TOLD: u32 = 16;
+
+pub(super) struct News {
+    on_event: Box<dyn Fn(EndpointEvent) + Send + Sync>,
+    gone: Mutex<Sieve>,
+    sent_away: Mutex<Sieve>,
+    refused: Mutex<Sieve>,
+    /// Whether it was told that there are as many nodes as there may be.
+    full: AtomicBool,
+}
+
+impl News {
+    pub(super) fn new(on_event: Box<dyn Fn(EndpointEvent) + Send + Sync>) -> Self {
+        Self {
+            on_event,
+            gone: Mutex::new(Sieve::new(GONE_TOLD)),
+            sent_away: Mutex::new(Sieve::new(GONE_TOLD)),
+            refused: Mutex::new(Sieve::new(REFUSALS_TOLD)),
+            full: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn tell(&self, event: EndpointEvent) {
+        (self.on_event)(event);
+    }
+
+    /// One that has not logged in is gone.
+    pub(super) fn stranger_gone(&self, peer: SocketAddr, why: String) {
+        self.pass(&self.gone, peer, why, closed);
+    }
+
+    /// One that has not logged in had to leave for another one.
+    pub(super) fn stranger_sent_away(&self, peer: SocketAddr) {
+        let why = "it had not logged in, and another one wanted its place".into();
+        self.pass(&self.sent_away, peer, why, closed);
+    }
+
+    /// One that has not logged in was refused something.
+    pub(super) fn stranger_refused(&self, peer: SocketAddr, what: String) {
+        self.pass(&self.refused, peer, what, refused);
+    }
+
+    /// A node has logged in where there are `limit` already. Told once until a place was free.
+    pub(super) fn node_refused(&self, node: String, peer: SocketAddr, limit: usize) {
+        if !self.full.swap(true, Ordering::Relaxed) {
+            let what = format!("there are {limit} connections of nodes already");
+            self.tell(EndpointEvent::Refused { node: Some(node), peer, what, times: 1 });
+        }
+    }
+
+    /// A node has logged in, and stays.
+    pub(super) fn node_connected(&self, node: String, peer: SocketAddr) {
+        self.full.store(false, Ordering::Relaxed);
+        self.tell(EndpointEvent::Connected { node, peer });
+    }
+
+    /// Tells what was kept, where the time has come.
+    pub(super) fn tell_what_was_kept(&self) {
+        for (sieve, event) in [
+            (&self.gone, closed as fn(Batch) -> EndpointEvent),
+            (&self.sent_away, closed),
+            (&self.refused, refused),
+        ] {
+            let batch = held(sieve).due(Instant::now());
+            self.tell_batch(batch, event);
+        }
+    }
+
+    fn pass(
+        &self,
+        sieve: &Mutex<Sieve>,
+        peer: SocketAddr,
+        what: String,
+        event: fn(Batch) -> EndpointEvent,
+    ) {
+        let batch = held(sieve).add(Instant::now(), peer, what);
+        self.tell_batch(batch, event);
+    }
+
+    fn tell_batch(&self, batch: Option<Batch>, event: fn(Batch) -> EndpointEvent) {
+        if let Some(batch) = batch {
+            self.tell(event(batch));
+        }
+    }
+}
+
+fn closed(Batch { peer, what, times }: Batch) -> EndpointEvent {
+    EndpointEvent::Closed { node: None, peer, why: what, times }
+}
+
+fn refused(Batch { peer, what, times }: Batch) -> EndpointEvent {
+    EndpointEvent::Refused { node: None, peer, what, times }
+}
