@@ -15,7 +15,7 @@ use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
 use super::look::{Looked, look};
 use super::request::{BackupSettings, DIGEST};
-use super::run::Watch;
+use super::run::{Watch, lane_teller};
 use crate::catalog::{DiskName, FailureKind};
 use crate::child::held;
 
@@ -155,21 +155,14 @@ impl Carrier for Here {
         let count = names.len();
         let lanes = loads.into_iter().map(|load| self.lane(load)).collect();
         let failed: Arc<Mutex<Option<usize>>> = Arc::default();
-        let (told, noting) = (Arc::clone(watch), Arc::clone(&failed));
+        let (tell, noting) = (lane_teller(watch, names), Arc::clone(&failed));
         let mover = Mover::new(self.mover.clone()).on_event(move |event| {
             if let Event::Finished { lane, fault: Some(fault), .. } = event
                 && !matches!(fault, Fault::Interrupted)
             {
                 held(&noting).get_or_insert(*lane);
             }
-            let (Event::Started { lane, .. }
-            | Event::Note { lane, .. }
-            | Event::Reconnecting { lane, .. }
-            | Event::Finished { lane, .. }) = event
-            else {
-                return;
-            };
-            told.lane(&names[*lane], event);
+            tell(event);
         });
         let running = mover.start(lanes).map_err(|fault| BackupError::Mover(Box::new(fault)))?;
         Ok(Box::new(CarryingHere { running, count, failed }))

@@ -39,5 +39,5 @@ pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
 pub(crate) use request::names_files;
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
-pub(crate) use run::Run;
+pub(crate) use run::{Run, lane_teller};
 pub use run::{Watch, back_up, lane_words, plan_words};

@@ -75,6 +75,23 @@ pub fn lane_words(disk: &DiskName, event: &Event<'_>) -> Option<String> {
     }
 }
 
+/// Tells of what happens to the lanes of disks, which are in this order.
+pub(crate) fn lane_teller(
+    watch: &Arc<dyn Watch>,
+    names: Vec<DiskName>,
+) -> impl Fn(&Event<'_>) + Send + Sync + use<> {
+    let watch = Arc::clone(watch);
+    move |event| {
+        if let Event::Started { lane, .. }
+        | Event::Note { lane, .. }
+        | Event::Reconnecting { lane, .. }
+        | Event::Finished { lane, .. } = event
+        {
+            watch.lane(&names[*lane], event);
+        }
+    }
+}
+
 /// Makes a restore point of all disks of a VM, in a repository without a hub.
 ///
 /// # Errors

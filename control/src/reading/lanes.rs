@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_dataplane::{Counts, Event, Lane, LaneReport, Mover};
+use blockferry_dataplane::{Counts, Lane, LaneReport, Mover};
 
 use super::error::ReadError;
 use super::settings::ReadSettings;
-use crate::backup::{Cancellation, Watch};
+use crate::backup::{Cancellation, Watch, lane_teller};
 use crate::catalog::DiskName;
 use crate::hub::KeptExport;
 
@@ -64,17 +64,8 @@ pub(super) fn run(
     if cancellation.is_cancelled() {
         return Err(ReadError::Cancelled);
     }
-    let (told, names) = (Arc::clone(watch), disks.to_vec());
-    let mover = Mover::new(settings.mover.clone()).on_event(move |event| {
-        let (Event::Started { lane, .. }
-        | Event::Note { lane, .. }
-        | Event::Reconnecting { lane, .. }
-        | Event::Finished { lane, .. }) = event
-        else {
-            return;
-        };
-        told.lane(&names[*lane], event);
-    });
+    let tell = lane_teller(watch, disks.to_vec());
+    let mover = Mover::new(settings.mover.clone()).on_event(tell);
     let running = mover.start(lanes).map_err(ReadError::Mover)?;
     cancellation.lanes(Some(running.canceller()));
     let mut reviver = Reviver::new(watch);

@@ -106,14 +106,6 @@ pub(super) async fn serve(
 ) {
     let settings = &shared.settings;
     let gone = |why: String| shared.news.stranger_gone(peer, why);
-    let tuned = TcpStream::from_std(socket).and_then(|socket| {
-        link::tune(&socket, settings.keepalive, settings.keepalive_limit)?;
-        Ok(socket)
-    });
-    let socket = match tuned {
-        Ok(socket) => socket,
-        Err(error) => return gone(error.to_string()),
-    };
     let (admitted, mut login) = oneshot::channel();
     let (calls, mut called) = unbounded_channel();
     let door = Door {
@@ -127,17 +119,14 @@ pub(super) async fn serve(
         open: Arc::default(),
         told: HashSet::new(),
     };
-    let config = Arc::clone(&shared.config);
-    let running = server::run_stream(config, Buffered::from(socket), door);
     let greeted = tokio::select! {
-        greeted = timeout(settings.login_deadline, running) => greeted,
+        greeted = greet(socket, door) => greeted,
         () = place.sent_away() => return shared.news.stranger_sent_away(peer),
         _ = stopped.changed() => return gone(STOPS.into()),
     };
     let mut session = match greeted {
-        Ok(Ok(session)) => session,
-        Ok(Err(error)) => return gone(error.to_string()),
-        Err(_late) => return gone("it said nothing that SSH begins with".into()),
+        Ok(session) => session,
+        Err(why) => return gone(why),
     };
     place.talks();
     let mut place = Some(place);
@@ -199,6 +188,24 @@ pub(super) async fn serve(
             shared.news.tell(EndpointEvent::Closed { node: Some(node), peer, why, times: 1 });
         }
         None => gone(why),
+    }
+}
+
+/// Waits for what SSH begins with; or says why it did not come.
+async fn greet(
+    socket: std::net::TcpStream,
+    door: Door,
+) -> Result<server::RunningSession<Door>, String> {
+    let (config, settings) = (Arc::clone(&door.shared.config), door.shared.settings.clone());
+    let socket = TcpStream::from_std(socket).and_then(|socket| {
+        link::tune(&socket, settings.keepalive, settings.keepalive_limit)?;
+        Ok(socket)
+    });
+    let socket = socket.map_err(|error| error.to_string())?;
+    let running = server::run_stream(config, Buffered::from(socket), door);
+    match timeout(settings.login_deadline, running).await {
+        Ok(greeted) => greeted.map_err(|error| error.to_string()),
+        Err(_late) => Err("it said nothing that SSH begins with".into()),
     }
 }
 
