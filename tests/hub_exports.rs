@@ -7,7 +7,6 @@ mod blockferry;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
 use blockferry::{Hub, HubPlace, by, code, signal, stderr, wait_until};
@@ -130,9 +129,7 @@ fn a_hub_that_stops_takes_its_exports_back() {
     assert_eq!(code(&output), 1);
     assert_eq!(stderr(&output), "blockferry: the hub is being stopped\n");
     assert!(hub.child.wait().unwrap().success());
-    for port in place.ports.range() {
-        TcpListener::bind(("127.0.0.1", port)).unwrap();
-    }
+    assert_eq!(place.ports.open(), None);
     drop(hub);
     place.assert_idle(&place.hub());
 }
@@ -156,9 +153,7 @@ fn what_a_killed_hub_served_is_undone_when_it_starts_again() {
     let said = fs::read_to_string(place.kept.path("stderr")).unwrap();
     assert_eq!(said.matches("is free again: job ").count(), 2, "{said}");
     place.assert_idle(&hub);
-    for port in place.ports.range() {
-        TcpListener::bind(("127.0.0.1", port)).unwrap();
-    }
+    assert_eq!(place.ports.open(), None);
     let (child, _) = ready(&place, &newest, &hub);
     assert_eq!(code(&end(child, Signal::INT)), 0);
 }

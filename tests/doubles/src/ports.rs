@@ -30,6 +30,12 @@ impl PortBlock {
         guard + 1..=guard + PORTS
     }
 
+    /// One that somebody listens on.
+    pub fn open(&self) -> Option<u16> {
+        let taken = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err();
+        self.range().find(taken)
+    }
+
     /// The first few.
     pub fn first(&self, count: u16) -> RangeInclusive<u16> {
         let first = *self.range().start();
