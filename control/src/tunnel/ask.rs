@@ -8,7 +8,7 @@ use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::time::timeout;
 
-use super::channel;
+use super::channel::{self, Turn};
 use super::connection::Shared;
 use super::error::TunnelEvent;
 use super::far::FarEnd;
@@ -51,6 +51,7 @@ pub(super) async fn serve(
     ask: Ask,
     handle: Arc<Handle<Client>>,
     shared: Arc<Shared>,
+    turn: Arc<Turn>,
     figures: Arc<Figures>,
 ) {
     let Ask { far, socket, guest, due, load: _counted } = ask;
@@ -62,7 +63,7 @@ pub(super) async fn serve(
         Ok(Ok(channel)) => match LaneSocket::of(socket) {
             Ok(socket) => {
                 let (left, end) = (socket.left(), socket.end());
-                let carrying = channel::carry(channel, socket, &figures, left, None);
+                let carrying = channel::carry(channel, socket, &turn, &figures, left, None);
                 until_gone(carrying, guest, end).await;
             }
             Err(error) => {

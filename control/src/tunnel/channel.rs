@@ -5,22 +5,31 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::figures::Figures;
 
-/// Bytes taken from the lane at once: a good part of a request, and little beside what is in
+/// Bytes that a lane sends at once at most: a good part of a request, and little beside what is in
 /// flight.
-const READ_BYTES: usize = 256 << 10;
+const TURN_BYTES: usize = 256 << 10;
+/// Bytes that a lane takes to wait for its turn with: a packet.
+const FIRST_BYTES: usize = 32 << 10;
 
 /// Packets that are written with one call at most: 256 KiB.
 const BATCH_PACKETS: usize = 8;
 /// How long the far end may take to close once the lane has.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The right to send, which the channels of a session have one after another. What one of them has
+/// then travels together: packets of many channels in turns would have the far end write each of
+/// them apart, at twice the cost.
+#[derive(Debug, Default)]
+pub(super) struct Turn(Mutex<()>);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
 /// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
@@ -30,6 +39,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn carry<M, S>(
     channel: Channel<M>,
     socket: S,
+    turn: &Turn,
     figures: &Figures,
     left: impl Future<Output = ()>,
     patience: Option<Duration>,
@@ -40,7 +50,7 @@ pub(super) async fn carry<M, S>(
     let (from_far, to_far) = channel.split();
     let (from_lane, to_lane) = split(socket);
     let up = async {
-        send(from_lane, &to_far, figures).await?;
+        send(from_lane, &to_far, turn, figures).await?;
         to_far.eof().await
     };
     let down = receive(from_far, to_lane, figures, patience);
@@ -66,6 +76,7 @@ fn add(figure: &AtomicU64, bytes: usize) {
 async fn send<M>(
     mut near: impl AsyncRead + Unpin,
     far: &ChannelWriteHalf<M>,
+    turn: &Turn,
     figures: &Figures,
 ) -> Result<(), russh::Error>
 where
@@ -73,16 +84,39 @@ where
 {
     let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(READ_BYTES);
-        match near.read_buf(&mut buffer).await {
-            // An end that was reset is one that has closed.
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(bytes) => {
-                far.data_bytes(buffer.split().freeze()).await?;
-                add(&figures.sent, bytes);
+        buffer.reserve(TURN_BYTES);
+        let mut open = read(&mut near, &mut buffer, FIRST_BYTES).await;
+        let turn = turn.0.lock().await;
+        // What has come meanwhile goes with it.
+        while open && buffer.len() < TURN_BYTES {
+            let room = TURN_BYTES - buffer.len();
+            let Some(more) = read(&mut near, &mut buffer, room).now_or_never() else { break };
+            open = more;
+        }
+        let mut run = buffer.split().freeze();
+        let bytes = run.len();
+        // Nobody else sends on this channel, so what its window has room for does not wait for it.
+        while !run.is_empty() {
+            let room = far.writable_packet_size().await;
+            if room == 0 {
+                break;
             }
+            far.data_bytes(run.split_to(room.min(run.len()))).await?;
+        }
+        drop(turn);
+        // The far end of this channel is slow; the others do not wait for it.
+        far.data_bytes(run).await?;
+        add(&figures.sent, bytes);
+        if !open {
+            return Ok(());
         }
     }
+}
+
+/// Takes up to `most` bytes, and tells whether more can come.
+async fn read(near: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, most: usize) -> bool {
+    // An end that was reset is one that has closed.
+    !matches!(near.read_buf(&mut buffer.limit(most)).await, Ok(0) | Err(_))
 }
 
 async fn receive(

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::ask::{self, Ask};
 use super::backoff::Backoff;
+use super::channel::Turn;
 use super::error::{TunnelError, TunnelEvent};
 use super::figures::Figures;
 use super::link;
@@ -100,6 +101,7 @@ impl Connection {
     async fn use_session(&mut self, mut session: Session) -> Option<String> {
         // Dropped with the session, and all sockets of lanes and of the service with them.
         let mut tasks = JoinSet::new();
+        let turn = Arc::new(Turn::default());
         let TunnelSettings { keepalive, keepalive_limit, .. } = self.shared.settings;
         let patience = link::patience(keepalive, keepalive_limit);
         if let Some(offer) = self.offer.clone() {
@@ -108,7 +110,7 @@ impl Connection {
         }
         let lane = |ask: Ask| {
             let (handle, shared) = (Arc::clone(&session.handle), Arc::clone(&self.shared));
-            ask::serve(ask, handle, shared, Arc::clone(&self.figures))
+            ask::serve(ask, handle, shared, Arc::clone(&turn), Arc::clone(&self.figures))
         };
         for ask in self.waiting.drain(..) {
             tasks.spawn(lane(ask));
@@ -129,7 +131,7 @@ impl Connection {
                     }
                 },
                 Some(arrival) = session.arrivals.recv() => if let Some(offer) = self.offer.clone() {
-                    tasks.spawn(offer.carry(arrival, patience));
+                    tasks.spawn(offer.carry(arrival, Arc::clone(&turn), patience));
                 },
                 Some(_done) = tasks.join_next() => {}
                 why = &mut session.over => {

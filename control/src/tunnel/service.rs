@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ask::Load;
 use super::backoff::Backoff;
-use super::channel;
+use super::channel::{self, Turn};
 use super::connection::Shared;
 use super::error::TunnelEvent;
 use super::figures::Figures;
@@ -135,7 +135,7 @@ impl Offer {
     }
 
     /// Hands one end of a socket pair to the service, and carries what passes through the other.
-    pub(super) async fn carry(self: Arc<Self>, arrival: Arrival, patience: Duration) {
+    pub(super) async fn carry(self: Arc<Self>, arrival: Arrival, turn: Arc<Turn>, patience: Duration) {
         let Arrival { channel, reply, load: _counted } = arrival;
         let Ok((near, far)) = LaneSocket::pair() else {
             return reply.reject(ChannelOpenFailure::ResourceShortage).await;
@@ -143,7 +143,7 @@ impl Offer {
         reply.accept().await;
         (self.service.accept)(near);
         let left = far.left();
-        channel::carry(channel, far, &self.figures, left, Some(patience)).await;
+        channel::carry(channel, far, &turn, &self.figures, left, Some(patience)).await;
     }
 }
 

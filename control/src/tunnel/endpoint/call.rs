@@ -1,12 +1,13 @@
 //! A connection that the hub opens to a node.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use russh::ChannelOpenFailure;
 use russh::server::Handle;
 use tokio::time::timeout;
 
-use super::super::channel;
+use super::super::channel::{self, Turn};
 use super::super::figures::Figures;
 use super::super::lane_socket::LaneSocket;
 use super::directory::{Call, Unopened};
@@ -16,7 +17,7 @@ const FROM: (&str, u32) = ("127.0.0.1", 0);
 
 /// Opens a channel to the node, hands one end of a socket pair to whoever called, and carries what
 /// passes through the other.
-pub(super) async fn answer(handle: Handle, call: Call, patience: Duration) {
+pub(super) async fn answer(handle: Handle, call: Call, turn: Arc<Turn>, patience: Duration) {
     let Call { host, due, answer } = call;
     let opening = handle.channel_open_forwarded_tcpip(host, 0, FROM.0, FROM.1);
     tokio::pin!(opening);
@@ -50,7 +51,7 @@ pub(super) async fn answer(handle: Handle, call: Call, patience: Duration) {
     // What nobody hears is closed by its end being dropped.
     let _unheard = answer.send(Ok(near));
     let left = far.left();
-    channel::carry(channel, far, &Figures::default(), left, Some(patience)).await;
+    channel::carry(channel, far, &turn, &Figures::default(), left, Some(patience)).await;
 }
 
 fn words(reason: &ChannelOpenFailure) -> &'static str {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 
-use super::super::channel;
+use super::super::channel::{self, Turn};
 use super::super::figures::Figures;
 use super::super::key::SshKey;
 use super::super::link;
@@ -108,6 +108,7 @@ pub(super) async fn serve(
     let gone = |why: String| shared.news.stranger_gone(peer, why);
     let (admitted, mut login) = oneshot::channel();
     let (calls, mut called) = unbounded_channel();
+    let turn = Arc::<Turn>::default();
     let door = Door {
         shared: Arc::clone(&shared),
         peer,
@@ -117,6 +118,7 @@ pub(super) async fn serve(
         presence: None,
         offered: false,
         open: Arc::default(),
+        turn: Arc::clone(&turn),
         told: HashSet::new(),
     };
     let greeted = tokio::select! {
@@ -171,7 +173,7 @@ pub(super) async fn serve(
                 }
             }
             Some(call) = called.recv() => {
-                tokio::spawn(call::answer(handle.clone(), call, patience));
+                tokio::spawn(call::answer(handle.clone(), call, Arc::clone(&turn), patience));
             }
             _ = stopped.changed() => break STOPS.to_owned(),
         }
@@ -238,6 +240,7 @@ struct Door {
     offered: bool,
     /// Channels that the node has opened.
     open: Arc<AtomicUsize>,
+    turn: Arc<Turn>,
     /// What was refused already, so that a flood does not fill the log.
     told: HashSet<String>,
 }
@@ -341,6 +344,7 @@ impl server::Handler for Door {
             }
         };
         let deadline = self.shared.settings.connect_deadline;
+        let turn = Arc::clone(&self.turn);
         tokio::spawn(async move {
             let _open = open;
             let connecting = timeout(deadline, TcpStream::connect(address));
@@ -351,7 +355,7 @@ impl server::Handler for Door {
             let _as_allowed = link::tune_local(&socket);
             reply.accept().await;
             let never = std::future::pending();
-            channel::carry(channel, socket, &Figures::default(), never, None).await;
+            channel::carry(channel, socket, &turn, &Figures::default(), never, None).await;
         });
         Ok(())
     }
