@@ -14,22 +14,23 @@ use tokio::time::{sleep, timeout};
 
 use super::figures::Figures;
 
-/// Bytes that a lane sends at once at most: a good part of a request, and little beside what is in
-/// flight.
-const TURN_BYTES: usize = 256 << 10;
-/// Bytes that a lane takes to wait for its turn with: a packet.
+/// Bytes that a lane begins to wait for its turn with: a packet.
 const FIRST_BYTES: usize = 32 << 10;
+/// Bytes after which it is the next one's turn: a good part of a request.
+const TURN_BYTES: usize = 512 << 10;
+/// Bytes that are taken from a lane with one call while it has its turn.
+const READ_BYTES: usize = 256 << 10;
 
 /// Packets that are written with one call at most: 256 KiB.
 const BATCH_PACKETS: usize = 8;
 /// How long the far end may take to close once the lane has.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The right to send, which the channels of a session have one after another. What one of them has
-/// then travels together: packets of many channels in turns would have the far end write each of
-/// them apart, at twice the cost.
+/// The right to send, which the channels of a session have one after another, and the buffer that
+/// goes with it. What one of them has then travels together: of packets of many channels in turns the
+/// far end would write each apart, which took sshd twice as long.
 #[derive(Debug, Default)]
-pub(super) struct Turn(Mutex<()>);
+pub(super) struct Turn(Mutex<BytesMut>);
 
 /// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
 /// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
@@ -82,28 +83,26 @@ async fn send<M>(
 where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
 {
-    let mut buffer = BytesMut::new();
+    let mut first = BytesMut::new();
     loop {
-        buffer.reserve(TURN_BYTES);
-        let mut open = read(&mut near, &mut buffer, FIRST_BYTES).await;
-        let turn = turn.0.lock().await;
-        // What has come meanwhile goes with it.
-        while open && buffer.len() < TURN_BYTES {
-            let room = TURN_BYTES - buffer.len();
-            let Some(more) = read(&mut near, &mut buffer, room).now_or_never() else { break };
-            open = more;
-        }
-        let mut run = buffer.split().freeze();
-        let bytes = run.len();
-        // Nobody else sends on this channel, so what its window has room for does not wait for it.
-        while !run.is_empty() {
-            let room = far.writable_packet_size().await;
-            if room == 0 {
-                break;
+        first.reserve(FIRST_BYTES);
+        let mut open = read(&mut near, &mut first, FIRST_BYTES).await;
+        let mut run = first.split().freeze();
+        let mut bytes = run.len();
+        {
+            let mut buffer = turn.0.lock().await;
+            send_at_once(far, &mut run).await?;
+            // What has come meanwhile goes with it.
+            while open && run.is_empty() && bytes < TURN_BYTES {
+                buffer.reserve(READ_BYTES);
+                let reading = read(&mut near, &mut buffer, READ_BYTES);
+                let Some(more) = reading.now_or_never() else { break };
+                open = more;
+                run = buffer.split().freeze();
+                bytes += run.len();
+                send_at_once(far, &mut run).await?;
             }
-            far.data_bytes(run.split_to(room.min(run.len()))).await?;
         }
-        drop(turn);
         // The far end of this channel is slow; the others do not wait for it.
         far.data_bytes(run).await?;
         add(&figures.sent, bytes);
@@ -111,6 +110,21 @@ where
             return Ok(());
         }
     }
+}
+
+/// Sends as much of `run` as the channel's window has room for. Nobody else sends on the channel.
+async fn send_at_once<M>(far: &ChannelWriteHalf<M>, run: &mut Bytes) -> Result<(), russh::Error>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    while !run.is_empty() {
+        let room = far.writable_packet_size().await;
+        if room == 0 {
+            break;
+        }
+        far.data_bytes(run.split_to(room.min(run.len()))).await?;
+    }
+    Ok(())
 }
 
 /// Takes up to `most` bytes, and tells whether more can come.

@@ -135,7 +135,12 @@ impl Offer {
     }
 
     /// Hands one end of a socket pair to the service, and carries what passes through the other.
-    pub(super) async fn carry(self: Arc<Self>, arrival: Arrival, turn: Arc<Turn>, patience: Duration) {
+    pub(super) async fn carry(
+        self: Arc<Self>,
+        arrival: Arrival,
+        turn: Arc<Turn>,
+        patience: Duration,
+    ) {
         let Arrival { channel, reply, load: _counted } = arrival;
         let Ok((near, far)) = LaneSocket::pair() else {
             return reply.reject(ChannelOpenFailure::ResourceShortage).await;

@@ -119,6 +119,24 @@ fn a_channel_whose_far_end_takes_nothing_goes_with_its_lane() {
 }
 
 #[test]
+fn a_channel_whose_far_end_takes_nothing_holds_up_no_other() {
+    let place = Place::new(1);
+    let (mut full, _far) = place.channel();
+    full.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while full.write_all(&[0; 1 << 16]).is_ok() {}
+    let (mut near, mut far) = place.channel();
+    let words = vec![7; 3 << 20];
+    thread::scope(|scope| {
+        scope.spawn(|| near.write_all(&words).unwrap());
+        far.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut heard = vec![0; words.len()];
+        far.read_exact(&mut heard).unwrap();
+        assert!(heard == words);
+    });
+    assert_eq!(place.channels(), [2]);
+}
+
+#[test]
 fn channels_go_to_the_connection_that_has_the_fewest() {
     let place = Place::new(3);
     let mut channels: Vec<_> = (0..7).map(|_| place.channel()).collect();
