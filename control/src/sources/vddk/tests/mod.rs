@@ -8,11 +8,14 @@ mod serving;
 mod versions;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use blockferry_dataplane::nbd::Address;
 use blockferry_dataplane::{Endpoint, Lane, LaneReport, LaneSettings, Mover, MoverSettings};
 use blockferry_doubles::{TestDisk, Vddk, vddk};
 use rustix::process::{Pid, Signal, kill_process};
@@ -121,4 +124,18 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(started.elapsed() < PATIENCE, "{what} does not happen");
         thread::yield_now();
     }
+}
+
+/// A client that has negotiated by the bare protocol, and waits.
+fn bare_client(running: &Running) -> UnixStream {
+    let Address::Unix { path } = &running.uri().address else { panic!("it is a Unix socket") };
+    let mut connection = UnixStream::connect(path).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.read_exact(&mut [0; 18]).unwrap();
+    // Fixed newstyle without zeroes, then EXPORT_NAME of the default export.
+    connection.write_all(&3_u32.to_be_bytes()).unwrap();
+    let option = [&b"IHAVEOPT"[..], &1_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat();
+    connection.write_all(&option).unwrap();
+    connection.read_exact(&mut [0; 10]).unwrap();
+    connection
 }

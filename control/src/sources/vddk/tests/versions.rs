@@ -1,10 +1,8 @@
 //! nbdkits of other versions.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use blockferry_dataplane::nbd::Address;
 use blockferry_doubles::process::run_ok;
 
 use super::*;
@@ -46,9 +44,8 @@ fn a_client_that_hangs_up_with_requests_under_way_harms_nobody() {
     let (mut bench, disk, content) = Bench::with_disk(8 * MIB);
     bench.vcenter.fault("read_delay_ms", 20).write().unwrap();
     let running = bench.start(&disk).unwrap();
-    let Address::Unix { path } = &running.uri().address else { panic!("it is a Unix socket") };
     for _ in 0..10 {
-        hang_up_while_reading(path);
+        hang_up_while_reading(&running);
     }
     assert_eq!(running.exit_reason(), None);
     bench.vcenter.fault("read_delay_ms", 0).write().unwrap();
@@ -61,15 +58,8 @@ fn a_client_that_hangs_up_with_requests_under_way_harms_nobody() {
 }
 
 /// Asks for 16 blocks by the bare protocol, and is gone with the first reply.
-fn hang_up_while_reading(socket: &Path) {
-    let mut connection = UnixStream::connect(socket).unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    connection.read_exact(&mut [0; 18]).unwrap();
-    // Fixed newstyle without zeroes, then EXPORT_NAME of the default export.
-    connection.write_all(&3_u32.to_be_bytes()).unwrap();
-    let option = [&b"IHAVEOPT"[..], &1_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat();
-    connection.write_all(&option).unwrap();
-    connection.read_exact(&mut [0; 10]).unwrap();
+fn hang_up_while_reading(running: &Running) {
+    let mut connection = bare_client(running);
     for number in 0..16_u64 {
         let request = [
             &0x2560_9513_u32.to_be_bytes()[..],
