@@ -10,6 +10,7 @@
 //!  call        requests over HTTP and their answers, as those who ask have them
 //!  tunnel      SSH connections that lanes reach a far end through  ──► dataplane::Dial
 //!  bench       what this machine and a link carry, measured on servers of its own
+//!  sources     disks that are no exports yet, made into one: VMware's, by nbdkit
 //!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
@@ -38,6 +39,7 @@ pub mod reading;
 pub mod record;
 pub mod repository;
 mod server;
+pub mod sources;
 pub mod tunnel;
 
 pub use server::{END_DEADLINE, Server, ServerCommand, ServerError, ServerTransport};

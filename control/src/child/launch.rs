@@ -1,5 +1,6 @@
 //! Starting a child.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,12 @@ const PLAIN_SCRIPT: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 const ACTIVATION_SCRIPT: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift
 export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null"#;
 
+/// The same for a program that reads a secret from descriptor 3, where its standard input goes.
+const SECRET_SCRIPT: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@" 3<&0 </dev/null"#;
+
+/// Where a child finds the pipe of [`Streams::Secret`].
+pub(crate) const SECRET_DESCRIPTOR: u32 = 3;
+
 /// What a child has on its descriptors 0, 1 and 3.
 #[derive(Debug)]
 pub(crate) enum Streams {
@@ -32,6 +39,8 @@ pub(crate) enum Streams {
     Connection(OwnedFd),
     /// Nothing to read; what it writes to standard output is read by us.
     Output,
+    /// A pipe on descriptor 3, to be read to its end, and nothing else.
+    Secret(OwnedFd),
 }
 
 /// Why a child could not be started.
@@ -61,6 +70,8 @@ pub(crate) struct Launch {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
+    /// What it has of ours; all, if this is not set.
+    handed_on: Option<&'static [&'static str]>,
     /// The signal that it gets when we die.
     death_signal: &'static str,
 }
@@ -72,6 +83,7 @@ impl Launch {
             program: program.into(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            handed_on: None,
             death_signal: "TERM",
         }
     }
@@ -101,6 +113,12 @@ impl Launch {
     /// Sets a variable of its environment.
     pub(crate) fn env(&mut self, name: &'static str, value: impl Into<OsString>) -> &mut Self {
         self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Hands only these variables of our environment on to it.
+    pub(crate) fn only_env(&mut self, names: &'static [&'static str]) -> &mut Self {
+        self.handed_on = Some(names);
         self
     }
 
@@ -170,6 +188,7 @@ impl Launch {
         let script = match streams {
             Streams::Activation(_) => ACTIVATION_SCRIPT,
             Streams::Connection(_) | Streams::Output => PLAIN_SCRIPT,
+            Streams::Secret(_) => SECRET_SCRIPT,
         };
         let parent = process::id().to_string();
         let mut words: Vec<OsString> = Vec::with_capacity(self.arguments.len() + 10);
@@ -184,7 +203,12 @@ impl Launch {
         words.extend(self.arguments);
 
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).envs(self.environment);
+        command.args(&words[1..]);
+        if let Some(names) = self.handed_on {
+            let ours = names.iter().filter_map(|name| Some((name, env::var_os(name)?)));
+            command.env_clear().envs(ours);
+        }
+        command.envs(self.environment);
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env_remove("LISTEN_FDNAMES");
         match streams {
             Streams::Activation(listener) => {
@@ -196,6 +220,9 @@ impl Launch {
             }
             Streams::Output => {
                 command.stdin(Stdio::null()).stdout(Stdio::piped());
+            }
+            Streams::Secret(pipe) => {
+                command.stdin(pipe).stdout(Stdio::null());
             }
         }
         // A group of its own: Ctrl-C reaches us alone, so that we can drain before it ends.

@@ -25,7 +25,7 @@ mod run;
 mod stderr;
 
 pub(crate) use each::each;
-pub(crate) use launch::{Launch, LaunchError, Streams};
+pub(crate) use launch::{Launch, LaunchError, SECRET_DESCRIPTOR, Streams};
 pub(crate) use process::{Child, Ending, how_it_ended};
 pub(crate) use run::{Finished, RunError, run};
 

@@ -27,6 +27,6 @@ pub use cache::{CacheChoice, CacheMode};
 pub use error::ExportError;
 pub use listener::Listener;
 pub use process::{Exited, Export};
-pub(crate) use ready::{NotReady, wait as wait_ready};
+pub(crate) use ready::{NotReady, probe, wait as wait_ready};
 pub use spec::{ExportAccess, ExportSettings, ExportSpec};
 pub use usage::ExportUsage;

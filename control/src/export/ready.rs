@@ -10,6 +10,7 @@ use blockferry_dataplane::nbd::{
     MAX_REQUEST_LEN, Request, Session, Tls,
 };
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::time::Timespec;
 
 use super::listener::Listener;
@@ -44,6 +45,17 @@ pub(crate) fn wait(
 ) -> Result<Session, NotReady> {
     let end = Instant::now() + deadline;
     let connection = listener.connect(deadline).map_err(NotReady::System)?;
+    probe(connection, name, child, end)
+}
+
+/// The same over a connection that there is already, by a point in time.
+pub(crate) fn probe(
+    connection: OwnedFd,
+    name: &str,
+    child: &Child,
+    end: Instant,
+) -> Result<Session, NotReady> {
+    fcntl_setfl(&connection, OFlags::NONBLOCK).map_err(|error| NotReady::System(error.into()))?;
     let mut probe = Probe { connection: File::from(connection), child, end };
     let mut handshake = Handshake::open(ClientWishes {
         export: name.to_owned(),

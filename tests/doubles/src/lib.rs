@@ -5,6 +5,7 @@
 //!     |                                                     |
 //!  nbdkit, qemu -> server: real servers, no port race    hostile: an NBD server that breaks the rules on order
 //!                                                        proxy:   a slow, frozen or cut line in between
+//!  vddk      the plugin for nbdkit that is built beside this crate, and what it serves
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!                                               http    a client that sends what it is told to
@@ -27,6 +28,7 @@ pub mod qemu;
 pub mod server;
 pub mod socket;
 pub mod sshd;
+pub mod vddk;
 
 pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
@@ -39,3 +41,4 @@ pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};
+pub use vddk::Vddk;

@@ -1,0 +1,56 @@
+//! The command line of nbdkit.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::settings::{Access, Credentials, Disk, Settings};
+use super::version::NbdkitVersion;
+use crate::child::{Launch, SECRET_DESCRIPTOR};
+
+/// All that is handed on of our environment. `LD_LIBRARY_PATH` is the plugin's to set, and whatever
+/// else there is may be a secret, such as the password that we were given.
+pub(super) const ENVIRONMENT: &[&str] = &["PATH", "HOME", "TMPDIR", "TZ"];
+
+/// nbdkit for a disk, with its password to come by a pipe.
+pub(super) fn launch(
+    settings: &Settings,
+    disk: &Disk,
+    credentials: &Credentials,
+    version: NbdkitVersion,
+    socket: &Path,
+) -> Launch {
+    let mut launch = Launch::new(&settings.nbdkit);
+    launch.only_env(ENVIRONMENT);
+    // Its words are sorted by what they say.
+    launch.env("LC_ALL", "C");
+    if let Access::Snapshot { .. } = disk.access {
+        launch.arg("-r");
+    }
+    launch.args(["-f", "--exit-with-parent", "-U"]).arg(socket);
+    if version.one_request_at_a_time().is_some() {
+        launch.arg("--threads=1");
+    }
+    launch.arg(&settings.plugin);
+    if let Some(libdir) = &settings.libdir {
+        launch.arg(joined("libdir=", libdir));
+    }
+    launch.arg(format!("server={}", credentials.server));
+    launch.arg(format!("user={}", credentials.user));
+    launch.arg(format!("password=-{SECRET_DESCRIPTOR}"));
+    launch.arg(format!("thumbprint={}", credentials.thumbprint));
+    launch.arg(format!("vm=moref={}", disk.vm));
+    if let Access::Snapshot { id } = &disk.access {
+        launch.arg(format!("snapshot={id}"));
+    }
+    launch.arg(format!("transports={}", settings.transports));
+    launch.arg(format!("compression={}", settings.compression.word()));
+    launch.args(settings.extra.iter().map(ToString::to_string));
+    launch.arg(format!("file={}", disk.file));
+    launch
+}
+
+fn joined(key: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(key);
+    word.push(path);
+    word
+}

@@ -1,0 +1,161 @@
+//! Why a disk is not served.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blockferry_dataplane::nbd::HandshakeError;
+
+use super::cause::Refusal;
+use super::version::NbdkitVersion;
+
+/// One line that says what went wrong, and what to do. No password is in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// A value that cannot be one.
+    #[error("the {what} {value:?} cannot be: {why}")]
+    Setting {
+        /// Which.
+        what: &'static str,
+        /// The value, where it is no secret.
+        value: String,
+        /// Why not.
+        why: String,
+    },
+    /// No nbdkit.
+    #[error("cannot run {program}: no such command; install nbdkit, or set its path")]
+    ProgramMissing {
+        /// The name that was looked for.
+        program: String,
+    },
+    /// It does not tell its version.
+    #[error("{program} does not tell its version: {said}; is it nbdkit?")]
+    VersionUnknown {
+        /// The name that it was run by.
+        program: String,
+        /// What it wrote.
+        said: String,
+    },
+    /// It is too old.
+    #[error(
+        "{program} is of version {found}, and VMware's disks need {oldest}, better 1.34 or newer"
+    )]
+    TooOld {
+        /// The name that it was run by.
+        program: String,
+        /// Its version.
+        found: NbdkitVersion,
+        /// The oldest that will do.
+        oldest: NbdkitVersion,
+    },
+    /// The private folder of a process.
+    #[error("no private folder can be made in {}: {error}", path.display())]
+    Folder {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The kernel does not take its path.
+    #[error(
+        "a socket in {} has a path of {length} bytes, and 107 are possible; set a shorter runtime \
+         folder",
+        path.display()
+    )]
+    SocketPath {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes of the path.
+        length: usize,
+    },
+    /// nbdkit, its plugin or the server will not serve the disk.
+    #[error("the disk {file} cannot be opened: {said}; {}", refusal.hint())]
+    Refused {
+        /// The disk's file.
+        file: String,
+        /// What it comes down to.
+        refusal: Refusal,
+        /// The line of nbdkit that tells most.
+        said: String,
+    },
+    /// It ended without being asked.
+    #[error("nbdkit for the disk {file} {how}: {said}")]
+    Died {
+        /// The disk's file.
+        file: String,
+        /// Its exit status in words.
+        how: String,
+        /// The line of nbdkit that tells most.
+        said: String,
+    },
+    /// It was silent for too long, and was ended.
+    #[error(
+        "the disk {file} was not open within {deadline:?}: {waiting_for} did not come from nbdkit, \
+         and {said}; can the server and its ESXi host be reached?"
+    )]
+    NotReady {
+        /// The disk's file.
+        file: String,
+        /// What was awaited.
+        waiting_for: &'static str,
+        /// The deadline.
+        deadline: Duration,
+        /// The line of nbdkit that tells most.
+        said: String,
+    },
+    /// What answers is no disk.
+    #[error("nbdkit for the disk {file} does not answer as it should: {error}")]
+    Handshake {
+        /// The disk's file.
+        file: String,
+        /// What is wrong.
+        error: HandshakeError,
+    },
+    /// It was to be written.
+    #[error("the disk {file} is served for reading only; it cannot be restored to by this plugin")]
+    NotWritable {
+        /// The disk's file.
+        file: String,
+    },
+    /// Another disk of the same VM failed first.
+    #[error("the disk {file} was not waited for, since another one failed")]
+    CalledOff {
+        /// The disk's file.
+        file: String,
+    },
+    /// It did not end in time.
+    #[error("nbdkit for the disk {file} did not end within {deadline:?} of SIGTERM and was killed")]
+    Killed {
+        /// The disk's file.
+        file: String,
+        /// The deadline.
+        deadline: Duration,
+    },
+    /// The kernel keeps it.
+    #[error("process {pid}, nbdkit for the disk {file}, does not even end by SIGKILL")]
+    Stuck {
+        /// The disk's file.
+        file: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The system could not do it.
+    #[error("nbdkit for a disk: {what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl SourceError {
+    pub(super) fn setting(what: &'static str, value: &str, why: &str) -> Self {
+        Self::Setting { what, value: value.to_owned(), why: why.to_owned() }
+    }
+
+    pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::System { what, error }
+    }
+}
