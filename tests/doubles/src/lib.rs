@@ -8,7 +8,7 @@
 //!  vddk      the plugin for nbdkit that is built beside this crate, and what it serves
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
-//!                                               http    a client that sends what it is told to
+//!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -29,6 +29,7 @@ pub mod server;
 pub mod socket;
 pub mod sshd;
 pub mod vddk;
+pub mod vsphere;
 
 pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
@@ -42,3 +43,4 @@ pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};
 pub use vddk::Vddk;
+pub use vsphere::Vsphere;
