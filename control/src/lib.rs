@@ -12,6 +12,8 @@
 //!  bench       what this machine and a link carry, measured on servers of its own
 //!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
+//!  snapshots   VMs, their snapshots, and what a disk's next backup can stand on
+//!  vsphere     vCenter and ESXi
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image       qcow2 files, made and looked at by qemu-img
@@ -38,6 +40,8 @@ pub mod reading;
 pub mod record;
 pub mod repository;
 mod server;
+pub mod snapshots;
 pub mod tunnel;
+pub mod vsphere;
 
 pub use server::{END_DEADLINE, Server, ServerCommand, ServerError, ServerTransport};
