@@ -13,6 +13,8 @@
 //!  sources     disks that are no exports yet, made into one: VMware's, by nbdkit
 //!  node        the machine near the VMs, which dials a hub
 //!  record      what is told of jobs and points, as JSON
+//!  snapshots   VMs, their snapshots, and what a disk's next backup can stand on
+//!  vsphere     vCenter and ESXi
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image       qcow2 files, made and looked at by qemu-img
@@ -40,6 +42,8 @@ pub mod record;
 pub mod repository;
 mod server;
 pub mod sources;
+pub mod snapshots;
 pub mod tunnel;
+pub mod vsphere;
 
 pub use server::{END_DEADLINE, Server, ServerCommand, ServerError, ServerTransport};

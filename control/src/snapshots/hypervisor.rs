@@ -1,0 +1,170 @@
+//! What a backup asks of a hypervisor.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blockferry_dataplane::plan::AreaSet;
+
+use super::error::HypervisorError;
+use super::name::SnapshotName;
+use super::vm::{SnapshotFacts, SnapshotId, Vm, VmDisk, VmId};
+use crate::backup::Cancellation;
+use crate::catalog::ChangeId;
+
+/// Whether what runs in a VM is asked to put its data in order before a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QuiescePolicy {
+    /// It is not: the snapshot is what a power cut would leave.
+    None,
+    /// It is, and if it cannot, the snapshot is made without.
+    #[default]
+    Try,
+    /// It is, and if it cannot, there is no snapshot.
+    Require,
+}
+
+/// What became of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quiesced {
+    /// It was not asked for.
+    NotAsked,
+    /// The data is in order.
+    Done,
+    /// The VM was off, so there was nothing to put in order.
+    PoweredOff,
+    /// It could not be done, and the snapshot was made without: why.
+    FellBack(String),
+}
+
+/// A snapshot that is to be made, of all disks of a VM, without its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRequest {
+    /// What it is called.
+    pub name: SnapshotName,
+    /// What people read about it.
+    pub description: String,
+    /// Whether data is put in order before.
+    pub quiesce: QuiescePolicy,
+    /// How long that may take. Without one, it is as long as the hypervisor likes.
+    pub quiesce_deadline: Option<Duration>,
+}
+
+/// A snapshot that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenSnapshot {
+    /// What it is known by.
+    pub id: SnapshotId,
+    /// Whether the data in it is in order.
+    pub quiesced: Quiesced,
+}
+
+/// Where the content of a snapshot's disk is read: what nbdkit's vddk plugin has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPlace {
+    /// The server's name or address.
+    pub server: String,
+    /// Its port.
+    pub port: u16,
+    /// As whom.
+    pub user: String,
+    /// The file that has the password.
+    pub password_file: PathBuf,
+    /// SHA-1 of the server's certificate, as pairs of hexadecimal digits with colons between.
+    pub thumbprint: String,
+    /// The VM.
+    pub vm: VmId,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The file: that of the snapshot's disk.
+    pub file: String,
+}
+
+/// Whoever runs VMs. Calls block, each with deadlines of its own; they may come from several threads
+/// at once, but not from one that runs a tokio reactor.
+pub trait Hypervisor: Send + Sync + fmt::Debug {
+    /// All VMs, sorted by path.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn vms(&self) -> Result<Vec<Vm>, HypervisorError>;
+
+    /// The one VM of this name, path, UUID or id. Where a name is taken for something else,
+    /// `name=`, `path=`, `uuid=` or `moref=` before it says what it is.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Ambiguous`], [`HypervisorError::NotFound`], and others.
+    fn find(&self, sought: &str) -> Result<Vm, HypervisorError>;
+
+    /// A VM as it is now.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn look(&self, vm: &VmId) -> Result<Vm, HypervisorError>;
+
+    /// Has the changes of a VM's disks tracked, from the next snapshot on that is made and removed.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
+
+    /// Makes a snapshot. Where that fails, it may be there nevertheless, now or in a moment:
+    /// [`remove_named`](Self::remove_named) sees to that, and has to be called.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn take_snapshot(
+        &self,
+        vm: &VmId,
+        wanted: &SnapshotRequest,
+        called_off: &Cancellation,
+    ) -> Result<TakenSnapshot, HypervisorError>;
+
+    /// The disks of a snapshot: their content, files and change ids at its instant. Those that
+    /// snapshots do not hold ([`VmDisk::left_out`]) are among them.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn disks_of(&self, snapshot: &SnapshotId) -> Result<Vec<VmDisk>, HypervisorError>;
+
+    /// What changed of a snapshot's disk since then, in at most `most` areas: where there are more,
+    /// neighbours are merged with what is between them. The change id `*` asks for what is in use.
+    ///
+    /// # Errors
+    /// [`HypervisorError`]; [`HypervisorError::reaction`] says what follows.
+    fn changed_areas(
+        &self,
+        vm: &VmId,
+        snapshot: &SnapshotId,
+        disk: &VmDisk,
+        since: &ChangeId,
+        most: usize,
+    ) -> Result<AreaSet, HypervisorError>;
+
+    /// Removes a snapshot, and no other with it. One that is not there any more is removed.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError>;
+
+    /// Removes the snapshots of this name, also one that is being made this moment, and says how many there
+    /// were. A VM that is not there any more has none.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn remove_named(&self, vm: &VmId, name: &SnapshotName) -> Result<usize, HypervisorError>;
+
+    /// The snapshots of a VM that are named as ours are, whosever job made them.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn own_snapshots(
+        &self,
+        vm: &VmId,
+    ) -> Result<Vec<(SnapshotName, SnapshotFacts)>, HypervisorError>;
+
+    /// Where the content of a snapshot's disk is read.
+    fn place(&self, vm: &VmId, snapshot: &SnapshotId, disk: &VmDisk) -> DiskPlace;
+}

@@ -1,0 +1,127 @@
+//! The client: a session, behind what backups ask of hypervisors.
+
+use blockferry_dataplane::plan::AreaSet;
+
+use super::areas::changed;
+use super::error::VsphereError;
+use super::inventory::{Meant, candidates, look, meant, vms};
+use super::session::Session;
+use super::settings::VsphereServer;
+use super::snapshot::{disks_of, named, remove, remove_named, take, track_changes};
+use crate::backup::Cancellation;
+use crate::catalog::ChangeId;
+use crate::snapshots::{
+    DiskPlace, Hypervisor, HypervisorError, SnapshotFacts, SnapshotId, SnapshotName,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId,
+};
+
+/// A session on a vCenter or an ESXi host. It is renewed when the server ends it, and ended when this
+/// is dropped.
+#[derive(Debug)]
+pub struct Vsphere {
+    session: Session,
+}
+
+impl Vsphere {
+    /// Logs in. Blocks, and must not be called by a thread that runs a tokio reactor.
+    ///
+    /// # Errors
+    /// [`VsphereError`]: what keeps it from being reached, trusted or let in.
+    pub fn connect(server: &VsphereServer) -> Result<Self, VsphereError> {
+        Ok(Self { session: Session::begin(server)? })
+    }
+
+    /// What the server calls itself: product, version, build.
+    #[must_use]
+    pub fn product(&self) -> &str {
+        &self.session.content().full_name
+    }
+
+    fn gone(error: VsphereError, vm: &VmId) -> HypervisorError {
+        if error.is_gone() { HypervisorError::Gone(vm.clone()) } else { error.into() }
+    }
+}
+
+impl Hypervisor for Vsphere {
+    fn vms(&self) -> Result<Vec<Vm>, HypervisorError> {
+        Ok(self.session.looked(|| vms(&self.session))?)
+    }
+
+    fn find(&self, sought: &str) -> Result<Vm, HypervisorError> {
+        let candidates = self.session.looked(|| candidates(&self.session))?;
+        let sought = sought.to_owned();
+        match meant(&sought, &candidates) {
+            Meant::One(vm) => self.look(&vm),
+            Meant::Several(candidates) => Err(HypervisorError::Ambiguous { sought, candidates }),
+            Meant::None(near) => {
+                let server = self.session.wire().server().to_owned();
+                Err(HypervisorError::NotFound { server, sought, near })
+            }
+        }
+    }
+
+    fn look(&self, vm: &VmId) -> Result<Vm, HypervisorError> {
+        self.session.looked(|| look(&self.session, vm)).map_err(|error| Self::gone(error, vm))
+    }
+
+    fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
+        track_changes(&self.session, vm).map_err(|error| Self::gone(error, vm))
+    }
+
+    fn take_snapshot(
+        &self,
+        vm: &VmId,
+        wanted: &SnapshotRequest,
+        called_off: &Cancellation,
+    ) -> Result<TakenSnapshot, HypervisorError> {
+        take(&self.session, vm, wanted, called_off)
+    }
+
+    fn disks_of(&self, snapshot: &SnapshotId) -> Result<Vec<VmDisk>, HypervisorError> {
+        Ok(self.session.looked(|| disks_of(&self.session, snapshot))?)
+    }
+
+    fn changed_areas(
+        &self,
+        vm: &VmId,
+        snapshot: &SnapshotId,
+        disk: &VmDisk,
+        since: &ChangeId,
+        most: usize,
+    ) -> Result<AreaSet, HypervisorError> {
+        Ok(changed(&self.session, vm, snapshot, disk, since, most)?)
+    }
+
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError> {
+        Ok(remove(&self.session, snapshot)?)
+    }
+
+    fn remove_named(&self, vm: &VmId, name: &SnapshotName) -> Result<usize, HypervisorError> {
+        Ok(remove_named(&self.session, vm, name)?)
+    }
+
+    fn own_snapshots(
+        &self,
+        vm: &VmId,
+    ) -> Result<Vec<(SnapshotName, SnapshotFacts)>, HypervisorError> {
+        let all = self.session.looked(|| named(&self.session, vm));
+        let all = all.map_err(|error| Self::gone(error, vm))?;
+        let own =
+            all.into_iter().filter_map(|snapshot| Some((snapshot.name.parse().ok()?, snapshot)));
+        Ok(own.collect())
+    }
+
+    fn place(&self, vm: &VmId, snapshot: &SnapshotId, disk: &VmDisk) -> DiskPlace {
+        let server = self.session.server();
+        DiskPlace {
+            server: server.host.clone(),
+            port: server.port,
+            user: server.user.clone(),
+            password_file: server.password.path().to_owned(),
+            thumbprint: self.session.wire().thumbprint(),
+            vm: vm.clone(),
+            snapshot: snapshot.clone(),
+            file: disk.file.clone(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A session: a server that speaks a version we know, and lets us in.
+//!
+//! ```text
+//!  versions ─▶ service content ─▶ Login ─▶ calls … ─▶ Logout
+//!                                   ▲        │
+//!                                   └────────┘ NotAuthenticated, once for each operation
+//! ```
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+
+use super::error::VsphereError;
+use super::settings::VsphereServer;
+use super::version::choose;
+use super::wire::{Answer, Wire};
+use super::xml::{Body, Element, Moref, XmlError};
+
+/// The oldest version that has all we ask; a server that is newer speaks it too, and so answers as
+/// all others do.
+const VERSIONS_PATH: &str = "/sdk/vimServiceVersions.xml";
+/// Attempts at what can be asked again.
+const ATTEMPTS: u32 = 3;
+/// Before the second attempt; doubled before each one after.
+const PAUSE: Duration = Duration::from_millis(250);
+/// For the goodbye.
+const LOGOUT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a server is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) root: Moref,
+    pub(super) property_collector: Moref,
+    pub(super) view_manager: Moref,
+    session_manager: Moref,
+    /// What it calls itself: `VMware vCenter Server 8.0.2 build-…`.
+    pub(super) full_name: String,
+}
+
+/// A session on a server. It ends when it is dropped.
+pub(super) struct Session {
+    server: VsphereServer,
+    wire: Wire,
+    action: HeaderValue,
+    content: Content,
+    login: Mutex<Login>,
+}
+
+#[derive(Debug, Default)]
+struct Login {
+    cookie: Option<HeaderValue>,
+    /// Counts the logins, so that of several who find the session over only one renews it.
+    turn: u64,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("server", &self.wire.server()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Logs in.
+    pub(super) fn begin(server: &VsphereServer) -> Result<Self, VsphereError> {
+        let wire = Wire::to(server)?;
+        let (action, content) = retried(|| {
+            let deadline = server.deadlines.answer;
+            let versions = wire.fetch(VERSIONS_PATH, "its versions", deadline)?;
+            let action = choose(&versions, wire.server())?;
+            let content = content(&wire, &action, deadline)?;
+            Ok((action, content))
+        })?;
+        let login = Mutex::default();
+        let session = Self { server: server.clone(), wire, action, content, login };
+        session.log_in(&mut session.login())?;
+        Ok(session)
+    }
+
+    /// What the server is made of.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// How it is reached.
+    pub(super) fn server(&self) -> &VsphereServer {
+        &self.server
+    }
+
+    /// The way to it.
+    pub(super) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// One call, in the session that there is.
+    pub(super) fn call(&self, body: &Body, deadline: Duration) -> Result<Answer, VsphereError> {
+        let cookie = self.login().cookie.clone();
+        self.wire.call(body, &self.action, cookie.as_ref(), deadline)
+    }
+
+    /// One call whose answer is short.
+    pub(super) fn ask(&self, body: &Body) -> Result<Element, VsphereError> {
+        self.call(body, self.server.deadlines.answer)?.element()
+    }
+
+    /// An operation in a session that is renewed if it turns out to be over. What a server refused
+    /// for that it has not done; all of the operation is done again, for views and pages of a session
+    /// end with it.
+    pub(super) fn renewed<T>(
+        &self,
+        operation: impl Fn() -> Result<T, VsphereError>,
+    ) -> Result<T, VsphereError> {
+        let turn = self.login().turn;
+        match operation() {
+            Err(error) if error.is_logged_out() => {
+                let mut login = self.login();
+                if login.turn == turn {
+                    self.log_in(&mut login)?;
+                }
+                drop(login);
+                operation()
+            }
+            done => done,
+        }
+    }
+
+    /// The same for what only looks, and so can be done again when the server was out of reach.
+    pub(super) fn looked<T>(
+        &self,
+        operation: impl Fn() -> Result<T, VsphereError>,
+    ) -> Result<T, VsphereError> {
+        retried(|| self.renewed(&operation))
+    }
+
+    /// An error about an answer that is not what it should be.
+    pub(super) fn strange(&self, call: &'static str, error: &XmlError) -> VsphereError {
+        let server = self.wire.server().to_owned();
+        VsphereError::Strange { server, call, problem: error.to_string() }
+    }
+
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log_in(&self, login: &mut Login) -> Result<(), VsphereError> {
+        // The old one is over, or about to be.
+        login.cookie = None;
+        let password = self.server.password.read()?;
+        let body = Body::call("Login", &self.content.session_manager)
+            .value("userName", &self.server.user)
+            .value("password", password.reveal());
+        let deadline = self.server.deadlines.answer;
+        let mut answer = self.wire.call(&body, &self.action, None, deadline)?;
+        let cookie = answer.cookie.take();
+        answer.element()?;
+        let none = || XmlError::Unexpected("it sets no cookie for the session".into());
+        login.cookie =
+            Some(cookie.ok_or_else(none).map_err(|error| self.strange("Login", &error))?);
+        login.turn += 1;
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.login().cookie.is_some() {
+            let body = Body::call("Logout", &self.content.session_manager);
+            // Servers keep some hundred sessions; one that hears nothing of it ends this one later.
+            let _goodbye = self.call(&body, LOGOUT_DEADLINE);
+        }
+    }
+}
+
+fn content(wire: &Wire, action: &HeaderValue, deadline: Duration) -> Result<Content, VsphereError> {
+    const CALL: &str = "RetrieveServiceContent";
+    let body = Body::call(CALL, &Moref::new("ServiceInstance", "ServiceInstance"));
+    let answer = wire.call(&body, action, None, deadline)?.element()?;
+    let read = || {
+        let content = answer.need("returnval")?;
+        let moref = |name| Moref::of(content.need(name)?);
+        Ok(Content {
+            root: moref("rootFolder")?,
+            property_collector: moref("propertyCollector")?,
+            view_manager: moref("viewManager")?,
+            session_manager: moref("sessionManager")?,
+            full_name: content.need("about")?.value("fullName").unwrap_or("vSphere").to_owned(),
+        })
+    };
+    let server = wire.server().to_owned();
+    read().map_err(|error: XmlError| VsphereError::Strange {
+        server,
+        call: CALL,
+        problem: error.to_string(),
+    })
+}
+
+/// What only looks, again where the server is out of reach for a moment.
+fn retried<T>(operation: impl Fn() -> Result<T, VsphereError>) -> Result<T, VsphereError> {
+    let mut pause = PAUSE;
+    for _ in 1..ATTEMPTS {
+        match operation() {
+            Err(error) if error.is_passing() => thread::sleep(pause),
+            done => return done,
+        }
+        pause *= 2;
+    }
+    operation()
+}

@@ -1,0 +1,255 @@
+//! Snapshots: made, found and removed.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::config::{disks, power, references, snapshots};
+use super::error::VsphereError;
+use super::fault::FaultKind;
+use super::property::Object;
+use super::session::Session;
+use super::task::Ended;
+use super::xml::{Body, Moref, XmlError};
+use crate::backup::Cancellation;
+use crate::snapshots::{
+    HypervisorError, PowerState, QuiescePolicy, Quiesced, SnapshotFacts, SnapshotId, SnapshotName,
+    SnapshotRequest, TakenSnapshot, VmDisk, VmId,
+};
+
+const CREATE: &str = "CreateSnapshot_Task";
+const CREATE_EX: &str = "CreateSnapshotEx_Task";
+const REMOVE: &str = "RemoveSnapshot_Task";
+const RECONFIGURE: &str = "ReconfigVM_Task";
+/// Before a VM that is busy is asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// What a guest may be given to put its data in order (`VirtualMachineGuestQuiesceSpec`).
+const QUIESCE_MINUTES: std::ops::RangeInclusive<u64> = 5..=240;
+
+fn vm_moref(vm: &VmId) -> Moref {
+    Moref::new("VirtualMachine", vm.as_str())
+}
+
+fn snapshot_moref(snapshot: &SnapshotId) -> Moref {
+    Moref::new("VirtualMachineSnapshot", snapshot.as_str())
+}
+
+/// Why a snapshot was not made.
+struct NotMade {
+    error: HypervisorError,
+    /// What the guest may have to do with it: what was said.
+    guest: Option<String>,
+}
+
+impl From<VsphereError> for NotMade {
+    fn from(error: VsphereError) -> Self {
+        let guest = match &error {
+            VsphereError::Fault { fault, .. } | VsphereError::TaskFailed { fault, .. }
+                if !fault.is_beside_the_guest() =>
+            {
+                Some(format!("{}: {}", fault.name, fault.message.trim_end_matches('.')))
+            }
+            VsphereError::TaskLate { deadline_s, .. } => {
+                Some(format!("it was not done within {deadline_s} s"))
+            }
+            _ => None,
+        };
+        Self { error: error.into(), guest }
+    }
+}
+
+/// Makes a snapshot of all disks.
+pub(super) fn take(
+    session: &Session,
+    vm: &VmId,
+    wanted: &SnapshotRequest,
+    called_off: &Cancellation,
+) -> Result<TakenSnapshot, HypervisorError> {
+    let paths = ["runtime.powerState", "config.guestId"];
+    let object = session.looked(|| session.properties(&vm_moref(vm), &paths))?;
+    let power = power(&object).map_err(|error| session.strange(CREATE, &error))?;
+    let make = |quiesce: Option<&Object>| {
+        let body = creation(vm, wanted, quiesce);
+        create(session, &body, called_off)
+    };
+    let plain = |quiesced| match make(None) {
+        Ok(id) => Ok(TakenSnapshot { id, quiesced }),
+        Err(not_made) => Err(not_made.error),
+    };
+    match (wanted.quiesce, power) {
+        (QuiescePolicy::None, _) => plain(Quiesced::NotAsked),
+        (_, PowerState::Off) => plain(Quiesced::PoweredOff),
+        (policy, _) => match make(Some(&object)) {
+            Ok(id) => Ok(TakenSnapshot { id, quiesced: Quiesced::Done }),
+            Err(NotMade { guest: None, error }) => Err(error),
+            Err(NotMade { guest: Some(why), .. }) if policy == QuiescePolicy::Require => {
+                Err(HypervisorError::NotQuiesced { why })
+            }
+            Err(NotMade { guest: Some(why), .. }) => {
+                // What failed half-way may have left one of this name.
+                remove_named(session, vm, &wanted.name)?;
+                plain(Quiesced::FellBack(why))
+            }
+        },
+    }
+}
+
+/// The call that makes one; with a guest's facts it is to put its data in order.
+fn creation(vm: &VmId, wanted: &SnapshotRequest, guest: Option<&Object>) -> Body {
+    let name = wanted.name.to_string();
+    let limited = guest.zip(wanted.quiesce_deadline);
+    let body = Body::call(if limited.is_some() { CREATE_EX } else { CREATE }, &vm_moref(vm))
+        .value("name", &name)
+        .value("description", &wanted.description)
+        .value("memory", "false");
+    let Some((guest, deadline)) = limited else {
+        return body.value("quiesce", if guest.is_some() { "true" } else { "false" });
+    };
+    let minutes = deadline.as_secs().div_ceil(60);
+    let minutes = minutes.clamp(*QUIESCE_MINUTES.start(), *QUIESCE_MINUTES.end()).to_string();
+    let is_windows = guest.text("config.guestId").is_some_and(|guest| guest.starts_with("win"));
+    if !is_windows {
+        let body = body.open_as("quiesceSpec", "VirtualMachineGuestQuiesceSpec");
+        return body.value("timeout", &minutes).close();
+    }
+    body.open_as("quiesceSpec", "VirtualMachineWindowsQuiesceSpec")
+        .value("timeout", &minutes)
+        // VSS_BT_COPY (5): it leaves alone what the applications' own backups go by.
+        .value("vssBackupType", "5")
+        .value("vssBootableSystemState", "true")
+        .value("vssPartialFileSupport", "false")
+        .value("vssBackupContext", "ctx_auto")
+        .close()
+}
+
+fn create(
+    session: &Session,
+    body: &Body,
+    called_off: &Cancellation,
+) -> Result<SnapshotId, NotMade> {
+    let deadline = session.server().deadlines.change;
+    let call = body.name();
+    let task = session.renewed(|| session.begin_task(body))?;
+    match session.wait(&task, deadline, called_off)? {
+        Ended::Done(Some(made)) => Ok(SnapshotId::new(&made.id)),
+        Ended::Done(None) => {
+            let error =
+                XmlError::Unexpected("a snapshot was made, and it is not said which".into());
+            Err(session.strange(call, &error).into())
+        }
+        Ended::CalledOff => Err(NotMade { error: HypervisorError::CalledOff, guest: None }),
+        ended => Err(session.not_done(call, &task, deadline, ended).into()),
+    }
+}
+
+/// The disks of a snapshot.
+pub(super) fn disks_of(
+    session: &Session,
+    snapshot: &SnapshotId,
+) -> Result<Vec<VmDisk>, VsphereError> {
+    use super::config::DEVICES;
+    let object = session.properties(&snapshot_moref(snapshot), &[DEVICES])?;
+    let none = || XmlError::Unexpected(format!("it says nothing of the devices of {snapshot}"));
+    let found = object.get(DEVICES).ok_or_else(none).and_then(disks);
+    found.map_err(|error| session.strange("RetrievePropertiesEx", &error))
+}
+
+/// Removes one, and waits until it is. One that is not there is removed.
+pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), VsphereError> {
+    let body = Body::call(REMOVE, &snapshot_moref(snapshot))
+        .value("removeChildren", "false")
+        .value("consolidate", "true");
+    persistently(session, &body)
+}
+
+/// A task that is begun again when the VM is busy, or the server out of reach, until its time is
+/// over. Only for what may be done twice.
+fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
+    let deadline = session.server().deadlines.removal;
+    let end = Instant::now() + deadline;
+    loop {
+        let error = match attempt(session, body, end) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => error,
+        };
+        let is_busy = error.fault() == Some(&FaultKind::TaskInProgress);
+        let left = end.saturating_duration_since(Instant::now());
+        if !(is_busy || error.is_passing()) || left.is_zero() {
+            return Err(error);
+        }
+        thread::sleep(BUSY_PAUSE.min(left));
+    }
+}
+
+fn attempt(session: &Session, body: &Body, end: Instant) -> Result<(), VsphereError> {
+    let task = session.renewed(|| session.begin_task(body))?;
+    let left = end.saturating_duration_since(Instant::now());
+    // What is begun is not called off: half a removal is worse than a late one.
+    match session.wait(&task, left, &Cancellation::default())? {
+        Ended::Done(_) => Ok(()),
+        ended => {
+            let deadline = session.server().deadlines.removal;
+            Err(session.not_done(body.name(), &task, deadline, ended))
+        }
+    }
+}
+
+/// Removes all of this name, also one that is being made, and says how many there were.
+pub(super) fn remove_named(
+    session: &Session,
+    vm: &VmId,
+    name: &SnapshotName,
+) -> Result<usize, VsphereError> {
+    let name = name.to_string();
+    let end = Instant::now() + session.server().deadlines.change;
+    let mut removed = 0;
+    loop {
+        let seen = session.looked(|| {
+            let object = session.properties(&vm_moref(vm), &["snapshot", "recentTask"])?;
+            let recent = object.get("recentTask").map(references).transpose();
+            let recent = recent.map_err(|error| session.strange("VirtualMachine", &error))?;
+            // Before the snapshots are counted: one that is done in between is among them then.
+            let pending = session.pending_snapshots(&recent.unwrap_or_default())?;
+            Ok((pending, named(session, vm)?))
+        });
+        let (pending, found) = match seen {
+            Ok(seen) => seen,
+            Err(error) if error.is_gone() => return Ok(removed),
+            Err(error) => return Err(error),
+        };
+        for snapshot in found.iter().filter(|snapshot| snapshot.name == name) {
+            remove(session, &snapshot.id)?;
+            removed += 1;
+        }
+        let Some(task) = pending.first() else { return Ok(removed) };
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let deadline = session.server().deadlines.change;
+            return Err(session.not_done(CREATE, task, deadline, Ended::Stuck));
+        }
+        // However it ends: what it leaves is seen in the next round.
+        session.until_ended(task, left)?;
+    }
+}
+
+/// All snapshots of a VM.
+pub(super) fn named(session: &Session, vm: &VmId) -> Result<Vec<SnapshotFacts>, VsphereError> {
+    let object = session.properties(&vm_moref(vm), &["snapshot"])?;
+    let found = object.get("snapshot").map(snapshots).transpose();
+    let found = found.map_err(|error| session.strange("VirtualMachine.snapshot", &error))?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Has changes tracked from the next snapshot on.
+pub(super) fn track_changes(session: &Session, vm: &VmId) -> Result<(), VsphereError> {
+    let body = Body::call(RECONFIGURE, &vm_moref(vm))
+        .open("spec")
+        .value("changeTrackingEnabled", "true")
+        .close();
+    let deadline = session.server().deadlines.change;
+    let task = session.renewed(|| session.begin_task(&body))?;
+    match session.wait(&task, deadline, &Cancellation::default())? {
+        Ended::Done(_) => Ok(()),
+        ended => Err(session.not_done(RECONFIGURE, &task, deadline, ended)),
+    }
+}
