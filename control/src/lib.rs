@@ -41,8 +41,8 @@ pub mod reading;
 pub mod record;
 pub mod repository;
 mod server;
-pub mod sources;
 pub mod snapshots;
+pub mod sources;
 pub mod tunnel;
 pub mod vsphere;
 

@@ -6,10 +6,13 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::nbd::NbdError;
 use blockferry_dataplane::{Cause, Fault, Side};
 
-use crate::catalog::{CatalogError, DiskName, FailureKind, VmName};
+use crate::catalog::{CatalogError, DiskName, FailureKind, VmName, VmUuid};
 use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::repository::RepositoryError;
+use crate::snapshots::{HypervisorError, LedgerError};
+use crate::sources::vddk::SourceError;
+use crate::vsphere::PasswordError;
 
 /// One line that says what went wrong, and what to do. No point was made, and those that were
 /// there stand.
@@ -68,6 +71,49 @@ pub enum BackupError {
         said: String,
         /// The last words of its export.
         exports: String,
+    },
+    /// What the hypervisor said.
+    #[error(transparent)]
+    Hypervisor(Box<HypervisorError>),
+    /// A VM that cannot be backed up as it is.
+    #[error("VM {vm}: {why}")]
+    Unready {
+        /// Where it stands.
+        vm: String,
+        /// Why not.
+        why: String,
+    },
+    /// Another VM of that name has points here.
+    #[error(
+        "the repository has points of another VM that is called \"{vm}\" (its UUID is {has}, and this \
+         one's {is}); give this one another name with --as"
+    )]
+    OtherVm {
+        /// The name.
+        vm: VmName,
+        /// The UUID of the VM that has points.
+        has: VmUuid,
+        /// That of the one to back up.
+        is: VmUuid,
+    },
+    /// Where snapshots are written down.
+    #[error(transparent)]
+    Ledger(Box<LedgerError>),
+    /// The password of the hypervisor.
+    #[error(transparent)]
+    Password(Box<PasswordError>),
+    /// A disk that cannot be served.
+    #[error(transparent)]
+    Source(Box<SourceError>),
+    /// A source that is not what its snapshot has.
+    #[error("{disk}: what is served has {has} bytes, and its snapshot {size}")]
+    OtherSize {
+        /// The disk.
+        disk: WhichDisk,
+        /// Bytes of what is served.
+        has: u64,
+        /// Bytes of the snapshot's disk.
+        size: u64,
     },
     /// The node that was to read the disks.
     #[error("{0}")]
@@ -140,6 +186,8 @@ from! {
     ImageError => Image,
     ExportError => Export,
     ManifestError => Manifest,
+    LedgerError => Ledger,
+    SourceError => Source,
 }
 
 impl BackupError {
@@ -147,9 +195,12 @@ impl BackupError {
     #[must_use]
     pub fn failure(&self) -> FailureKind {
         match self {
-            Self::NoDisk(_) | Self::NameTwice { .. } | Self::NotIncremental { .. } => {
-                FailureKind::Request
-            }
+            Self::NoDisk(_)
+            | Self::NameTwice { .. }
+            | Self::NotIncremental { .. }
+            | Self::OtherVm { .. }
+            | Self::Password(_) => FailureKind::Request,
+            Self::Hypervisor(error) if error.is_wrong_request() => FailureKind::Request,
             // Areas that lie outside of the disk.
             Self::Disk { fault, .. } if matches!(**fault, Fault::Request(_)) => {
                 FailureKind::Request
@@ -170,7 +221,12 @@ impl BackupError {
         match self {
             Self::Disk { fault, .. } => fault.side(),
             Self::DiskAtNode { side, .. } => *side,
-            Self::Empty { .. } | Self::Digests { .. } => Some(Side::Source),
+            Self::Empty { .. }
+            | Self::Digests { .. }
+            | Self::Hypervisor(_)
+            | Self::Unready { .. }
+            | Self::Source(_)
+            | Self::OtherSize { .. } => Some(Side::Source),
             Self::NotWhole { .. } | Self::Image(_) | Self::Export(_) => Some(Side::Target),
             Self::Repository(error) if matches!(**error, RepositoryError::System { .. }) => {
                 Some(Side::Target)

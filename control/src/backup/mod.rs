@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  BackupRequest
+//!    │ freeze    of a VM of a hypervisor: a snapshot for all disks, served by nbdkit
 //!    │ look      each source: its size, whether it has the bitmap
 //!    │ plan      per disk: full or delta, on which layer, and why      the only place that decides
 //!    │ stage     an image for each, an export for each                 work/<job>/
@@ -14,12 +15,14 @@
 //! Until the last step nothing exists for others, and whatever goes wrong before leaves only a job
 //! that failed, with its reason.
 
+mod audit;
 mod cancel;
 mod carrier;
 mod copying;
 mod error;
 mod ground;
 mod look;
+mod origin;
 mod plan;
 mod report;
 mod request;
@@ -28,6 +31,7 @@ mod stage;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod vm;
 
 pub use cancel::Cancellation;
 pub(crate) use carrier::{Carried, Carrier, CarryError, Carrying, Here, Load, LoadFault, Sought};
@@ -35,9 +39,11 @@ pub(crate) use error::target_words;
 pub use error::{BackupError, WhichDisk};
 pub(crate) use ground::Ground;
 pub(crate) use look::Looked;
+pub use origin::ChangeTracker;
 pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
 pub(crate) use request::names_files;
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
 pub(crate) use run::{Run, lane_teller};
-pub use run::{Watch, back_up, lane_words, plan_words};
+pub use run::{Watch, back_up, back_up_vm, lane_words, plan_words};
+pub use vm::{VmSource, ledger_folder};

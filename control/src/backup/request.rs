@@ -1,6 +1,7 @@
 //! What is asked for.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::nbd::{Address, NbdUri};
@@ -9,6 +10,7 @@ use blockferry_dataplane::{Endpoint, LaneSettings, MoverSettings};
 
 use super::carrier::Sought;
 use super::error::BackupError;
+use super::origin::ChangeTracker;
 use crate::catalog::{BackupMode, DiskName, DiskUuid, VmName};
 use crate::export::ExportSettings;
 use crate::image::ImageTool;
@@ -23,6 +25,13 @@ pub enum Changes {
     Areas(AreaSet),
     /// What this dirty bitmap of the source marks; by comparing, if the source has no such one.
     Bitmap(String),
+    /// By asking who tracks the disk's changes.
+    Tracked {
+        /// Who that is.
+        tracker: Arc<dyn ChangeTracker>,
+        /// The share of what it calls unchanged that is read all the same, in percent.
+        audit_percent: u8,
+    },
 }
 
 /// A disk to back up.
@@ -43,7 +52,7 @@ impl DiskRequest {
     pub(super) fn sought(&self) -> Sought {
         let bitmap = match &self.changes {
             Changes::Bitmap(name) => Some(name.clone()),
-            Changes::Compared | Changes::Areas(_) => None,
+            Changes::Compared | Changes::Areas(_) | Changes::Tracked { .. } => None,
         };
         Sought { disk: self.name.clone(), source: self.source.clone(), bitmap }
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use blockferry_dataplane::manifest::Manifest;
@@ -10,16 +11,19 @@ use blockferry_dataplane::{Counts, Event};
 
 use super::cancel::Cancellation;
 use super::carrier::{Carried, Sought};
-use super::copying::copy;
+use super::copying::Copying;
 use super::error::{BackupError, WhichDisk};
 use super::ground::Ground;
-use super::plan::{DiskPlan, Planned, plan};
+use super::origin::Origin;
+use super::plan::{DiskPlan, Planned, Planning};
 use super::report::{BackupReport, DiskReport};
 use super::request::{BackupRequest, BackupSettings, DIGEST, DiskRequest};
 use super::stage::{Staged, stage};
+use super::vm::VmSource;
 use crate::catalog::{
-    ByteCounts, CatalogError, CheckedFile, DiskId, DiskName, Job, JobId, JobState, Jobs,
-    LayerFacts, ManifestFacts, ManifestId, NewPoint, Point, PointId, RelativePath, UnixMillis,
+    BackupMode, ByteCounts, CatalogError, ChangeId, CheckedFile, DiskId, DiskName, Job, JobId,
+    JobState, Jobs, LayerFacts, ManifestFacts, ManifestId, NewPoint, Point, PointFilter, PointId,
+    Points, RelativePath, UnixMillis, VmName,
 };
 use crate::child::each;
 use crate::export::ExportError;
@@ -107,13 +111,55 @@ pub fn back_up(
     let (job, work) = repository.begin(request.vm.clone(), request.mode)?;
     watch.job(&job);
     let ground = Ground::alone(repository, settings);
-    Run { ground: &ground, request, settings, watch, cancellation, job: job.id }.to_end(work)
+    let origin = None;
+    Run { ground: &ground, request, origin, settings, watch, cancellation, job: job.id }
+        .to_end(work)
+}
+
+/// Makes a restore point of a VM of a hypervisor, which is called `vm` in the repository. There is
+/// a snapshot of it meanwhile, and none afterwards, however this ends.
+///
+/// # Errors
+/// [`BackupError`]. Nothing is left of the attempt but the job and its reason.
+pub fn back_up_vm(
+    repository: &Repository,
+    origin: &VmSource,
+    vm: &VmName,
+    mode: BackupMode,
+    settings: &BackupSettings,
+    watch: &Arc<dyn Watch>,
+    cancellation: &Cancellation,
+) -> Result<BackupReport, BackupError> {
+    refuse_namesake(repository, origin, vm)?;
+    let request = &BackupRequest { vm: vm.clone(), disks: Vec::new(), mode };
+    let (job, work) = repository.begin(vm.clone(), mode)?;
+    watch.job(&job);
+    let ground = Ground::alone(repository, settings);
+    let origin = Some(origin as &dyn Origin);
+    Run { ground: &ground, request, origin, settings, watch, cancellation, job: job.id }
+        .to_end(work)
+}
+
+/// Points of two VMs under one name would be taken for those of one.
+fn refuse_namesake(
+    repository: &Repository,
+    origin: &VmSource,
+    vm: &VmName,
+) -> Result<(), BackupError> {
+    let filter = PointFilter { vm: Some(vm.clone()), newest: Some(1), before: None };
+    let newest = repository.catalog().points(&filter)?.pop();
+    match (newest.and_then(|point| point.vm_uuid), origin.vm_uuid()) {
+        (Some(has), Some(is)) if has != is => Err(BackupError::OtherVm { vm: vm.clone(), has, is }),
+        _ => Ok(()),
+    }
 }
 
 /// A backup of a job that is there, with the folder that it works in.
 pub(crate) struct Run<'a> {
     pub(crate) ground: &'a Ground,
     pub(crate) request: &'a BackupRequest,
+    /// Where the disks come from, if not from the request.
+    pub(crate) origin: Option<&'a dyn Origin>,
     pub(crate) settings: &'a BackupSettings,
     pub(crate) watch: &'a Arc<dyn Watch>,
     pub(crate) cancellation: &'a Cancellation,
@@ -141,28 +187,76 @@ impl Run<'_> {
         if self.ground.has_job_in_repository() {
             self.advance(JobState::Planning, "looking at its disks")?;
         }
-        let sought: Vec<Sought> = self.request.disks.iter().map(DiskRequest::sought).collect();
-        let looked = self.ground.carrier.look(&sought, self.cancellation)?;
-        let mut plans = Vec::with_capacity(looked.len());
-        for (disk, looked) in self.request.disks.iter().zip(looked) {
-            let tool = &self.settings.image_tool;
-            let planned = plan(self.request, disk, looked, &self.ground.repository, work, tool)?;
-            self.watch.planned(&planned.plan);
-            plans.push(planned);
-        }
+        let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
+        let frozen = self.origin.map(freeze).transpose()?;
+        let disks = frozen.as_ref().map_or(&*self.request.disks, |frozen| frozen.disks());
+        let plans = self.plan(disks, work)?;
         let mut staged = stage(&plans, work, self.ground, self.settings)?;
 
         self.advance(JobState::Copying, "all exports are ready")?;
-        let carried = copy(
-            self.request,
-            &plans,
-            &mut staged,
+        let (carried, alarms) = Copying {
+            disks,
+            plans: &plans,
+            staged: &mut staged,
             work,
-            &*self.ground.carrier,
-            self.watch,
-            self.cancellation,
-        )?;
+            carrier: &*self.ground.carrier,
+            watch: self.watch,
+            cancellation: self.cancellation,
+        }
+        .copy()?;
 
+        let created = frozen.as_ref().map_or(created, |frozen| frozen.instant());
+        let vm_uuid = frozen.as_ref().and_then(|frozen| frozen.vm_uuid().cloned());
+        let mut notes = frozen.as_ref().map_or_else(Vec::new, |frozen| frozen.notes().to_vec());
+        notes.extend(alarms);
+        // What is copied and flushed needs to be held no longer; that takes its time, and is waited
+        // for at the end.
+        let letting_go = frozen.map(|frozen| thread::spawn(move || drop(frozen)));
+        let published = self.publish(staged, plans, carried, work, |id, layers| NewPoint {
+            id,
+            vm: self.request.vm.clone(),
+            vm_uuid,
+            created,
+            mode: self.request.mode,
+            job: self.job,
+            notes,
+            layers,
+        });
+        if let Some(Err(_panicked)) = letting_go.map(thread::JoinHandle::join) {
+            self.watch.note("letting the snapshot go broke off; `blockferry node sweep` does it");
+        }
+        published
+    }
+
+    fn plan(&self, disks: &[DiskRequest], work: &Work) -> Result<Vec<Planned>, BackupError> {
+        let sought: Vec<Sought> = disks.iter().map(DiskRequest::sought).collect();
+        let looked = self.ground.carrier.look(&sought, self.cancellation)?;
+        let planning = Planning {
+            request: self.request,
+            repository: &self.ground.repository,
+            work,
+            tool: &self.settings.image_tool,
+            watch: &**self.watch,
+            cancellation: self.cancellation,
+        };
+        let mut plans = Vec::with_capacity(looked.len());
+        for (disk, looked) in disks.iter().zip(looked) {
+            let planned = planning.plan(disk, looked)?;
+            self.watch.planned(&planned.plan);
+            plans.push(planned);
+        }
+        Ok(plans)
+    }
+
+    /// From disks that are copied and flushed to a point.
+    fn publish(
+        &self,
+        staged: Vec<Staged>,
+        plans: Vec<Planned>,
+        carried: Vec<Carried>,
+        work: &mut Work,
+        point: impl FnOnce(PointId, Vec<LayerFacts>) -> NewPoint,
+    ) -> Result<(Point, Vec<DiskReport>), BackupError> {
         let images = self.end_exports(staged, &plans)?;
         self.advance(JobState::Publishing, "all disks are copied and flushed")?;
         let disks = self.finish_images(images, plans, carried, work)?;
@@ -170,14 +264,7 @@ impl Run<'_> {
             return Err(BackupError::Cancelled);
         }
         let id = PointId::new();
-        let point = NewPoint {
-            id,
-            vm: self.request.vm.clone(),
-            created,
-            mode: self.request.mode,
-            job: self.job,
-            layers: disks.iter().map(|done| done.facts(id)).collect(),
-        };
+        let point = point(id, disks.iter().map(|done| done.facts(id)).collect());
         let point = work.publish(point)?;
         if !self.ground.has_job_in_repository() {
             self.note_point(&point);
@@ -276,6 +363,7 @@ impl Run<'_> {
             const BLOCK_BYTES: u64 = 512;
             Ok(Finished {
                 disk: planned.disk.id,
+                change: planned.change.clone(),
                 manifest: manifest.parse().map_err(CatalogError::from)?,
                 report: DiskReport {
                     plan: planned.plan.clone(),
@@ -294,6 +382,7 @@ impl Run<'_> {
 #[derive(Debug)]
 struct Finished {
     disk: DiskId,
+    change: Option<ChangeId>,
     manifest: ManifestId,
     file_bytes: u64,
     checked: Option<CheckedFile>,
@@ -314,7 +403,7 @@ impl Finished {
             stored_bytes: *stored_bytes,
             file_bytes: Some(self.file_bytes),
             checked: self.checked,
-            change: None,
+            change: self.change.clone(),
             manifest: Some(ManifestFacts {
                 algorithm: DIGEST,
                 path: RelativePath::of_manifest(point, plan.layer),

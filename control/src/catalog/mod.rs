@@ -39,11 +39,13 @@ pub use job::{
     Admission, BackupMode, FailureKind, Job, JobFilter, JobKind, JobState, JobStep, Jobs, NewJob,
 };
 pub use lease::{Claim, ClaimKind, Lease, Leases};
-pub use name::{ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, ValueError, VmName};
+pub use name::{
+    ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, ValueError, VmName, VmUuid,
+};
 pub use path::RelativePath;
 pub use point::{
     ByteCounts, CheckedFile, Disk, FoundDamage, Layer, LayerFacts, LayerKind, ManifestFacts,
-    NewPoint, Point, PointFilter, Points,
+    NewPoint, NoteWeight, Point, PointFilter, PointNote, Points,
 };
 pub use sqlite::{BUSY_DEADLINE, CATALOG_FILE, SqliteCatalog};
 pub use time::UnixMillis;

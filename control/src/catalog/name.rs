@@ -92,6 +92,10 @@ checked_text! {
     DiskUuid, "disk UUID", |text| is_token(text, 128), "it has 1 to 128 visible ASCII characters"
 }
 checked_text! {
+    /// What a VM is known by, whatever it is called and wherever it runs.
+    VmUuid, "VM UUID", |text| is_token(text, 128), "it has 1 to 128 visible ASCII characters"
+}
+checked_text! {
     /// The instant up to which a source's changes are in a layer (`changeId` of vSphere, the name
     /// of a dirty bitmap).
     ChangeId, "change id",

@@ -5,7 +5,7 @@ use blockferry_dataplane::digest::DigestAlgorithm;
 use super::error::CatalogError;
 use super::id::{DiskId, JobId, LayerId, PointId};
 use super::job::BackupMode;
-use super::name::{ChangeId, DiskName, DiskUuid, ManifestId, VmName};
+use super::name::{ChangeId, DiskName, DiskUuid, ManifestId, VmName, VmUuid};
 use super::path::RelativePath;
 use super::time::UnixMillis;
 use super::word::words;
@@ -137,6 +137,27 @@ pub struct FoundDamage {
     pub found: UnixMillis,
 }
 
+words! {
+    /// How much something weighs that is noted of a point.
+    NoteWeight, "weight of a note" {
+        /// How it was made.
+        Note = "note",
+        /// Something that it lacks.
+        Warning = "warning",
+        /// Something that was found wrong, and that it does not suffer from.
+        Alarm = "alarm",
+    }
+}
+
+/// Something that whoever restores a point should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointNote {
+    /// How much it weighs.
+    pub weight: NoteWeight,
+    /// What, in one line.
+    pub says: String,
+}
+
 /// A point that is to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPoint {
@@ -144,12 +165,16 @@ pub struct NewPoint {
     pub id: PointId,
     /// Of which VM.
     pub vm: VmName,
+    /// What that VM is known by, if it is known.
+    pub vm_uuid: Option<VmUuid>,
     /// The instant that it shows: that of the snapshot.
     pub created: UnixMillis,
     /// What was asked for.
     pub mode: BackupMode,
     /// The job that made it. It may be kept in another catalog, the hub's.
     pub job: JobId,
+    /// What there is to know of it.
+    pub notes: Vec<PointNote>,
     /// A layer for each disk.
     pub layers: Vec<LayerFacts>,
 }
@@ -161,6 +186,8 @@ pub struct Point {
     pub id: PointId,
     /// Of which VM.
     pub vm: VmName,
+    /// What that VM is known by, if it was known.
+    pub vm_uuid: Option<VmUuid>,
     /// The instant that it shows.
     pub created: UnixMillis,
     /// When it was published.
@@ -218,6 +245,12 @@ pub trait Points {
     /// # Errors
     /// [`CatalogError::NoSuchPoint`].
     fn point(&self, point: PointId) -> Result<Point, CatalogError>;
+
+    /// What was noted of a point, in the order in which it was.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchPoint`].
+    fn notes(&self, point: PointId) -> Result<Vec<PointNote>, CatalogError>;
 
     /// Points in the order in which they were published.
     ///

@@ -33,6 +33,7 @@ pub(super) fn report(
     let point = Point {
         id: point.id.parse()?,
         vm: point.vm.parse()?,
+        vm_uuid: point.vm_uuid.as_deref().map(str::parse).transpose()?,
         created: time(point.created_ms),
         published: time(point.published_ms),
         mode: point.asked.parse()?,

@@ -2,7 +2,8 @@
 //! opened.
 
 use crate::catalog::{
-    CatalogError, Layer, Point, PointFilter, PointId, Points, RelativePath, UnixMillis, VmName,
+    CatalogError, Layer, Point, PointFilter, PointId, PointNote, Points, RelativePath, UnixMillis,
+    VmName,
 };
 use crate::repository::{Repository, RepositoryError};
 
@@ -12,6 +13,8 @@ use crate::repository::{Repository, RepositoryError};
 pub struct ListedPoint {
     /// It.
     pub point: Point,
+    /// What was noted of it.
+    pub notes: Vec<PointNote>,
     /// Its disks, by their names.
     pub disks: Vec<ListedDisk>,
 }
@@ -79,8 +82,7 @@ pub fn list_points(
 /// # Errors
 /// When there is none of this id, or the catalog cannot be read.
 pub fn find_point(repository: &Repository, id: PointId) -> Result<ListedPoint, RepositoryError> {
-    let point = repository.catalog().point(id)?;
-    Ok(ListedPoint { point, disks: disks(repository, id)? })
+    Ok(listed(repository, repository.catalog().point(id)?)?)
 }
 
 /// The points that a filter lets through, in the order in which they were published.
@@ -94,14 +96,19 @@ pub fn find_points(
     let catalog = repository.catalog();
     let mut listed = Vec::new();
     for point in catalog.points(filter)? {
-        match disks(repository, point.id) {
-            Ok(disks) => listed.push(ListedPoint { point, disks }),
+        match self::listed(repository, point) {
+            Ok(point) => listed.push(point),
             // It was deleted meanwhile.
             Err(CatalogError::NoSuchPoint(_) | CatalogError::NoSuchLayer(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(listed)
+}
+
+fn listed(repository: &Repository, point: Point) -> Result<ListedPoint, CatalogError> {
+    let notes = repository.catalog().notes(point.id)?;
+    Ok(ListedPoint { disks: disks(repository, point.id)?, notes, point })
 }
 
 fn disks(repository: &Repository, point: PointId) -> Result<Vec<ListedDisk>, CatalogError> {

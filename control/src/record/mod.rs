@@ -17,7 +17,7 @@ mod verify;
 
 pub use event::{EventRecord, MovedRecord};
 pub use job::{BytesRecord, JobRecord, ProgressRecord, QueueRecord, StepRecord};
-pub use point::{DiskRecord, KeptBytesRecord, LayerRecord, PointRecord};
+pub use point::{DiskRecord, KeptBytesRecord, LayerRecord, NoteRecord, PointRecord};
 pub use reading::{ExportRecord, ExportedDiskRecord, ReadingRecord};
 pub use verify::{
     AgainstRecord, CatalogFaultRecord, DamageRecord, RangeRecord, RangesRecord, VerifiedDiskRecord,

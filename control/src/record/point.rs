@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::catalog::{LayerKind, UnixMillis};
+use crate::catalog::{LayerKind, PointNote, UnixMillis};
 use crate::reading::{DamagedFile, ListedDisk, ListedPoint};
 
 /// A restore point.
@@ -36,8 +36,23 @@ pub struct PointRecord {
     /// `whole`, or `damaged`: files are missing, a verification found them damaged, or they have
     /// another length than they had. What is in them is not looked at for this.
     pub state: String,
+    /// What the VM is known by, whatever it is called, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_uuid: Option<String>,
+    /// What whoever restores it should know.
+    #[serde(default)]
+    pub notes: Vec<NoteRecord>,
     /// Its disks, by their names.
     pub disks: Vec<DiskRecord>,
+}
+
+/// Something that is noted of a point.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct NoteRecord {
+    /// note (how it was made), warning (what it lacks), or alarm (what was found wrong).
+    pub weight: String,
+    /// What, in one line.
+    pub says: String,
 }
 
 /// A disk of a point.
@@ -122,8 +137,16 @@ impl From<&ListedPoint> for PointRecord {
             stored: sum(|disk| disk.layer().facts.stored_bytes),
             chain: listed.disks.iter().map(|disk| disk.chain.len()).max().unwrap_or(0),
             state: if listed.is_whole() { "whole" } else { "damaged" }.into(),
+            vm_uuid: listed.point.vm_uuid.as_ref().map(ToString::to_string),
+            notes: listed.notes.iter().map(NoteRecord::from).collect(),
             disks: listed.disks.iter().map(DiskRecord::from).collect(),
         }
+    }
+}
+
+impl From<&PointNote> for NoteRecord {
+    fn from(note: &PointNote) -> Self {
+        Self { weight: note.weight.to_string(), says: note.says.clone() }
     }
 }
 

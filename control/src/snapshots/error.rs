@@ -59,6 +59,12 @@ pub enum Reaction {
 }
 
 impl HypervisorError {
+    /// Whether whoever asked named something that is not there, or several.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. })
+    }
+
     /// What follows, if it came of a question for changed areas.
     #[must_use]
     pub fn reaction(&self) -> Reaction {

@@ -17,6 +17,7 @@ mod base;
 mod error;
 mod findings;
 mod hypervisor;
+mod ledger;
 mod name;
 mod vm;
 
@@ -26,6 +27,7 @@ pub use findings::{Finding, FindingKind, Severity, findings};
 pub use hypervisor::{
     DiskPlace, Hypervisor, QuiescePolicy, Quiesced, SnapshotRequest, TakenSnapshot,
 };
+pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord};
 pub use name::{NotOurs, SnapshotName};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,

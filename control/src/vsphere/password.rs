@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::xml::can_be_said;
+use crate::sources::vddk;
 
 /// Bytes of a password.
 const MAX_BYTES: u64 = 1024;
@@ -56,6 +57,15 @@ impl PasswordFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// What is in it, for nbdkit.
+    ///
+    /// # Errors
+    /// [`PasswordError`].
+    pub(crate) fn for_nbdkit(&self) -> Result<vddk::Password, PasswordError> {
+        let password = self.read()?.0;
+        vddk::Password::new(password).map_err(|_| PasswordError::None(self.0.clone()))
     }
 
     pub(super) fn read(&self) -> Result<Password, PasswordError> {

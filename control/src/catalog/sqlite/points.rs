@@ -10,7 +10,9 @@ use crate::catalog::error::CatalogError;
 use crate::catalog::id::{DiskId, JobId, LayerId, PointId};
 use crate::catalog::name::{DiskName, DiskUuid, VmName};
 use crate::catalog::path::RelativePath;
-use crate::catalog::point::{CheckedFile, Disk, Layer, NewPoint, Point, PointFilter, Points};
+use crate::catalog::point::{
+    CheckedFile, Disk, Layer, NewPoint, Point, PointFilter, PointNote, Points,
+};
 use crate::catalog::time::UnixMillis;
 
 impl Points for SqliteCatalog {
@@ -41,6 +43,18 @@ impl Points for SqliteCatalog {
 
     fn point(&self, point: PointId) -> Result<Point, CatalogError> {
         self.read(|tables| tables.known_point(point))
+    }
+
+    fn notes(&self, point: PointId) -> Result<Vec<PointNote>, CatalogError> {
+        self.read(|tables| {
+            tables.known_point(point)?;
+            tables.all(
+                "SELECT weight, says FROM point_notes
+                 WHERE point = (SELECT number FROM points WHERE id = ?1) ORDER BY number",
+                [point.as_str()],
+                rows::note,
+            )
+        })
     }
 
     fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, CatalogError> {
@@ -258,6 +272,10 @@ fn delete(tables: &Connection, point: PointId) -> Outcome<Vec<RelativePath>> {
     }
     tables.change(
         "DELETE FROM layers WHERE point = (SELECT number FROM points WHERE id = ?1)",
+        [point.as_str()],
+    )?;
+    tables.change(
+        "DELETE FROM point_notes WHERE point = (SELECT number FROM points WHERE id = ?1)",
         [point.as_str()],
     )?;
     tables.change("DELETE FROM points WHERE id = ?1", [point.as_str()])?;

@@ -33,6 +33,7 @@ pub(super) fn publish(tables: &Connection, new: NewPoint) -> Outcome<Point> {
     let point = Point {
         id: new.id,
         vm: new.vm,
+        vm_uuid: new.vm_uuid,
         created: new.created,
         published: UnixMillis::now(),
         mode: new.mode,
@@ -47,6 +48,12 @@ pub(super) fn publish(tables: &Connection, new: NewPoint) -> Outcome<Point> {
             _ if failure.is_duplicate() => unpublishable(PublishRule::LayerTwice(layer.id)),
             _ => failure,
         })?;
+    }
+    for note in &new.notes {
+        tables.change(
+            "INSERT INTO point_notes (point, weight, says) VALUES (?1, ?2, ?3)",
+            params![number, note.weight.as_str(), note.says],
+        )?;
     }
     if let Some(job) = job {
         advance(tables, job.id, JobState::Done, format!("published point {}", point.id))?;
@@ -136,8 +143,8 @@ fn sizes(layer: &LayerFacts) -> Option<[i64; 7]> {
 
 fn insert_point(tables: &Connection, point: &Point) -> Outcome<i64> {
     let number = tables.one(
-        "INSERT INTO points (id, vm, created_ms, published_ms, mode, job)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING number",
+        "INSERT INTO points (id, vm, created_ms, published_ms, mode, job, vm_uuid)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING number",
         params![
             point.id.as_str(),
             point.vm.as_str(),
@@ -145,6 +152,7 @@ fn insert_point(tables: &Connection, point: &Point) -> Outcome<i64> {
             rows::millis(point.published),
             point.mode.as_str(),
             point.job.as_str(),
+            point.vm_uuid.as_ref().map(|uuid| uuid.as_str()),
         ],
         |row| row.get(0),
     )?;

@@ -11,7 +11,7 @@ use crate::catalog::id::{DiskId, JobId, LayerId, LeaseId, PointId};
 use crate::catalog::job::{Job, JobStep};
 use crate::catalog::lease::{Claim, Lease};
 use crate::catalog::point::{
-    ByteCounts, CheckedFile, Disk, FoundDamage, Layer, LayerFacts, ManifestFacts, Point,
+    ByteCounts, CheckedFile, Disk, FoundDamage, Layer, LayerFacts, ManifestFacts, Point, PointNote,
 };
 use crate::catalog::time::UnixMillis;
 
@@ -19,7 +19,7 @@ pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, 
     failure, kind";
 pub(super) const LEASE: &str = "id, kind, key, owner, created_ms";
 pub(super) const DISK: &str = "id, vm, name, uuid";
-pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job";
+pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job, vm_uuid";
 /// Of `layers` joined with the `points` that they are in.
 pub(super) const LAYER: &str = "layers.id, points.id, layers.disk, layers.disk_name, layers.kind,
     layers.reason, layers.parent, layers.path, layers.size_bytes, layers.stored_bytes,
@@ -77,7 +77,13 @@ pub(super) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
         published: time(row, 3)?,
         mode: text(row, 4)?,
         job: text(row, 5)?,
+        vm_uuid: optional(row, 6)?,
     })
+}
+
+/// Of `weight, says`.
+pub(super) fn note(row: &Row<'_>) -> rusqlite::Result<PointNote> {
+    Ok(PointNote { weight: text(row, 0)?, says: row.get(1)? })
 }
 
 pub(super) fn layer(row: &Row<'_>) -> rusqlite::Result<Layer> {

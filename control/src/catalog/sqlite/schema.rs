@@ -5,7 +5,19 @@ pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
 pub(super) const MIGRATIONS: &[&str] =
-    &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
+    &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
+
+/// Which VM it was, and what whoever restores a point should know.
+const VERSION_7: &str = "
+ALTER TABLE points ADD COLUMN vm_uuid TEXT;
+CREATE TABLE point_notes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    point  INTEGER NOT NULL REFERENCES points (number),
+    weight TEXT NOT NULL CHECK (weight IN ('note', 'warning', 'alarm')),
+    says   TEXT NOT NULL
+) STRICT;
+CREATE INDEX point_notes_by_point ON point_notes (point, number);
+";
 
 /// Which file it was whose tables were found right last.
 const VERSION_6: &str = "

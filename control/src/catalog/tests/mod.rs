@@ -125,6 +125,8 @@ pub(super) fn delta(disk: DiskId, parent: LayerId) -> LayerFacts {
 /// A point of a job that is kept elsewhere.
 pub(super) fn new_point(vm: &str, layers: impl IntoIterator<Item = LayerFacts>) -> NewPoint {
     NewPoint {
+        vm_uuid: None,
+        notes: Vec::new(),
         id: PointId::new(),
         vm: a(vm),
         created: UnixMillis::now(),

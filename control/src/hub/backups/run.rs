@@ -45,6 +45,7 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
     };
     let watch: Arc<dyn Watch> = Arc::new(ticket.feed.clone());
     let run = Run {
+        origin: None,
         ground: &ground,
         request: &ticket.request,
         settings: &shared.settings,

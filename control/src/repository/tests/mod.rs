@@ -87,7 +87,16 @@ fn new_point(repository: &Repository, job: &Job, work: &Work, created: UnixMilli
         manifest: None,
         counts: ByteCounts::default(),
     };
-    NewPoint { id, vm: job.vm.clone(), created, mode: job.mode, job: job.id, layers: vec![layer] }
+    NewPoint {
+        id,
+        vm: job.vm.clone(),
+        vm_uuid: None,
+        created,
+        mode: job.mode,
+        job: job.id,
+        notes: Vec::new(),
+        layers: vec![layer],
+    }
 }
 
 fn ids(repository: &Repository) -> Vec<PointId> {

@@ -1,0 +1,61 @@
+//! Where the disks of a job come from, if not from whoever asks: something that has to be held
+//! still for the time of the copy.
+
+use std::fmt;
+use std::sync::Arc;
+
+use blockferry_dataplane::plan::AreaSet;
+
+use super::cancel::Cancellation;
+use super::error::BackupError;
+use super::request::DiskRequest;
+use super::run::Watch;
+use crate::catalog::{ChangeId, JobId, PointNote, UnixMillis, VmUuid};
+use crate::snapshots::Base;
+
+/// Something whose disks can be held still.
+pub(crate) trait Origin: Send + Sync + fmt::Debug {
+    /// Holds all disks still, at one instant, and has them served.
+    ///
+    /// # Errors
+    /// [`BackupError`]. Nothing is held then.
+    fn freeze(
+        &self,
+        job: JobId,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<Box<dyn Frozen>, BackupError>;
+}
+
+/// Disks that are held still. They are let go when this is dropped.
+pub(crate) trait Frozen: Send {
+    /// What they are part of, if that has a name that stays.
+    fn vm_uuid(&self) -> Option<&VmUuid>;
+
+    /// The instant that they show.
+    fn instant(&self) -> UnixMillis;
+
+    /// The disks; their sources hold for as long as this does.
+    fn disks(&self) -> &[DiskRequest];
+
+    /// What whoever restores them should know.
+    fn notes(&self) -> &[PointNote];
+}
+
+/// Who knows what changed on a disk.
+pub trait ChangeTracker: Send + Sync + fmt::Debug {
+    /// Up to where its changes are in what is read now; a base of later backups.
+    fn now(&self) -> Option<&ChangeId>;
+
+    /// What changed since the base; or why that cannot be told, so that the disk has to be read in
+    /// full.
+    ///
+    /// # Errors
+    /// [`BackupError`]: nobody can be asked.
+    fn changed_since(
+        &self,
+        base: &Base,
+        watch: &dyn Watch,
+        cancellation: &Cancellation,
+    ) -> Result<Result<AreaSet, String>, BackupError>;
+}

@@ -1,0 +1,390 @@
+//! The disks of a VM, by its hypervisor: one snapshot for all of them, and nbdkit for each.
+//!
+//! ```text
+//!  look, findings ─▶ written down ─▶ snapshot ─▶ its disks ─▶ served       freeze
+//!                                                               │ copy
+//!  struck out ◀─ removed ◀─ sources ended ◀─────────────────────┘          dropped, whatever happened
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use blockferry_dataplane::plan::AreaSet;
+
+use super::cancel::Cancellation;
+use super::error::{BackupError, WhichDisk};
+use super::origin::{ChangeTracker, Frozen, Origin};
+use super::request::{Changes, DiskRequest};
+use super::run::Watch;
+use crate::catalog::{
+    ChangeId, DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
+};
+use crate::snapshots::{
+    Base, Decision, DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry,
+    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotId, SnapshotName, SnapshotRecord,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
+};
+use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
+use crate::vsphere::PasswordFile;
+
+/// Changed areas of one disk at most; more are merged over their smallest gaps.
+const MAX_AREAS: usize = 1 << 20;
+/// How often a hypervisor that is out of reach for a moment is asked for changed areas.
+const ASKED: u32 = 4;
+/// Pause after the first time; it doubles.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A VM that is backed up through its hypervisor.
+#[derive(Clone, Debug)]
+pub struct VmSource {
+    /// Who runs it.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// What that is called in the ledger.
+    pub server: String,
+    /// The VM.
+    pub vm: Vm,
+    /// Where its snapshot is written down.
+    pub ledger: Ledger,
+    /// How its disks are served.
+    pub vddk: Settings,
+    /// Whether its data is put in order.
+    pub quiesce: QuiescePolicy,
+    /// How long that may take.
+    pub quiesce_deadline: Option<Duration>,
+    /// Whether change tracking is turned on where it is off and can be.
+    pub enable_tracking: bool,
+    /// The share of what is said to be unchanged that is read all the same, in percent.
+    pub audit_percent: u8,
+}
+
+impl VmSource {
+    /// What the VM is called in a repository, unless somebody says otherwise.
+    ///
+    /// # Errors
+    /// A name that no VM of a repository can have.
+    pub fn vm_name(&self) -> Result<VmName, ValueError> {
+        self.vm.name.parse()
+    }
+
+    /// What it is known by.
+    pub(crate) fn vm_uuid(&self) -> Option<VmUuid> {
+        // One that is none of ours is as good as none.
+        self.vm.identity().and_then(|uuid| uuid.to_ascii_lowercase().parse().ok())
+    }
+
+    /// Sees what would stop or limit the backup; what limits it is noted.
+    fn check(&self, vm: &Vm, watch: &dyn Watch) -> Result<Vec<PointNote>, BackupError> {
+        let mut notes = Vec::new();
+        for finding in findings(vm) {
+            if finding.severity == Severity::Stops {
+                return Err(BackupError::Unready { vm: vm.path.clone(), why: finding.to_string() });
+            }
+            if self.enable_tracking
+                && finding.kind == (FindingKind::NotTracked { can_be_enabled: true })
+            {
+                continue;
+            }
+            watch.note(&format!("VM {}: {finding}", vm.path));
+            notes.push(note(NoteWeight::Warning, finding.to_string()));
+        }
+        Ok(notes)
+    }
+
+    fn wanted(&self, name: &SnapshotName) -> SnapshotRequest {
+        SnapshotRequest {
+            name: name.clone(),
+            description: "made by blockferry for a backup, which removes it".into(),
+            quiesce: self.quiesce,
+            quiesce_deadline: self.quiesce_deadline,
+        }
+    }
+
+    fn credentials(place: &DiskPlace) -> Result<Credentials, BackupError> {
+        let password = PasswordFile::at(&place.password_file)
+            .and_then(|file| file.for_nbdkit())
+            .map_err(|error| BackupError::Password(Box::new(error)))?;
+        Ok(Credentials {
+            server: place.server.clone(),
+            user: place.user.clone(),
+            password,
+            thumbprint: place.thumbprint.clone(),
+        })
+    }
+}
+
+impl Origin for VmSource {
+    fn freeze(
+        &self,
+        job: JobId,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<Box<dyn Frozen>, BackupError> {
+        let vm = self.hypervisor.look(&self.vm.id)?;
+        let notes = self.check(&vm, &**watch)?;
+        let name = SnapshotName::of(job);
+        let record = SnapshotRecord::new(&self.server, &vm.id, &vm.path, job);
+        let mut held = Held {
+            source: self.clone(),
+            uuid: self.vm_uuid(),
+            name: name.clone(),
+            entry: Some(self.ledger.note(record)?),
+            snapshot: None,
+            running: Vec::new(),
+            disks: Vec::new(),
+            notes,
+            instant: UnixMillis::now(),
+            watch: Arc::clone(watch),
+        };
+        if self.enable_tracking && may_enable(&vm) {
+            held.enable_tracking(&vm.id, cancellation)?;
+        }
+        let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
+        held.take(taken);
+        held.serve(&vm.id, cancellation)?;
+        Ok(Box::new(held))
+    }
+}
+
+fn may_enable(vm: &Vm) -> bool {
+    findings(vm)
+        .iter()
+        .any(|finding| finding.kind == (FindingKind::NotTracked { can_be_enabled: true }))
+}
+
+fn note(weight: NoteWeight, says: String) -> PointNote {
+    PointNote { weight, says }
+}
+
+/// A VM's snapshot, and what serves its disks.
+struct Held {
+    source: VmSource,
+    uuid: Option<VmUuid>,
+    name: SnapshotName,
+    /// None when all is let go.
+    entry: Option<LedgerEntry>,
+    snapshot: Option<SnapshotId>,
+    running: Vec<Running>,
+    disks: Vec<DiskRequest>,
+    notes: Vec<PointNote>,
+    instant: UnixMillis,
+    watch: Arc<dyn Watch>,
+}
+
+impl Held {
+    /// Tracking counts from the next stun on, which a snapshot that is made and removed is.
+    fn enable_tracking(
+        &mut self,
+        vm: &VmId,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError> {
+        let hypervisor = &self.source.hypervisor;
+        hypervisor.track_changes(vm)?;
+        let quiesce = QuiescePolicy::None;
+        let wanted = SnapshotRequest { quiesce, ..self.source.wanted(&self.name) };
+        let stun = hypervisor.take_snapshot(vm, &wanted, cancellation)?;
+        hypervisor.remove_snapshot(&stun.id)?;
+        self.notes.push(note(NoteWeight::Note, "change tracking (CBT) was turned on".into()));
+        Ok(())
+    }
+
+    fn take(&mut self, taken: TakenSnapshot) {
+        self.instant = UnixMillis::now();
+        self.snapshot = Some(taken.id);
+        self.notes.push(match taken.quiesced {
+            Quiesced::Done => note(NoteWeight::Note, "the guest's data was put in order".into()),
+            Quiesced::PoweredOff => note(NoteWeight::Note, "the VM was off".into()),
+            Quiesced::NotAsked => {
+                note(NoteWeight::Note, "the snapshot is as after a power cut, as asked".into())
+            }
+            Quiesced::FellBack(why) => {
+                let says = format!(
+                    "the guest could not put its data in order, so the snapshot is as after a \
+                     power cut: {why}"
+                );
+                self.watch.note(&says);
+                note(NoteWeight::Warning, says)
+            }
+        });
+    }
+
+    /// Has all disks of the snapshot served that it holds.
+    fn serve(&mut self, vm: &VmId, cancellation: &Cancellation) -> Result<(), BackupError> {
+        let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
+        let hypervisor = Arc::clone(&self.source.hypervisor);
+        let disks: Vec<VmDisk> = hypervisor
+            .disks_of(&snapshot)?
+            .into_iter()
+            .filter(|disk| disk.left_out().is_none())
+            .collect();
+        let places: Vec<DiskPlace> =
+            disks.iter().map(|disk| hypervisor.place(vm, &snapshot, disk)).collect();
+        let Some(first) = places.first() else {
+            let why = "its snapshot has no disk".into();
+            return Err(BackupError::Unready { vm: self.source.vm.path.clone(), why });
+        };
+        if cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let credentials = VmSource::credentials(first)?;
+        let served: Vec<Disk> = places.iter().map(as_served).collect();
+        self.running = VddkSource::start_all(&self.source.vddk, &served, &credentials)?;
+        for (disk, running) in disks.into_iter().zip(&self.running) {
+            let name = disk_name(&disk)?;
+            let (has, size) = (running.session().size, disk.capacity_bytes);
+            if has != size {
+                return Err(BackupError::OtherSize { disk: WhichDisk(name), has, size });
+            }
+            let tracker = Tracker {
+                hypervisor: Arc::clone(&hypervisor),
+                vm: vm.clone(),
+                identity: self.source.vm.identity().map(str::to_owned),
+                snapshot: snapshot.clone(),
+                disk: disk.clone(),
+            };
+            let audit_percent = self.source.audit_percent;
+            let changes = Changes::Tracked { tracker: Arc::new(tracker), audit_percent };
+            self.disks.push(DiskRequest {
+                name,
+                uuid: disk.uuid.clone(),
+                source: running.endpoint(),
+                changes,
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends the sources, for no snapshot should be removed that is read, and removes it.
+    fn let_go(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        let running = std::mem::take(&mut self.running);
+        thread::scope(|scope| {
+            for source in running {
+                let watch = &self.watch;
+                scope.spawn(move || {
+                    if let Err(error) = source.stop() {
+                        watch.note(&error.to_string());
+                    }
+                });
+            }
+        });
+        let hypervisor = &self.source.hypervisor;
+        let removed = match &self.snapshot {
+            Some(snapshot) => hypervisor.remove_snapshot(snapshot),
+            // It may be there although whoever was asked for it did not say so.
+            None => hypervisor.remove_named(&self.source.vm.id, &self.name).map(|_count| ()),
+        };
+        let struck = match removed {
+            Ok(()) => entry.strike().map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = struck {
+            self.watch.note(&format!(
+                "snapshot {} of VM {} is not removed: {why}; `blockferry node sweep` does it later",
+                self.name, self.source.vm.path
+            ));
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl Frozen for Held {
+    fn vm_uuid(&self) -> Option<&VmUuid> {
+        self.uuid.as_ref()
+    }
+
+    fn instant(&self) -> UnixMillis {
+        self.instant
+    }
+
+    fn disks(&self) -> &[DiskRequest] {
+        &self.disks
+    }
+
+    fn notes(&self) -> &[PointNote] {
+        &self.notes
+    }
+}
+
+fn as_served(place: &DiskPlace) -> Disk {
+    Disk {
+        vm: place.vm.to_string(),
+        file: place.file.clone(),
+        access: Access::Snapshot { id: place.snapshot.to_string() },
+    }
+}
+
+/// A disk is called after its device, which it keeps whatever its label and its file are.
+fn disk_name(disk: &VmDisk) -> Result<DiskName, BackupError> {
+    format!("disk-{}", disk.key).parse().map_err(|error: ValueError| BackupError::Unready {
+        vm: disk.file.clone(),
+        why: error.to_string(),
+    })
+}
+
+/// What a hypervisor knows of a disk's changes.
+#[derive(Debug)]
+struct Tracker {
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: VmId,
+    identity: Option<String>,
+    snapshot: SnapshotId,
+    disk: VmDisk,
+}
+
+impl ChangeTracker for Tracker {
+    fn now(&self) -> Option<&ChangeId> {
+        self.disk.change.as_ref()
+    }
+
+    fn changed_since(
+        &self,
+        base: &Base,
+        watch: &dyn Watch,
+        cancellation: &Cancellation,
+    ) -> Result<Result<AreaSet, String>, BackupError> {
+        let since = match base.decide(self.identity.as_deref(), &self.disk) {
+            Decision::Delta { since } => since,
+            Decision::Full(reason) => return Ok(Err(reason.to_string())),
+        };
+        let mut pause = PAUSE;
+        for asked in 1.. {
+            let (vm, snapshot, disk) = (&self.vm, &self.snapshot, &self.disk);
+            let error = match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
+                Ok(areas) => return Ok(Ok(areas)),
+                Err(error) => error,
+            };
+            match error.reaction() {
+                Reaction::Full(reason) => return Ok(Err(reason.to_string())),
+                Reaction::Retry if asked < ASKED && !cancellation.is_cancelled() => {
+                    watch.note(&format!("{}: {error}; it is asked again", self.disk.label));
+                    thread::sleep(pause);
+                    pause *= 2;
+                }
+                _ => return Err(error.into()),
+            }
+        }
+        Ok(Err("it was never asked".into()))
+    }
+}
+
+impl From<HypervisorError> for BackupError {
+    fn from(error: HypervisorError) -> Self {
+        match error {
+            HypervisorError::CalledOff => Self::Cancelled,
+            error => Self::Hypervisor(Box::new(error)),
+        }
+    }
+}
+
+/// The folder of a repository that its ledger is in.
+#[must_use]
+pub fn ledger_folder(repository: &Path) -> std::path::PathBuf {
+    repository.join("snapshots")
+}
