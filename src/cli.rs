@@ -12,6 +12,7 @@ use crate::node::NodeOptions;
 use crate::points::PointsOptions;
 use crate::reference::{CompletionsOptions, ManOptions};
 use crate::restore::RestoreOptions;
+use crate::vcenter::{CheckOptions, VmsOptions};
 use crate::verify::VerifyOptions;
 
 const EXIT_CODES: &str = "\
@@ -121,6 +122,16 @@ pub(crate) enum Command {
         after_long_help = const_str(crate::node::EXAMPLES, EXIT_CODES)
     )]
     Node(NodeOptions),
+    /// List the VMs of a vCenter or an ESXi host, with what would stop or limit their backups
+    #[command(after_help = crate::vcenter::VMS_EXAMPLES,
+        after_long_help = const_str(crate::vcenter::VMS_EXAMPLES, EXIT_CODES))]
+    Vms(Box<VmsOptions>),
+    /// See whether a VM can be backed up, and what a backup would lack
+    ///
+    /// Nothing is changed, and no snapshot is made.
+    #[command(after_help = crate::vcenter::CHECK_EXAMPLES,
+        after_long_help = const_str(crate::vcenter::CHECK_EXAMPLES, EXIT_CODES))]
+    Check(Box<CheckOptions>),
     /// Print a completion script for a shell
     Completions(CompletionsOptions),
     /// Print a manual page, or write all of them to a folder

@@ -22,6 +22,7 @@ mod reference;
 mod remote;
 mod restore;
 mod state;
+mod vcenter;
 mod verify;
 
 use std::io::{self, IsTerminal};
@@ -88,6 +89,8 @@ fn run() -> anyhow::Result<Exit> {
         Command::Hub(options) => hub::command(&options),
         Command::Bench(options) => bench::command(&options),
         Command::Node(options) => node::command(&options, configured.as_ref()),
+        Command::Vms(options) => vcenter::vms(&options),
+        Command::Check(options) => vcenter::check(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
     }

@@ -70,17 +70,7 @@ impl Asked {
         Repository::open_or_create(&self.repository)
             .map_err(BackupError::from)
             .and_then(|repository| back_up(&repository, &request, &settings, &watch, cancellation))
-            .map_err(|error| {
-                // What to do about a repository is in the error itself.
-                let source = match &error {
-                    BackupError::Disk { fault, .. } if fault.side() == Some(Side::Source) => {
-                        hint(fault)
-                    }
-                    _ => None,
-                };
-                let advice = source.map(|hint| format!("; {hint}")).unwrap_or_default();
-                Refusal::of(exit_of(&error), format!("{error}{advice}"))
-            })
+            .map_err(|error| refusal(&error))
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {
@@ -121,6 +111,17 @@ pub(crate) fn source_from(word: &str) -> Result<Endpoint, String> {
             Err(format!("a source is an NBD URI, a file or a block device, and not {shown}"))
         }
     }
+}
+
+/// The error of a backup here, with its exit code.
+pub(super) fn refusal(error: &BackupError) -> anyhow::Error {
+    // What to do about a repository is in the error itself.
+    let source = match error {
+        BackupError::Disk { fault, .. } if fault.side() == Some(Side::Source) => hint(fault),
+        _ => None,
+    };
+    let advice = source.map(|hint| format!("; {hint}")).unwrap_or_default();
+    Refusal::of(exit_of(error), format!("{error}{advice}"))
 }
 
 fn exit_of(error: &BackupError) -> Exit {

@@ -10,6 +10,7 @@ mod options;
 mod request;
 mod run;
 mod telling;
+mod vm;
 
 pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source_from};
 pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::remote::HubOption;
+use crate::vcenter::{ServerOptions, SnapshotOptions, VddkOptions};
 
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
@@ -22,6 +23,11 @@ Examples:
     blockferry backup --vm db1 --disk root=nbd://kvm/root --bitmap root=daily \\
         --repository /backup --mode incremental
 
+  Back up a VM of a vCenter, all disks by one snapshot, changed blocks by CBT:
+    blockferry backup --vm db1 --vcenter vc.example --vcenter-user backup@vsphere.local \\
+        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... \\
+        --vddk-libdir /opt/vmware-vix-disklib-distrib --repository /backup
+
   Have a hub do it; its token is in a file, or in $BLOCKFERRY_TOKEN:
     blockferry backup --vm db1 --disk root=nbd://esx/root --hub http://127.0.0.1:10080 \\
         --token-file hub.token
@@ -35,15 +41,20 @@ Examples:
 
 #[derive(Args, Debug)]
 pub(crate) struct BackupOptions {
-    /// Name of the VM
+    /// Name of the VM; with --vcenter also its path, UUID or moref
     #[arg(long, value_name = "NAME")]
-    pub(crate) vm: VmName,
+    pub(crate) vm: String,
+
+    /// What the VM is called in the repository, if not as it is
+    #[arg(long = "as", value_name = "NAME", requires = "vcenter")]
+    pub(crate) name: Option<VmName>,
 
     /// A disk of it, as NAME=SOURCE; once for each. SOURCE is an NBD URI, a file or a block device
     ///
     /// It must not change while it is read: serve a snapshot. A disk is known by its name: the
     /// next backup of the same name continues its chain.
-    #[arg(long, value_name = "NAME=SOURCE", required = true, value_parser = named)]
+    #[arg(long, value_name = "NAME=SOURCE", required_unless_present = "vcenter",
+        conflicts_with = "vcenter", value_parser = named)]
     pub(crate) disk: Vec<Named>,
 
     /// The repository; an empty or new folder becomes one
@@ -71,6 +82,15 @@ pub(crate) struct BackupOptions {
     /// Have this node of the hub read the disks, whose sources are named as the node sees them
     #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
     pub(crate) node: Option<NodeName>,
+
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotOptions,
+
+    #[command(flatten)]
+    pub(crate) vddk: VddkOptions,
 
     #[command(flatten)]
     pub(crate) lane: LaneOptions,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blockferry_control::backup::Changes;
-use blockferry_control::catalog::DiskName;
+use blockferry_control::catalog::{DiskName, ValueError, VmName};
 use blockferry_control::client::{DiskSubmission, Submission};
 use blockferry_dataplane::Endpoint;
 
@@ -25,13 +25,21 @@ pub(super) fn of(options: &BackupOptions) -> anyhow::Result<Asked> {
         Refusal::usage("where to? name a folder with --repository, or a hub with --hub")
     })?;
     Ok(Asked {
-        vm: options.vm.clone(),
+        vm: vm_name(&options.vm)?,
         disks: disks(options)?,
         mode: options.mode,
         repository,
         lane: options.lane.lane(),
         mover: options.lane.mover(),
     })
+}
+
+/// What a VM is called in a repository.
+///
+/// # Errors
+/// A name that it cannot have.
+pub(super) fn vm_name(name: &str) -> anyhow::Result<VmName> {
+    name.parse().map_err(|error: ValueError| Refusal::usage(format!("--vm {name}: {error}")))
 }
 
 fn disks(options: &BackupOptions) -> anyhow::Result<Vec<AskedDisk>> {
@@ -67,13 +75,14 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
         let disk = disk.request()?;
         let source = source_for_hub(&disk.name, disk.source)?;
         let (changed, bitmap) = match disk.changes {
-            Changes::Compared => (None, None),
+            // Nobody tracks what is asked for here; without a word, a hub compares.
+            Changes::Compared | Changes::Tracked { .. } => (None, None),
             Changes::Areas(areas) => (Some(areas.coalesced_to(most.max(1))), None),
             Changes::Bitmap(name) => (None, Some(name)),
         };
         disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
     }
-    let (vm, mode, node) = (options.vm.clone(), options.mode, options.node.clone());
+    let (vm, mode, node) = (vm_name(&options.vm)?, options.mode, options.node.clone());
     Ok(Submission { vm, disks, mode, repository, node })
 }
 

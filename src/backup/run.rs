@@ -7,6 +7,7 @@ use blockferry_control::backup::{BackupReport, Cancellation, Watch};
 use super::options::BackupOptions;
 use super::request;
 use super::telling::{Json, Telling, counts, summary, totals};
+use super::vm;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{Console, Progress, json, tell};
@@ -33,6 +34,9 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
 
 /// Here, or by a hub: what differs is who does it.
 fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
+    if options.server.is_named() {
+        return vm::back_up(options);
+    }
     match options.remote.client()? {
         Some(hub) => {
             options.lane.refuse_for_hub()?;
@@ -51,7 +55,7 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
 }
 
 /// Runs it, shows how it gets on, and calls it off at a signal.
-fn watched(
+pub(super) fn watched(
     options: &BackupOptions,
     work: impl FnOnce(&Arc<Telling>, &Cancellation) -> anyhow::Result<BackupReport>,
 ) -> anyhow::Result<BackupReport> {

@@ -11,6 +11,7 @@ mod serve;
 
 use crate::config::Configured;
 use crate::exit::Exit;
+use crate::vcenter;
 use options::NodeCommand;
 pub(crate) use options::{EXAMPLES, NodeOptions};
 
@@ -24,6 +25,7 @@ pub(crate) fn command(
 ) -> anyhow::Result<Exit> {
     match &options.command {
         NodeCommand::Enroll(options) => enroll::command(options),
+        NodeCommand::Sweep(options) => vcenter::sweep(options),
         NodeCommand::Serve(options) => serve::command(options, configured),
     }
 }

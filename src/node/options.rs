@@ -12,6 +12,7 @@ use crate::exit::Refusal;
 use crate::hub::PortRange;
 use crate::lane_options::{positive_duration, positive_size, rekey, window};
 use crate::state;
+use crate::vcenter::SweepOptions;
 
 const SSHD: &str = "Through an sshd";
 
@@ -57,6 +58,11 @@ pub(crate) enum NodeCommand {
     /// key of the hub, which the code vouches for.
     #[command(after_help = EXAMPLES)]
     Enroll(EnrollOptions),
+    /// Remove the snapshots of backups that are dead, and no others
+    ///
+    /// Snapshots are written down before they are made, in the repository of their backup: those
+    /// that are not are left alone, whatever they are called. Each backup of a VM does it too.
+    Sweep(Box<SweepOptions>),
     /// Dial the hub, and read the disks that it asks for, until SIGTERM or Ctrl-C
     ///
     /// The hub has a backup read by this node where it is asked to (`backup --hub URL --node NAME`).

@@ -11,7 +11,7 @@ use blockferry_control::repository::{Repository, RepositoryError};
 use super::options::{Action, DeleteOptions, PointsOptions};
 use super::telling::{Deleted, Json, listing};
 use crate::exit::{Exit, Refusal};
-use crate::output::{json, line};
+use crate::output::{json, line, print};
 use crate::reading::{open, refusal};
 use crate::remote::{self, repository_name};
 
@@ -26,14 +26,7 @@ pub(crate) fn command(options: &PointsOptions) -> anyhow::Result<Exit> {
     let listed = list(options);
     let told = match &listed {
         Ok(points) if options.json => json::print(&Json::of(points)),
-        Ok(points) => {
-            let mut output = io::stdout().lock();
-            match writeln!(output, "{}", listing(points)) {
-                // A pager that has seen enough.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                other => other.context("writing to standard output"),
-            }
-        }
+        Ok(points) => print(&listing(points)),
         Err(error) if options.json => {
             json::print(&Json::of_failure(Exit::of_error(error), format!("{error:#}")))
         }

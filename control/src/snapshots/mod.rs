@@ -8,6 +8,7 @@
 //!    │          changed areas ◀─────────────┘
 //!    │          place of a disk's content                  for whoever reads it
 //!    └ vsphere  vCenter and ESXi
+//!  Ledger       which snapshots are ours, on disk before they are made ─▶ sweep
 //! ```
 //!
 //! A snapshot is named after its job ([`SnapshotName`]), which is what it is found by whatever
@@ -19,6 +20,7 @@ mod findings;
 mod hypervisor;
 mod ledger;
 mod name;
+mod sweep;
 mod vm;
 
 pub use base::{Base, Decision, FullReason};
@@ -29,6 +31,7 @@ pub use hypervisor::{
 };
 pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord};
 pub use name::{NotOurs, SnapshotName};
+pub use sweep::{Swept, sweep};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,
     VmDisk, VmId,

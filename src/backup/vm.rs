@@ -1,0 +1,71 @@
+//! The backup of a VM through its hypervisor.
+
+use std::sync::Arc;
+
+use blockferry_control::backup::{
+    BackupError, BackupReport, BackupSettings, VmSource, Watch, back_up_vm,
+};
+use blockferry_control::repository::Repository;
+use blockferry_control::sources::vddk::REQUEST_BYTES;
+use blockferry_dataplane::LaneSettings;
+
+use super::asked::refusal;
+use super::options::BackupOptions;
+use super::request::vm_name;
+use super::run::watched;
+use crate::exit::Refusal;
+use crate::vcenter::{self, ledger_of, of_dead_jobs};
+
+/// Makes it.
+///
+/// # Errors
+/// Why there is no new point.
+pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
+    let (Some(root), None) = (&options.repository, &options.remote.hub) else {
+        return Err(Refusal::usage(
+            "a VM of a vCenter is backed up into a --repository here, and not by a hub",
+        ));
+    };
+    let vddk = options.vddk.settings()?;
+    let hypervisor = options.server.connect()?;
+    let vm = hypervisor.find(&options.vm).map_err(|error| vcenter::refusal(&error))?;
+    let repository =
+        Repository::open_or_create(root).map_err(|error| refusal(&BackupError::from(error)))?;
+    let ledger = ledger_of(root)?;
+    of_dead_jobs(&ledger, &options.server.name(), &hypervisor);
+    let name = match &options.name {
+        Some(name) => name.clone(),
+        None => vm_name(&vm.name)?,
+    };
+    let disks = u16::try_from(vm.disks.len()).unwrap_or(u16::MAX);
+    let lane = options.lane.lane();
+    let settings = BackupSettings {
+        lane: LaneSettings {
+            // More at once are slower there, and longer requests may be refused.
+            connections: 1,
+            adapt_bytes: (*lane.adapt_bytes.start()).min(REQUEST_BYTES)
+                ..=(*lane.adapt_bytes.end()).min(REQUEST_BYTES),
+            request_bytes: lane.request_bytes.map(|bytes| bytes.min(REQUEST_BYTES)),
+            ..lane
+        },
+        mover: options.lane.mover(),
+        ..BackupSettings::for_disks(disks)
+    };
+    let (quiesce, quiesce_deadline) = options.snapshot.quiesce();
+    let source = VmSource {
+        hypervisor,
+        server: options.server.name(),
+        vm,
+        ledger,
+        vddk,
+        quiesce,
+        quiesce_deadline,
+        enable_tracking: options.snapshot.enable_tracking(),
+        audit_percent: options.snapshot.audit_percent(),
+    };
+    watched(options, |telling, cancellation| {
+        let watch: Arc<dyn Watch> = Arc::clone(telling) as _;
+        back_up_vm(&repository, &source, &name, options.mode, &settings, &watch, cancellation)
+            .map_err(|error| refusal(&error))
+    })
+}

@@ -1,0 +1,11 @@
+//! A vCenter or an ESXi host, as options name it, and how its disks are served.
+
+mod check;
+mod options;
+mod sweep;
+mod vms;
+
+pub(crate) use check::{CheckOptions, EXAMPLES as CHECK_EXAMPLES, command as check, refusal};
+pub(crate) use options::{ServerOptions, SnapshotOptions, VddkOptions};
+pub(crate) use sweep::{SweepOptions, command as sweep, ledger_of, of_dead_jobs};
+pub(crate) use vms::{EXAMPLES as VMS_EXAMPLES, VmsOptions, command as vms};

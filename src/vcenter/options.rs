@@ -1,0 +1,259 @@
+//! Options of everything that asks a vCenter or an ESXi host.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blockferry_control::snapshots::{Hypervisor, QuiescePolicy};
+use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
+use blockferry_control::vsphere::{
+    HTTPS_PORT, PasswordFile, Thumbprint, Trust, Vsphere, VsphereServer,
+};
+use clap::Args;
+
+use crate::exit::{Exit, Refusal};
+use crate::lane_options::positive_duration;
+
+const SERVER: &str = "A vCenter or ESXi host";
+const VDDK: &str = "How nbdkit reads its disks";
+const SNAPSHOT: &str = "The snapshot";
+/// For private folders of nbdkit, where there is nothing better.
+const RUNTIME: &str = "blockferry";
+
+/// Which server, as whom, and by what it is known.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServerOptions {
+    /// The vCenter or ESXi host, by name or address
+    #[arg(
+        long, value_name = "HOST[:PORT]", help_heading = SERVER,
+        requires = "vcenter_user", requires = "vcenter_password_file"
+    )]
+    pub(crate) vcenter: Option<String>,
+
+    /// As whom it is asked
+    #[arg(long, value_name = "USER", help_heading = SERVER, requires = "vcenter")]
+    vcenter_user: Option<String>,
+
+    /// The file that has the password, which only its owner may read
+    #[arg(long, value_name = "FILE", help_heading = SERVER, requires = "vcenter")]
+    vcenter_password_file: Option<PathBuf>,
+
+    /// What its certificate is known by: SHA-1 or SHA-256, as AA:BB:...
+    #[arg(
+        long, value_name = "HASH", help_heading = SERVER, requires = "vcenter",
+        conflicts_with = "vcenter_ca"
+    )]
+    vcenter_thumbprint: Option<Thumbprint>,
+
+    /// The CA that signed its certificate, as a PEM file
+    #[arg(long, value_name = "FILE", help_heading = SERVER, requires = "vcenter")]
+    vcenter_ca: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    /// Whether one is named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.vcenter.is_some()
+    }
+
+    /// What it is called in messages and in ledgers.
+    pub(crate) fn name(&self) -> String {
+        self.vcenter.clone().unwrap_or_default()
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// Wrong usage, or why there is no session.
+    pub(crate) fn connect(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        let server = self.server()?;
+        let session = Vsphere::connect(&server)
+            .map_err(|error| Refusal::of(Exit::Source, error.to_string()))?;
+        Ok(Arc::new(session))
+    }
+
+    fn server(&self) -> anyhow::Result<VsphereServer> {
+        let (Some(server), Some(user), Some(file)) =
+            (&self.vcenter, &self.vcenter_user, &self.vcenter_password_file)
+        else {
+            return Err(Refusal::usage(
+                "which vCenter or ESXi host? name it with --vcenter, --vcenter-user and \
+                 --vcenter-password-file",
+            ));
+        };
+        let trust = match (&self.vcenter_thumbprint, &self.vcenter_ca) {
+            (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
+            (None, Some(ca)) => Trust::CaFile(ca.clone()),
+            (None, None) => {
+                return Err(Refusal::usage(format!(
+                    "by what is {server} known? give --vcenter-thumbprint or --vcenter-ca; \
+                     `openssl s_client -connect {server}:443 </dev/null | openssl x509 -noout \
+                     -fingerprint -sha1` shows the thumbprint of whoever answers there"
+                )));
+            }
+        };
+        let password = PasswordFile::at(file).map_err(|error| Refusal::usage(error.to_string()))?;
+        let (host, port) = host_and_port(server).ok_or_else(|| {
+            Refusal::usage(format!("--vcenter {server}: write HOST, HOST:PORT or [IPV6]:PORT"))
+        })?;
+        Ok(VsphereServer { port, ..VsphereServer::new(&host, user, password, trust) })
+    }
+}
+
+/// A host, in brackets if it is an address of IPv6 with a port, and the port.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
+            (host, port)
+        }
+        None if text.matches(':').count() > 1 => (text, None),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map_or(Some(HTTPS_PORT), |port| port.parse().ok())?;
+    let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+    is_host.then(|| (host.to_owned(), port))
+}
+
+/// How disks are served.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VddkOptions {
+    /// nbdkit, by name or path
+    #[arg(long, value_name = "PROGRAM", default_value = "nbdkit", help_heading = VDDK)]
+    nbdkit: OsString,
+
+    /// Its plugin for VMware's disks, by name or path
+    #[arg(long, value_name = "PLUGIN", default_value = "vddk", help_heading = VDDK)]
+    vddk_plugin: OsString,
+
+    /// The folder of VMware's library (VDDK), as it is unpacked
+    #[arg(long, value_name = "DIR", help_heading = VDDK)]
+    vddk_libdir: Option<PathBuf>,
+
+    /// Ways to the disk in the order of preference, with colons between them
+    #[arg(long, value_name = "LIST", help_heading = VDDK)]
+    vddk_transports: Option<String>,
+
+    /// How data is packed on its way, which takes the hosts CPU: none, zlib, fastlz or skipz
+    #[arg(long, value_name = "KIND", default_value = "none", help_heading = VDDK)]
+    vddk_compression: Compression,
+
+    /// A further parameter of the plugin; once for each
+    #[arg(long, value_name = "KEY=VALUE", help_heading = VDDK)]
+    vddk_param: Vec<ExtraParameter>,
+
+    /// A folder for sockets, with a short path; by default in $XDG_RUNTIME_DIR or /run
+    #[arg(long, value_name = "DIR", help_heading = VDDK)]
+    vddk_runtime: Option<PathBuf>,
+}
+
+impl VddkOptions {
+    /// As settings.
+    ///
+    /// # Errors
+    /// No folder for sockets.
+    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
+        let usual = Settings::new(self.runtime()?);
+        Ok(Settings {
+            nbdkit: self.nbdkit.clone(),
+            plugin: self.vddk_plugin.clone(),
+            libdir: self.vddk_libdir.clone(),
+            transports: self.vddk_transports.clone().unwrap_or(usual.transports.clone()),
+            compression: self.vddk_compression,
+            extra: self.vddk_param.clone(),
+            ..usual
+        })
+    }
+
+    fn runtime(&self) -> anyhow::Result<PathBuf> {
+        if let Some(folder) = &self.vddk_runtime {
+            return Ok(folder.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(PathBuf::from("/run").join(RUNTIME));
+        }
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        runtime.map(|folder| PathBuf::from(folder).join(RUNTIME)).ok_or_else(|| {
+            Refusal::usage(
+                "there is no $XDG_RUNTIME_DIR for the sockets of nbdkit: name a folder of your own \
+                 with --vddk-runtime",
+            )
+        })
+    }
+}
+
+/// How snapshots are made, and what is believed of them.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SnapshotOptions {
+    /// Whether the guest is asked to put its data in order: none, try or require
+    ///
+    /// What became of it is noted in the point.
+    #[arg(long, value_name = "POLICY", default_value = "try", value_parser = quiesce, help_heading = SNAPSHOT)]
+    quiesce: QuiescePolicy,
+
+    /// How long the guest may take for that; vSphere has limits of its own
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, help_heading = SNAPSHOT)]
+    quiesce_deadline: Option<Duration>,
+
+    /// Turn change tracking (CBT) on where it is off and no snapshot stands in the way
+    ///
+    /// It takes a second snapshot, which is made and removed at once: the VM stands still for a
+    /// moment.
+    #[arg(long, help_heading = SNAPSHOT)]
+    enable_cbt: bool,
+
+    /// Read this share of what CBT calls unchanged, and compare it with the last point
+    ///
+    /// One difference, and the whole disk is compared; the point has an alarm then.
+    #[arg(
+        long, value_name = "PERCENT", default_value = "0", help_heading = SNAPSHOT,
+        value_parser = clap::value_parser!(u8).range(0..=100)
+    )]
+    cbt_audit: u8,
+}
+
+impl SnapshotOptions {
+    pub(crate) fn quiesce(&self) -> (QuiescePolicy, Option<Duration>) {
+        (self.quiesce, self.quiesce_deadline)
+    }
+
+    pub(crate) fn enable_tracking(&self) -> bool {
+        self.enable_cbt
+    }
+
+    pub(crate) fn audit_percent(&self) -> u8 {
+        self.cbt_audit
+    }
+}
+
+fn quiesce(text: &str) -> Result<QuiescePolicy, String> {
+    match text {
+        "none" => Ok(QuiescePolicy::None),
+        "try" => Ok(QuiescePolicy::Try),
+        "require" => Ok(QuiescePolicy::Require),
+        _ => Err("it is none, try or require".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_from_their_ports() {
+        let of = |text| host_and_port(text);
+        assert_eq!(of("vc.example"), Some(("vc.example".into(), 443)));
+        assert_eq!(of("vc.example:8443"), Some(("vc.example".into(), 8443)));
+        assert_eq!(of("::1"), Some(("::1".into(), 443)));
+        assert_eq!(of("[::1]:8443"), Some(("::1".into(), 8443)));
+        assert_eq!(of("[::1]"), Some(("::1".into(), 443)));
+        for text in ["", ":443", "https://vc", "vc:x", "vc:70000", "[::1", "u@vc", "[::1]443"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+}

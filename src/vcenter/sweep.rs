@@ -1,0 +1,125 @@
+//! `blockferry node sweep`: removes the snapshots of jobs that are dead.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use blockferry_control::backup::ledger_folder;
+use blockferry_control::snapshots::{Hypervisor, Ledger, SnapshotRecord, Swept, sweep};
+use clap::Args;
+use serde::Serialize;
+
+use super::options::ServerOptions;
+use crate::exit::{Exit, Refusal};
+use crate::output::{json, line};
+
+#[derive(Args, Debug)]
+pub(crate) struct SweepOptions {
+    #[command(flatten)]
+    server: ServerOptions,
+
+    /// The repository whose backups made the snapshots: they are written down there
+    #[arg(long, value_name = "DIR")]
+    repository: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `blockferry node sweep`.
+///
+/// # Errors
+/// Why some are not removed.
+pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
+    let folder = ledger_folder(&options.repository);
+    if !folder.is_dir() {
+        return Err(Refusal::usage(format!(
+            "{} has no {}: no backup of a VM was ever made into it",
+            options.repository.display(),
+            folder.display()
+        )));
+    }
+    let ledger = Ledger::open(&folder).map_err(|error| Refusal::usage(error.to_string()))?;
+    let hypervisor = options.server.connect()?;
+    let swept = sweep(&ledger, &options.server.name(), &*hypervisor)
+        .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
+    tell(&swept);
+    if options.json {
+        json::print(&Json::of(&swept))?;
+    }
+    match swept.failed.len() {
+        0 => Ok(Exit::Done),
+        all if all == swept.failed.len() + swept.removed.len() => Ok(Exit::Source),
+        _ => Ok(Exit::Partly),
+    }
+}
+
+/// The same before a backup, for whoever forgot; what goes wrong is told, and keeps nothing.
+pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn Hypervisor>) {
+    match sweep(ledger, server, &**hypervisor) {
+        Ok(swept) => tell(&swept),
+        Err(error) => line(&error.to_string()),
+    }
+}
+
+/// Where the snapshots of a repository's backups are written down.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
+    Ledger::open(&ledger_folder(repository))
+        .map_err(|error| Refusal::of(Exit::Target, error.to_string()))
+}
+
+fn tell(swept: &Swept) {
+    for (record, count) in &swept.removed {
+        let name = name(record);
+        let vm = &record.vm_path;
+        match count {
+            0 => line(&format!("snapshot {name} of VM {vm} was gone already")),
+            _ => line(&format!("snapshot {name} of VM {vm} is removed: its job is dead")),
+        }
+    }
+    for (record, why) in &swept.failed {
+        let (name, vm) = (name(record), &record.vm_path);
+        line(&format!("snapshot {name} of VM {vm} is not removed: {why}"));
+    }
+    for record in &swept.elsewhere {
+        let (name, server) = (name(record), &record.server);
+        line(&format!("snapshot {name} of a dead job is at {server}: sweep there"));
+    }
+    for error in &swept.strange {
+        line(&error.to_string());
+    }
+}
+
+fn name(record: &SnapshotRecord) -> String {
+    format!("blockferry-{}", record.job)
+}
+
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    removed: Vec<&'a SnapshotRecord>,
+    failed: Vec<Failed<'a>>,
+    /// Of jobs that are at work.
+    alive: &'a [SnapshotRecord],
+    elsewhere: &'a [SnapshotRecord],
+}
+
+#[derive(Debug, Serialize)]
+struct Failed<'a> {
+    snapshot: &'a SnapshotRecord,
+    error: &'a str,
+}
+
+impl<'a> Json<'a> {
+    fn of(swept: &'a Swept) -> Self {
+        let failed = |(snapshot, error): &'a (SnapshotRecord, String)| Failed { snapshot, error };
+        Self {
+            removed: swept.removed.iter().map(|(record, _)| record).collect(),
+            failed: swept.failed.iter().map(failed).collect(),
+            alive: &swept.alive,
+            elsewhere: &swept.elsewhere,
+        }
+    }
+}
