@@ -53,6 +53,14 @@ fn the_disk_of_a_vm_that_is_off_is_written() {
 }
 
 #[test]
+fn a_file_may_be_called_anything_that_a_datastore_takes() {
+    let (mut bench, mut disk, content) = Bench::with_disk(MIB);
+    disk.file = "[Größe = 1] ,-r 'VM' \"x\"/ d=e;$(f).vmdk".into();
+    bench.vcenter.snapshot_disk(VM, SNAPSHOT, &disk.file, &content.path).write().unwrap();
+    bench.start(&disk).unwrap().stop().unwrap();
+}
+
+#[test]
 fn slow_extents_cost_time_and_nothing_else() {
     let (mut bench, disk, content) = Bench::with_disk(4 * MIB);
     bench.vcenter.fault("extents_delay_ms", 300).write().unwrap();
