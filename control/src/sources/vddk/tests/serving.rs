@@ -86,8 +86,7 @@ fn failing_extents_are_no_reason_to_fail() {
     let target = bench.folder.path().join("copy");
     copy(running.endpoint(), Endpoint::File(target.clone()), lane_settings()).outcome.unwrap();
     assert_same(&target, &content.path);
-    let said = running.last_words().join("\n");
-    assert!(said.contains("VixDiskLib_QueryAllocatedBlocks"), "{said}");
+    wait_until_said(&running, "VixDiskLib_QueryAllocatedBlocks");
 }
 
 #[test]
