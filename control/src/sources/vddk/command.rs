@@ -9,7 +9,7 @@ use crate::child::{Launch, SECRET_DESCRIPTOR};
 
 /// All that is handed on of our environment. `LD_LIBRARY_PATH` is the plugin's to set, and whatever
 /// else there is may be a secret, such as the password that we were given.
-pub(super) const ENVIRONMENT: &[&str] = &["PATH", "HOME", "TMPDIR", "TZ"];
+pub(super) const ENVIRONMENT: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ"];
 
 /// nbdkit for a disk, with its password to come by a pipe.
 pub(super) fn launch(
@@ -21,8 +21,8 @@ pub(super) fn launch(
 ) -> Launch {
     let mut launch = Launch::new(&settings.nbdkit);
     launch.only_env(ENVIRONMENT);
-    // Its words are sorted by what they say.
-    launch.env("LC_ALL", "C");
+    // Its words are sorted by what they say; names of files are in UTF-8, as the server has them.
+    launch.env("LC_ALL", "C.UTF-8");
     if let Access::Snapshot { .. } = disk.access {
         launch.arg("-r");
     }

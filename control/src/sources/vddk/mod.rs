@@ -23,7 +23,8 @@
 //! either. The pipe is filled only when the process can leave no core file.
 //!
 //! **Why not socket activation**, by which exports are started: nbdkit takes `LISTEN_FDS` out of
-//! its environment when it has read it, so the second nbdkit would listen on a TCP port instead.
+//! its environment when it has read it, so the second nbdkit listens on a TCP port of all addresses
+//! instead.
 
 mod cause;
 mod command;

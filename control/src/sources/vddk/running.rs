@@ -77,7 +77,8 @@ impl Running {
         self.served.exit_reason(Duration::ZERO)
     }
 
-    /// The last lines that it wrote to stderr, oldest first, eight at most.
+    /// The last lines that it wrote to stderr, oldest first, eight at most. They take a moment to
+    /// come while it runs.
     #[must_use]
     pub fn last_words(&self) -> Vec<String> {
         self.served.child.said().lines()

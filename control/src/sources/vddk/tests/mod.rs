@@ -126,6 +126,12 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// What it writes takes a moment to come.
+fn wait_until_said(running: &Running, words: &str) {
+    let said = || running.last_words().iter().any(|line| line.contains(words));
+    wait_until(words, said);
+}
+
 /// A client that has negotiated by the bare protocol, and waits.
 fn bare_client(running: &Running) -> UnixStream {
     let Address::Unix { path } = &running.uri().address else { panic!("it is a Unix socket") };

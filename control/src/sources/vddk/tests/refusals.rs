@@ -154,6 +154,5 @@ fn what_others_are_told_is_only_that_there_is_no_such_file() {
     nbdinfo.arg("--size").arg(running.uri().to_string());
     let output = run(nbdinfo, PATIENCE).unwrap();
     assert!(output.stderr.contains("No such file or directory"), "{}", output.stderr);
-    let words = running.last_words().join("\n");
-    assert!(words.contains("incorrect user name or password"), "{words}");
+    wait_until_said(&running, "incorrect user name or password");
 }

@@ -57,7 +57,10 @@ fn the_process_gets_little_of_our_environment() {
     let running = bench.start(&disk).unwrap();
     let variables = fs::read(format!("/proc/{}/environ", running.pid())).unwrap();
     // PWD and such are the shell's, and LD_LIBRARY_PATH is the plugin's.
-    let known = ["PATH=", "HOME=", "TMPDIR=", "TZ=", "LC_ALL=", "PWD=", "OLDPWD=", "SHLVL=", "_="];
+    let known = [
+        "PATH=", "HOME=", "USER=", "LOGNAME=", "TMPDIR=", "TZ=", "LC_ALL=", "PWD=", "OLDPWD=",
+        "SHLVL=", "_=",
+    ];
     for variable in variables.split(|byte| *byte == 0).map(String::from_utf8_lossy) {
         let expected = known.iter().any(|name| variable.starts_with(name))
             || variable.starts_with("LD_LIBRARY_PATH=")

@@ -32,6 +32,7 @@ fn one_that_aborts_at_a_hang_up_serves_one_request_at_a_time() {
     for (version, alone) in [("1.33.9", true), ("1.34.0", false)] {
         of_version(&mut bench, version);
         let running = bench.start(&disk).unwrap();
+        wait_until_said(&running, "--exit-with-parent");
         let arguments = &running.last_words()[0];
         assert_eq!(arguments.contains("--threads=1"), alone, "{arguments}");
         assert_eq!(running.version().one_request_at_a_time().is_some(), alone);
