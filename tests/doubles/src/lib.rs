@@ -7,7 +7,7 @@
 //!                                                        proxy:   a slow, frozen or cut line in between
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
-//!                                               http    a client that sends what it is told to
+//!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -27,6 +27,7 @@ pub mod qemu;
 pub mod server;
 pub mod socket;
 pub mod sshd;
+pub mod vsphere;
 
 pub use disk::TestDisk;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
@@ -39,3 +40,4 @@ pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};
+pub use vsphere::Vsphere;
