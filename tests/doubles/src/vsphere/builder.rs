@@ -10,9 +10,9 @@ use super::double::Vsphere;
 use super::draw::Draw;
 use super::machine::NewMachine;
 use super::published::Published;
+use super::revert::Revert;
 use super::session::Sessions;
 use super::shared::{Options, Shared};
-use super::snapshots::Revert;
 use super::world::{Flavour, World};
 
 /// Changed areas in one answer of the real ones, about.
@@ -146,7 +146,7 @@ impl VsphereBuilder {
             path: state.join("vddk.json"),
             thumbprint: certificate.sha1(),
             users: self.users.clone(),
-            refuse_open: None,
+            faults: [("refuse_open".to_owned(), serde_json::Value::Null)].into_iter().collect(),
         };
         published.write(&world);
         let options = Options {

@@ -105,6 +105,10 @@ fn soap(shared: &Arc<Shared>, request: &Request) -> Response {
     if let Some(trouble) = shared.trouble(|trouble| trouble.is_of_answer(&name)) {
         spoil(&mut response, &trouble);
     }
+    if shared.is_closing() {
+        // Who waited until the server ended hears of its end alone.
+        response.cut = Some(0);
+    }
     response
 }
 
@@ -232,7 +236,10 @@ fn bomb(body: &[u8]) -> Vec<u8> {
         bomb.push_str(&format!("<!ENTITY e{step} \"{inner}\">"));
     }
     bomb.push_str("]>");
-    bomb.push_str(&rest.replacen("<returnval>", "<returnval>&e9;", 1));
+    // Among the text of the first value, or of the fault.
+    let element = rest.find("returnval").or_else(|| rest.find("faultstring")).unwrap_or(0);
+    let at = rest[element..].find('>').map_or(rest.len(), |end| element + end + 1);
+    bomb.push_str(&format!("{}&e9;{}", &rest[..at], &rest[at..]));
     bomb.into_bytes()
 }
 

@@ -166,9 +166,17 @@ impl Vsphere {
         });
     }
 
-    /// The plugin of VDDK refuses to open disks, with this message; `None` ends that.
-    pub fn refuse_open(&self, message: Option<&str>) {
-        self.shared.refuse_open(message.map(str::to_owned));
+    /// Orders what goes wrong in the plugin of VDDK, by the names that its double has for it:
+    /// `("refuse_open", json!("words"))`.
+    pub fn plugin_fault(&self, name: &str, value: serde_json::Value) {
+        self.shared.order_in_plugin(|faults| {
+            faults.insert(name.to_owned(), value);
+        });
+    }
+
+    /// Takes back what was ordered to go wrong in the plugin.
+    pub fn clear_plugin_faults(&self) {
+        self.shared.order_in_plugin(serde_json::Map::clear);
     }
 
     /// Lets a task go on that sticks.

@@ -1,24 +1,23 @@
-//! Numbers that look random and come again with their seed.
+//! Names and UUIDs that look random and come again with their seed.
 
-/// splitmix64.
+use crate::disk::Random;
+
+/// Where they come from.
 #[derive(Clone, Debug)]
-pub(crate) struct Draw(u64);
+pub(crate) struct Draw(Random);
 
 impl Draw {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Random::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.next()
     }
 
     /// One of `count` numbers from 0 on.
     pub(crate) fn below(&mut self, count: u64) -> u64 {
-        self.next() % count
+        self.0.below(count)
     }
 
     pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {

@@ -4,7 +4,8 @@ use super::call::{self, Call};
 use super::fault::Fault;
 use super::value::{Kind, Value};
 use super::{
-    changes, collector, filters, power, reconfigure, search, session, snapshots, task, views,
+    changes, collector, filters, power, reconfigure, revert, search, session, snapshots, task,
+    views,
 };
 
 pub(crate) struct Method {
@@ -115,7 +116,7 @@ pub(crate) const METHODS: &[Method] = &[
         &["consolidate?:boolean", "spec?:any"],
         snapshots::remove_all,
     ),
-    method(VM, "RevertToCurrentSnapshot_Task", REVERT, snapshots::revert_to_current),
+    method(VM, "RevertToCurrentSnapshot_Task", REVERT, revert::to_current),
     method(Kind::ManagedEntity, "Destroy_Task", &[], power::destroy),
     method(
         Kind::VirtualMachineSnapshot,
@@ -123,6 +124,6 @@ pub(crate) const METHODS: &[Method] = &[
         &["removeChildren:boolean", "consolidate?:boolean"],
         snapshots::remove,
     ),
-    method(Kind::VirtualMachineSnapshot, "RevertToSnapshot_Task", REVERT, snapshots::revert),
+    method(Kind::VirtualMachineSnapshot, "RevertToSnapshot_Task", REVERT, revert::to_snapshot),
     method(Kind::Folder, "CreateVM_Task", NEW, reconfigure::create),
 ];

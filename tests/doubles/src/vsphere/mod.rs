@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  client --TLS--> listener --> call --> methods: session, collector, views, filters, search,
-//!                     |          |                reconfigure, power, snapshots, changes
+//!                     |          |                reconfigure, power, snapshots, revert, changes
 //!                     |       shapes, xml: what the schema allows       |
 //!                  writer <-- value, fault                             task: a thread each
 //!                                                                       |
@@ -39,6 +39,7 @@ mod places;
 mod power;
 mod published;
 mod reconfigure;
+mod revert;
 mod search;
 mod session;
 mod shapes;
@@ -59,7 +60,7 @@ pub use double::Vsphere;
 pub use guest::{Guest, Steps};
 pub use log::{Call, TaskRun};
 pub use machine::{Backing, DiskMode, NewDisk, NewMachine};
-pub use snapshots::Revert;
+pub use revert::Revert;
 pub use trouble::{Failure, Page, Trouble};
 pub use virtual_machine::{SnapshotSeen, VirtualMachine};
 pub use world::Flavour;

@@ -28,7 +28,8 @@ pub(crate) struct Published {
     pub(crate) path: PathBuf,
     pub(crate) thumbprint: String,
     pub(crate) users: BTreeMap<String, String>,
-    pub(crate) refuse_open: Option<String>,
+    /// What goes wrong in the plugin; its own documentation says what there is.
+    pub(crate) faults: Map<String, Value>,
 }
 
 impl Published {
@@ -40,7 +41,7 @@ impl Published {
             "server_thumbprint": self.thumbprint,
             "users": self.users,
             "vms": machines,
-            "faults": {"refuse_open": self.refuse_open},
+            "faults": self.faults,
         })
         .to_string();
         let fresh = self.path.with_extension("json.fresh");

@@ -7,6 +7,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::collector::Reading;
 use super::draw::Draw;
 use super::fault::Fault;
@@ -43,7 +45,7 @@ pub(crate) struct Options {
     /// Objects in a page of properties, where the client does not ask for fewer.
     pub(crate) page_objects: usize,
     /// What a snapshot that is reverted to does to change ids.
-    pub(crate) revert: super::snapshots::Revert,
+    pub(crate) revert: super::revert::Revert,
     /// Where the copies of removed snapshots go.
     pub(crate) kept: Option<PathBuf>,
 }
@@ -110,11 +112,11 @@ impl Shared {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What an open of the plugin is to be refused with.
-    pub(crate) fn refuse_open(&self, message: Option<String>) {
+    /// Orders what goes wrong in the plugin of VDDK.
+    pub(crate) fn order_in_plugin(&self, order: impl FnOnce(&mut Map<String, Value>)) {
         let world = self.world();
         let mut published = lock(&self.published);
-        published.refuse_open = message;
+        order(&mut published.faults);
         published.write(&world);
     }
 
