@@ -16,7 +16,8 @@ fn fault(kind: &'static str) -> HypervisorError {
 
 #[test]
 fn each_fault_is_a_line_with_what_to_do() {
-    let cases: [(&str, fn(&FaultKind) -> bool, &str); 7] = [
+    type IsIt = fn(&FaultKind) -> bool;
+    let cases: [(&str, IsIt, &str); 7] = [
         ("TaskInProgress", |kind| *kind == FaultKind::TaskInProgress, "wait for it"),
         ("HostNotConnected", |kind| *kind == FaultKind::HostCommunication, "look at the VM's host"),
         ("NoPermission", |kind| matches!(kind, FaultKind::NoPermission { .. }), "give the user"),
