@@ -26,6 +26,8 @@ pub enum Severity {
 pub enum FindingKind {
     /// A template cannot be snapshotted.
     Template,
+    /// The user may not read the VM's settings: the privilege that is missing.
+    Unreadable(String),
     /// The hypervisor does not reach the VM.
     VmLost(String),
     /// The hypervisor does not reach its host.
@@ -86,6 +88,7 @@ impl From<FindingKind> for Finding {
     fn from(kind: FindingKind) -> Self {
         let severity = match kind {
             FindingKind::Template
+            | FindingKind::Unreadable(_)
             | FindingKind::VmLost(_)
             | FindingKind::HostLost { .. }
             | FindingKind::NoDisk
@@ -99,6 +102,10 @@ impl From<FindingKind> for Finding {
 /// What there is to say of a VM, the weightiest first.
 #[must_use]
 pub fn findings(vm: &Vm) -> Vec<Finding> {
+    if let Some(privilege) = &vm.denied {
+        // What is unread would be found wanting.
+        return vec![FindingKind::Unreadable(privilege.clone()).into()];
+    }
     let mut kinds = Vec::new();
     standing(vm, &mut kinds);
     snapshots(vm, &mut kinds);
@@ -180,6 +187,9 @@ impl fmt::Display for Finding {
         match &self.kind {
             FindingKind::Template => {
                 f.write_str("it is a template, of which no snapshot can be made")
+            }
+            FindingKind::Unreadable(privilege) => {
+                write!(f, "the user may not read it; give them the privilege {privilege}")
             }
             FindingKind::VmLost(state) => {
                 write!(f, "it is {state}; look at its host and its storage")

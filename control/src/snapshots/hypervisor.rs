@@ -111,7 +111,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
 
     /// Makes a snapshot. Where that fails, it may be there nevertheless, now or in a moment:
-    /// [`remove_named`](Self::remove_named) sees to that, and has to be called.
+    /// [`remove_named`](Self::remove_named) sees to that, and has to be called. One that is called off
+    /// when it is nearly done is made nevertheless.
     ///
     /// # Errors
     /// [`HypervisorError`].

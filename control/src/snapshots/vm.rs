@@ -131,6 +131,8 @@ pub struct Vm {
     pub power: PowerState,
     /// Whether it is reached.
     pub connection: Connection,
+    /// The privilege that the user lacks to read all of this; what is unread is empty.
+    pub denied: Option<String>,
     /// Whether it is a template, which nothing can be done with but make VMs of it.
     pub is_template: bool,
     /// The version of its hardware: 19 of `vmx-19`.

@@ -74,7 +74,10 @@ impl Hypervisor for Vsphere {
         wanted: &SnapshotRequest,
         called_off: &Cancellation,
     ) -> Result<TakenSnapshot, HypervisorError> {
-        take(&self.session, vm, wanted, called_off)
+        take(&self.session, vm, wanted, called_off).map_err(|error| match error {
+            HypervisorError::Vsphere(error) => Self::gone(error, vm),
+            error => error,
+        })
     }
 
     fn disks_of(&self, snapshot: &SnapshotId) -> Result<Vec<VmDisk>, HypervisorError> {

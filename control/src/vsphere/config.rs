@@ -53,7 +53,11 @@ pub(super) fn vm(object: &Object) -> Result<Vm, XmlError> {
         instance_uuid: text("config.instanceUuid"),
         host: None,
         datastores: datastores.into_iter().map(|store| store.id).collect(),
-        power: power(object)?,
+        power: match power(object) {
+            Err(_) if object.denied().is_some() => PowerState::Off,
+            power => power?,
+        },
+        denied: object.denied().map(str::to_owned),
         connection: connection(object),
         is_template: truth("config.template")?,
         hardware_version: object.text("config.version").and_then(hardware_version),

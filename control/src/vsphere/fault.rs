@@ -99,6 +99,7 @@ impl Fault {
             "InvalidArgument" | "InvalidIndexArgument" | "IncompatibleSetting" => {
                 FaultKind::InvalidArgument { property: said("invalidProperty") }
             }
+            "InvalidProperty" => FaultKind::InvalidArgument { property: said("name") },
             "TaskInProgress" | "VAppTaskInProgress" | "ConcurrentAccess" => {
                 FaultKind::TaskInProgress
             }

@@ -33,6 +33,9 @@ mod version;
 mod wire;
 mod xml;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::Vsphere;
 pub use error::VsphereError;
 pub use fault::{Fault, FaultKind};

@@ -43,6 +43,16 @@ impl Object {
         self.get(path).map(Element::text).filter(|text| !text.is_empty())
     }
 
+    /// The privilege that keeps some of it from being read.
+    pub(super) fn denied(&self) -> Option<&str> {
+        self.missing.iter().find_map(|(_, fault)| match &fault.kind {
+            FaultKind::NoPermission { privilege } => {
+                Some(privilege.as_deref().unwrap_or("System.Read"))
+            }
+            _ => None,
+        })
+    }
+
     fn read(element: &Element) -> Result<Self, XmlError> {
         let moref = Moref::of(element.need("obj")?)?;
         let mut missing = Vec::new();

@@ -75,7 +75,7 @@ impl Session {
         })?;
         let login = Mutex::default();
         let session = Self { server: server.clone(), wire, action, content, login };
-        session.log_in(&mut session.login())?;
+        retried(|| session.log_in(&mut session.login()))?;
         Ok(session)
     }
 

@@ -87,6 +87,9 @@ pub(super) fn take(
             Err(NotMade { guest: Some(why), .. }) => {
                 // What failed half-way may have left one of this name.
                 remove_named(session, vm, &wanted.name)?;
+                if called_off.is_cancelled() {
+                    return Err(HypervisorError::CalledOff);
+                }
                 plain(Quiesced::FellBack(why))
             }
         },

@@ -107,12 +107,12 @@ enum Scrutiny {
 }
 
 /// What a server showed last.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+#[derive(Debug, Default)]
+struct Seen {
     /// SHA-1 of the certificate that was good.
-    pub(super) good: Option<Thumbprint>,
+    good: Option<Thumbprint>,
     /// Why a certificate was not.
-    pub(super) refused: Option<String>,
+    refused: Option<String>,
 }
 
 impl Verifier {
@@ -148,9 +148,14 @@ impl Verifier {
         Ok(config)
     }
 
-    /// What the server showed last.
-    pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// SHA-1 of the certificate that was good last.
+    pub(super) fn good(&self) -> Option<Thumbprint> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).good.clone()
+    }
+
+    /// Why a certificate was refused, told once: what fails later fails for another reason.
+    pub(super) fn take_refusal(&self) -> Option<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).refused.take()
     }
 
     fn check(

@@ -85,7 +85,7 @@ impl Wire {
 
     /// SHA-1 of the certificate that the server showed.
     pub(super) fn thumbprint(&self) -> String {
-        self.verifier.seen().good.map(|good| good.to_string()).unwrap_or_default()
+        self.verifier.good().map(|good| good.to_string()).unwrap_or_default()
     }
 
     /// A document of the server's that is no answer to a call.
@@ -168,7 +168,9 @@ impl Wire {
         let sent = request.timeout(told.deadline).send();
         sent.map_err(|error| {
             let server = told.server.clone();
-            if let Some(why) = self.verifier.seen().refused.filter(|_| error.is_connect()) {
+            if error.is_connect()
+                && let Some(why) = self.verifier.take_refusal()
+            {
                 return VsphereError::Untrusted { server, why };
             }
             // The connection has a deadline of its own.

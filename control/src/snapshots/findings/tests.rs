@@ -32,6 +32,7 @@ fn vm() -> Vm {
         datastores: vec!["datastore-1".into()],
         power: PowerState::On,
         connection: Connection::Connected,
+        denied: None,
         is_template: false,
         hardware_version: Some(19),
         guest: None,
@@ -79,6 +80,17 @@ fn what_stops_a_backup_is_found() {
     let mut deep = vm();
     deep.snapshots = (0..32).map(|depth| snapshot("s", depth)).collect();
     assert_found(&deep, &FindingKind::TooManySnapshots(32), Severity::Stops);
+}
+
+#[test]
+fn of_a_vm_that_may_not_be_read_nothing_else_is_said() {
+    let mut denied = vm();
+    denied.denied = Some("System.Read".into());
+    denied.disks.clear();
+    denied.tracks_changes = false;
+    let kind = FindingKind::Unreadable("System.Read".into());
+    assert_found(&denied, &kind, Severity::Stops);
+    assert_eq!(findings(&denied).len(), 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, BufReader, Read};
 use std::time::Instant;
 
+use quick_xml::errors::SyntaxError;
 use quick_xml::events::{BytesStart, Event as Raw};
 use quick_xml::name::{NamespaceResolver, ResolveResult};
 use quick_xml::reader::NsReader;
@@ -302,6 +303,10 @@ fn begun(
 fn broken(error: Error) -> XmlError {
     let error = match error {
         Error::Io(error) => error,
+        // What is not closed was cut off, wherever that was.
+        Error::Syntax(syntax) if syntax != SyntaxError::InvalidBangMarkup => {
+            return XmlError::Read(io::Error::new(io::ErrorKind::UnexpectedEof, syntax));
+        }
         error => return XmlError::Malformed(error.to_string()),
     };
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {

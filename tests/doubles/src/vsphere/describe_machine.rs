@@ -25,6 +25,7 @@ pub(crate) fn machine(world: &World, id: &str) -> Option<Fields> {
         ("config", config(machine, &machine.disks)),
         ("datastore", Value::references([datastore])),
         ("guest", guest(machine)),
+        ("parentVApp", Value::Unset),
         ("recentTask", Value::references(recent)),
         ("resourcePool", Value::Reference(pool)),
         ("runtime", runtime(machine)),

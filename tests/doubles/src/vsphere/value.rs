@@ -36,8 +36,8 @@ macro_rules! kinds {
 kinds! {
     ClusterComputeResource, ComputeResource, ContainerView, Datacenter, Datastore, Folder,
     HostSystem, ManagedEntity, ManagedObject, PropertyCollector, PropertyFilter, ResourcePool, SearchIndex,
-    ServiceInstance, SessionManager, Task, TaskManager, ViewManager, VirtualMachine,
-    VirtualMachineSnapshot,
+    ServiceInstance, SessionManager, Task, TaskManager, ViewManager, VirtualApp,
+    VirtualMachine, VirtualMachineSnapshot,
 }
 
 impl Kind {
@@ -52,6 +52,7 @@ impl Kind {
                 | Self::Folder
                 | Self::HostSystem
                 | Self::ResourcePool
+                | Self::VirtualApp
                 | Self::VirtualMachine
         );
         self == other

@@ -230,6 +230,8 @@ impl World {
             Kind::VirtualMachine => self.machines.contains_key(id),
             Kind::VirtualMachineSnapshot => self.snapshots.contains_key(id),
             Kind::Task => self.tasks.contains_key(id),
+            // There are none, and clients may ask for them nevertheless.
+            Kind::VirtualApp => false,
             _ => true,
         }
     }

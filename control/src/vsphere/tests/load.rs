@@ -1,0 +1,56 @@
+//! Times and sizes that are promised.
+
+use blockferry_doubles::vsphere::CHANGE_BYTES;
+
+use super::*;
+
+/// The rest of a wait is the server's own.
+const INVENTORY: Duration = Duration::from_secs(2);
+const AREAS: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_thousand_vms_are_listed_in_time() {
+    let builder = (0..1000).fold(Double::builder(), |builder, index| {
+        let name = format!("vm{index:04}");
+        builder.machine(NewMachine::new(&name).folder("many").disk(1 << 20).disk(1 << 20))
+    });
+    let stage = Stage::of(builder);
+    let client = stage.connect();
+    let begin = Instant::now();
+    let vms = client.vms().unwrap();
+    let took = begin.elapsed();
+    let own = stage.double.own_time(begin, begin + took);
+    assert_eq!(vms.len(), 1000);
+    assert!(vms.iter().all(|vm| vm.disks.len() == 2));
+    println!("listed in {took:?}, of which {own:?} the server's");
+    assert!(took.saturating_sub(own) <= INVENTORY, "{took:?} less {own:?}");
+}
+
+#[test]
+fn a_hundred_thousand_changed_areas_are_planned_in_time() {
+    const AREA_COUNT: u64 = 100_000;
+    let machine = NewMachine::new("web").disk(2 * AREA_COUNT * CHANGE_BYTES).tracked();
+    let stage = Stage::of(Double::builder().page_areas(2000).machine(machine));
+    let client = stage.connect();
+    let take = || {
+        let wanted = request(JobId::new(), QuiescePolicy::None);
+        let taken = client.take_snapshot(&stage.web_id(), &wanted, &never()).unwrap();
+        let disk = client.disks_of(&taken.id).unwrap().remove(0);
+        (taken.id, disk)
+    };
+    let (first, disk) = take();
+    client.remove_snapshot(&first).unwrap();
+    let web = stage.web();
+    for index in 0..AREA_COUNT {
+        web.write(2000, 2 * index * CHANGE_BYTES, b"x").unwrap();
+    }
+    let (second, now) = take();
+    let since = disk.change.unwrap();
+    let begin = Instant::now();
+    let areas = client.changed_areas(&stage.web_id(), &second, &now, &since, usize::MAX).unwrap();
+    let took = begin.elapsed();
+    let own = stage.double.own_time(begin, begin + took);
+    assert_eq!(areas.len() as u64, AREA_COUNT);
+    println!("planned in {took:?}, of which {own:?} the server's");
+    assert!(took.saturating_sub(own) <= AREAS, "{took:?} less {own:?}");
+}
