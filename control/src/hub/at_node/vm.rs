@@ -8,11 +8,12 @@ use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::plan::{Area, AreaSet};
 use hyper::Method;
 
-use super::{AtNode, json};
+use super::{AtNode, RETRY_PAUSE, json};
 use crate::backup::{
     BackupError, BackupRequest, Cancellation, ChangeTracker, Changes, DiskRequest, Frozen, Origin,
     Watch,
 };
+use crate::call::CallError;
 use crate::catalog::{
     BackupMode, ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid,
 };
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For a snapshot to be removed before its job is over without it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+/// For a node that is not there to be there.
+const COMING: Duration = Duration::from_secs(5);
 /// For a node to find a VM.
 const FIND_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -47,11 +50,18 @@ impl AtNode {
         mode: BackupMode,
     ) -> Result<FoundVm, BackupError> {
         let body = json(&FindAsked { vm: sought.to_owned() })?;
-        // Whoever asks waits for the answer.
-        let due = Instant::now() + FIND_DEADLINE;
-        let late = || Instant::now() >= due;
-        let answer = self.ask::<FindAnswer>(&late, &Method::POST, "/vms/find", Some(&body));
-        match answer.map_err(|error| self.failed(&error, FIND_DEADLINE))? {
+        let since = Instant::now();
+        let late = || since.elapsed() >= FIND_DEADLINE;
+        let ask = || self.ask::<FindAnswer>(&late, &Method::POST, "/vms/find", Some(&body));
+        // Whoever asks waits for the answer; a node that is about to come is worth a moment.
+        let mut answer = ask();
+        while let Err(CallError::Unreachable(_)) = answer
+            && since.elapsed() < COMING
+        {
+            thread::sleep(RETRY_PAUSE);
+            answer = ask();
+        }
+        match answer.map_err(|error| self.failed(&error, since.elapsed()))? {
             FindAnswer::Fault(fault) => Err(self.of_vm(&fault)),
             FindAnswer::Found(found) => {
                 found_vm(found, mode).map_err(|error| self.strange(error.to_string()))

@@ -158,7 +158,11 @@ impl Backups {
         self.check_node(Some(&node))?;
         let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
         // It has no job yet that it could be asked about.
-        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(vm, mode)?;
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(vm, mode);
+        let found = found.map_err(|error| match error.failure() {
+            FailureKind::Request => SubmitError::NoVm(error),
+            _ => SubmitError::VmsAway(error),
+        })?;
         self.take_in(found.request.clone(), Some(found), repository, Some(node), key)
     }
 
