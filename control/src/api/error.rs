@@ -252,10 +252,8 @@ impl From<SubmitError> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_such_vm", message, hint)
             }
             SubmitError::VmsAway(_) => {
-                let hint = "ask again after the seconds of Retry-After; GET /api/v1/nodes tells how \
-                            the nodes are";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", message, hint)
-                    .after(STORAGE_RETRY_S)
+                let hint = "GET /api/v1/nodes tells how the nodes are";
+                Self::conflict("vms_away", message, hint)
             }
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";

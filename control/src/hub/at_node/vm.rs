@@ -28,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For a snapshot to be removed before its job is over without it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
-/// For a node that is not there to be there.
-const COMING: Duration = Duration::from_secs(5);
+/// For a node that is not there to be there: it may have been started a moment ago.
+const COMING: Duration = Duration::from_secs(30);
 /// For a node to find a VM.
 const FIND_DEADLINE: Duration = Duration::from_secs(60);
 

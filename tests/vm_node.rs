@@ -1,0 +1,231 @@
+//! VMs of a vCenter that a node of a hub backs up: the password and the snapshot are the node's.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+mod blockferry;
+
+use std::collections::BTreeSet;
+
+use blockferry::{Backed, Node, NodePlace, VmPlace, by, wait_until};
+use blockferry_doubles::disk::compare_raw;
+use blockferry_doubles::vsphere::{Guest, NewMachine, Steps, Trouble};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+/// Slow enough that a backup is at work when it is disturbed.
+const SLOW: &str = "--rate-limit 4M";
+
+/// A hub, and a vCenter that a node of it can ask.
+struct Place {
+    hubs: NodePlace,
+    vms: VmPlace,
+}
+
+impl Place {
+    fn new(machine: NewMachine) -> Self {
+        Self::with(machine, "")
+    }
+
+    fn with(machine: NewMachine, hub: &str) -> Self {
+        Self { hubs: NodePlace::new(hub), vms: VmPlace::new(machine) }
+    }
+
+    /// What a node has to be told of the vCenter, as seen from another folder.
+    fn options(&self, more: &str) -> String {
+        let at = |name: &str| self.vms.kept.path(name).display().to_string();
+        let server = self.vms.server().replace("vc.password", &at("vc.password"));
+        let vddk = self.vms.vddk().replace("libdir vsphere", &format!("libdir {}", at("vsphere")));
+        format!("{server} {vddk} --quiesce none {more}")
+    }
+
+    fn node(&self, more: &str) -> Node {
+        self.hubs.node("n1", &self.options(more))
+    }
+
+    fn start_again(&self, more: &str) -> Node {
+        let mut node = self.hubs.start_node("n1", &self.options(more));
+        node.wait_until_served();
+        node
+    }
+
+    /// Backs a VM up by the node. Returns the exit code, and the report.
+    fn try_back_up(&self, vm: &str) -> (i32, Value) {
+        let hub = by(&self.hubs.hub);
+        self.hubs.kept.json(&format!("backup --json --vm {vm} {hub} --node n1"))
+    }
+
+    /// The same, which has to succeed, with the copies of its snapshot.
+    fn back_up(&self, vm: &str) -> Backed {
+        let machine = self.vms.machine(vm);
+        let before = self.vms.copies_of(&machine);
+        let (code, report) = self.try_back_up(vm);
+        assert_eq!(code, 0, "{report}");
+        let mut copies = self.vms.copies_of(&machine).into_iter();
+        let copies = copies.rfind(|(number, _)| !before.contains_key(number)).unwrap().1;
+        Backed { report, copies }
+    }
+
+    /// The point equals its snapshot, every byte.
+    fn assert_equal(&self, backed: &Backed) {
+        let out = format!("restored-{}", backed.id());
+        self.hubs.hubs(&format!("restore {} --to {out}", backed.id()));
+        for (name, copy) in &backed.copies {
+            compare_raw(copy, &self.hubs.kept.path(&out).join(format!("{name}.raw"))).unwrap();
+        }
+    }
+
+    fn submit(&self, vm: &str) -> String {
+        self.hubs.submit_body(&json!({ "vm": vm, "node": "n1" }))
+    }
+
+    fn snapshots(&self) -> usize {
+        self.vms.vsphere.machines().iter().map(|vm| vm.snapshots().unwrap().len()).sum()
+    }
+
+    /// Waits until nothing is left at the vCenter, at the node and at the hub.
+    fn assert_nothing_left(&self) {
+        wait_until("a snapshot is left", || self.snapshots() == 0);
+        // The node itself names the vCenter's folder.
+        let is_left = |word: &String| !word.contains(" node serve ");
+        wait_until("something is left at the node", || !self.vms.left().iter().any(is_left));
+        wait_until("a snapshot is written down", || {
+            self.hubs.kept.names("n1/snapshots").is_empty()
+        });
+        self.hubs.assert_forgotten("n1");
+    }
+}
+
+fn two_disks() -> NewMachine {
+    NewMachine::new("web").disk(24 * MIB).disk(8 * MIB + 512).tracked()
+}
+
+#[test]
+fn a_node_backs_up_a_vm_whose_guest_writes_on_and_each_point_is_one_instant() {
+    let place = Place::new(two_disks());
+    let _node = place.node("");
+    let machine = place.vms.machine("web");
+    let guest = Guest::start(&machine, std::time::Duration::from_millis(1)).unwrap();
+    let full = place.back_up("web");
+    let deltas = [place.back_up("web"), place.back_up("web")];
+    guest.stop().unwrap();
+    assert_eq!(full.mode("disk-2000"), "full");
+    for delta in &deltas {
+        assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
+        let reason = delta.reason("disk-2001");
+        assert!(reason.starts_with("what changed since point "), "{reason}");
+    }
+    for backed in [&full, &deltas[0], &deltas[1]] {
+        place.assert_equal(backed);
+        let counters: BTreeSet<u64> =
+            backed.copies.values().map(|disk| Steps::counter(disk).unwrap()).collect();
+        assert_eq!(counters.len(), 1, "{counters:?}");
+    }
+    let point = place.hubs.hub.get(&place.hubs.token, &format!("/points/{}", full.id()));
+    assert!(point["vm_uuid"].is_string(), "{point}");
+    assert_eq!(point["notes"][0]["weight"], "note", "{point}");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
+    let place = Place::new(two_disks());
+    let _node = place.node("--cbt-audit 100");
+    place.back_up("web");
+    let machine = place.vms.machine("web");
+    machine.write_untracked(2000, 5 * MIB, b"nobody was told of this").unwrap();
+    let backed = place.back_up("web");
+    place.assert_equal(&backed);
+    let point = place.hubs.hub.get(&place.hubs.token, &format!("/points/{}", backed.id()));
+    let notes = point["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note["weight"] == "alarm"), "{point}");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
+    let place = Place::new(two_disks());
+    let mut node = place.node(SLOW);
+    let machine = place.vms.machine("web");
+    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    let job = place.submit("web");
+    place.hubs.wait_at_work(&job);
+    assert_eq!(place.snapshots(), 1);
+    let (status, _) = place.hubs.hub.ask(
+        &place.hubs.token,
+        "POST",
+        &format!("/backups/{job}/cancel"),
+        &json!({}),
+    );
+    assert_eq!(status, 200);
+    assert_eq!(place.hubs.end_of(&job)["state"], "cancelled");
+    place.assert_nothing_left();
+
+    let job = place.submit("web");
+    place.hubs.wait_at_work(&job);
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.says());
+    assert_eq!(place.snapshots(), 0, "{}", node.says());
+    place.hubs.reason_of(&job);
+    let _node = place.start_again("");
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_node_that_was_killed_removes_its_snapshot_when_it_starts_again_and_no_other() {
+    let place = Place::with(two_disks(), "--node-deadline 4s");
+    let mut node = place.node(SLOW);
+    let machine = place.vms.machine("web");
+    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    let job = place.submit("web");
+    place.hubs.wait_at_work(&job);
+    node.kill();
+    place.hubs.reason_of(&job);
+    assert_eq!(place.snapshots(), 1);
+    let node = place.start_again("");
+    wait_until("the snapshot of the dead job is there", || place.snapshots() == 0);
+    node.wait_for("its snapshot of VM dc/web is removed");
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_node_that_does_not_hear_of_its_hub_any_more_lets_the_vm_go() {
+    let mut place = Place::new(two_disks());
+    let node = place.node(&format!("{SLOW} --forget 2s"));
+    let machine = place.vms.machine("web");
+    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    let job = place.submit("web");
+    place.hubs.wait_at_work(&job);
+    place.hubs.hub.signal(Signal::KILL);
+    wait_until("the snapshot is there", || place.snapshots() == 0);
+    place.hubs.restart_hub();
+    assert_eq!(place.hubs.end_of(&job)["state"], "failed");
+    drop(node);
+    let _node = place.start_again("");
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_a_node_cannot_do_for_a_vm_is_told_in_one_line() {
+    let place = Place::new(two_disks());
+    let node = place.node("");
+    let told = |(code, report): (i32, Value)| (code, report["error"].as_str().unwrap().to_owned());
+    let (code, said) = told(place.try_back_up("nope"));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("node n1: ") && said.contains("has no VM \"nope\""), "{said}");
+    place.vms.vsphere.trouble(Trouble::SnapshotHalfway);
+    let (code, said) = told(place.try_back_up("web"));
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("node n1: "), "{said}");
+    place.assert_nothing_left();
+    drop(node);
+    let mut node = place.hubs.start_node("n1", "");
+    node.wait_until_served();
+    let (_, said) = told(place.try_back_up("web"));
+    assert!(said.contains("start it with --vcenter"), "{said}");
+    assert_eq!(place.hubs.points(), 0);
+}
