@@ -8,6 +8,7 @@
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
+//!  vcsim     VMware's simulator of the same
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -27,6 +28,7 @@ pub mod qemu;
 pub mod server;
 pub mod socket;
 pub mod sshd;
+pub mod vcsim;
 pub mod vsphere;
 
 pub use disk::TestDisk;
@@ -40,4 +42,5 @@ pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};
+pub use vcsim::Vcsim;
 pub use vsphere::Vsphere;
