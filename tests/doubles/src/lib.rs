@@ -8,6 +8,7 @@
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
+//!  govmomi   the simulator of vSphere that VMware wrote
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -17,6 +18,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod disk;
+pub mod govmomi;
 pub mod hostile;
 pub mod http;
 pub mod nbdkit;
@@ -30,6 +32,7 @@ pub mod sshd;
 pub mod vsphere;
 
 pub use disk::TestDisk;
+pub use govmomi::Govmomi;
 pub use hostile::{Fault, Hostile, HostileServer, Occasion, Trigger};
 pub use http::{HttpAnswer, HttpClient};
 pub use nbdkit::Nbdkit;
