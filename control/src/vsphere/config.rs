@@ -245,3 +245,6 @@ pub(super) fn above(object: &Object) -> Option<String> {
     let found = paths.iter().find_map(|path| object.text(path));
     found.map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;
