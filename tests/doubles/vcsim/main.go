@@ -25,6 +25,8 @@ func main() {
 	flag.Parse()
 
 	model := simulator.VPX()
+	// Datacenters stand in folders too.
+	model.Folder = 1
 	if *esx {
 		model = simulator.ESX()
 	}
