@@ -293,11 +293,9 @@ impl Held {
     fn serve(&mut self, vm: &VmId, cancellation: &Cancellation) -> Result<(), BackupError> {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let hypervisor = Arc::clone(&self.source.hypervisor);
-        let disks: Vec<VmDisk> = hypervisor
-            .disks_of(&snapshot)?
-            .into_iter()
-            .filter(|disk| disk.left_out().is_none())
-            .collect();
+        let mut disks: Vec<VmDisk> = hypervisor.disks_of(&snapshot)?;
+        disks.retain(|disk| disk.left_out().is_none());
+        forget_shared_uuids(&mut disks);
         let places: Vec<DiskPlace> =
             disks.iter().map(|disk| hypervisor.place(vm, &snapshot, disk)).collect();
         let Some(first) = places.first() else {
@@ -402,6 +400,14 @@ fn as_served(place: &DiskPlace) -> Disk {
         vm: place.vm.to_string(),
         file: place.file.clone(),
         access: Access::Snapshot { id: place.snapshot.to_string() },
+    }
+}
+
+/// Disks that have the same UUID are known by none: a chain is that of one disk.
+fn forget_shared_uuids(disks: &mut [VmDisk]) {
+    let shared: Vec<bool> = disks.iter().map(|disk| disk.shares_uuid(disks)).collect();
+    for (disk, _) in disks.iter_mut().zip(shared).filter(|(_, shared)| *shared) {
+        disk.uuid = None;
     }
 }
 

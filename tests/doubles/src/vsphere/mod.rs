@@ -20,6 +20,7 @@
 //! `tests/vcsim.rs` compares it with VMware's own simulator.
 
 mod builder;
+mod by_hand;
 mod call;
 pub(crate) mod certificate;
 mod changes;
