@@ -16,9 +16,9 @@ import shutil
 import sys
 import time
 
+from telling import Table, head, say
+from vm import BackedUpVm, VM_BYTES
 from workplace import MIB, Failure, Interrupted, Interruptions, Source, Workplace
-
-GIB = 1 << 30
 
 # The two disks of the first VM: sizes that a full backup takes about a second for.
 DISK_BYTES = {"root": 384 * MIB, "data": 256 * MIB}
@@ -85,60 +85,28 @@ class Files:
             room_bytes -= size + 4096
 
 
-class Table:
-    """What each command moved."""
-
-    HEAD = "command", "disks", "size", "read", "zero", "sent", "seconds", "MiB/s", "CPU s/GiB"
-
-    def __init__(self):
-        self.rows = []
-
-    def add(self, command, report):
-        count = report["bytes"]
-        gibs = count["read"] / GIB
-        size = sum(disk["size"] for disk in report["disks"])
-        self.rows.append([
-            command,
-            str(len(report["disks"])),
-            *(f"{value / MIB:.1f} MiB" for value in
-              (size, count["read"], count["zero"], count["sent"])),
-            f"{report['seconds']:.2f}",
-            f"{count['read'] / MIB / report['seconds']:.0f}",
-            f"{report['cpu_seconds'] / gibs:.2f}" if gibs else "-",
-        ])
-
-    def print(self):
-        widths = [max(map(len, column)) for column in zip(self.HEAD, *self.rows)]
-        for row in [self.HEAD, ["-" * width for width in widths], *self.rows]:
-            first, *rest = zip(row, widths)
-            cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in rest)]
-            print("  ".join(cells))
-        print(
-            "seconds: the whole command, with the start of its exports and the check of its images;\n"
-            "MiB/s: of what was read, in these seconds; CPU: of blockferry, a GiB that was read"
-        )
-
-
 class Demo:
-    """The job: two disks of one VM, then many of another."""
+    """The job: two disks, a VM with its snapshots, then many disks."""
 
     REPOSITORY = "repository"
 
-    def __init__(self, workplace, blockferry, disks):
+    def __init__(self, workplace, blockferry, vsphere, disks):
         self.workplace = workplace
         self.program = blockferry
+        self.vsphere = vsphere
         self.disks = disks
         self.files = Files()
         self.table = Table()
 
     def run(self):
         self.one_vm()
+        self.vm()
         self.fleet()
         print()
         self.table.print()
 
     def one_vm(self):
-        head("A VM of two ext4 disks, made of files of this machine")
+        head("Two ext4 disks, made of files of this machine")
         start = time.monotonic()
         files = {}
         for disk, size in DISK_BYTES.items():
@@ -200,6 +168,13 @@ class Demo:
             say(f"both disks of point {number} are what they were, byte for byte")
             if not self.workplace.keep:
                 shutil.rmtree(self.workplace.path(folder))
+
+    def vm(self):
+        head("A VM in a double of vSphere; its guest writes to both disks, and never stops for a backup")
+        files = {disk: len(self.make_disk("shop", disk, VM_BYTES[disk])) for disk in VM_BYTES}
+        for disk, size in VM_BYTES.items():
+            say(f"{disk}: {size // MIB} MiB with {files[disk]} files")
+        BackedUpVm(self, self.vsphere).run()
 
     def fleet(self):
         head(f"{self.disks} disks at once")
@@ -273,14 +248,17 @@ class Demo:
         for disk in disks:
             argv += ["--disk", f"{disk}={source.uri(disk)}"]
         report = self.blockferry([*argv, "--repository", self.REPOSITORY, *options, "--json"])
+        self.tell(row, report)
+        return report["point"]
+
+    def tell(self, row, report):
         moved = report["bytes"]
         if moved["acknowledged"] + moved["skipped"] != moved["planned"]:
             raise Failure(f"done, but not all that was planned is acknowledged: {moved}")
-        for disk in report["disks"] if len(disks) <= len(DISK_BYTES) else []:
+        for disk in report["disks"] if len(report["disks"]) <= len(DISK_BYTES) else []:
             say(f"{disk['name']}: {disk['mode']}: {disk['reason']}")
         self.table.add(row, report)
         say(f"point {report['point']} in {report['seconds']:.1f} s")
-        return report["point"]
 
     def restore(self, row, point, folder):
         argv = ["restore", point, "--repository", self.REPOSITORY, "--to", folder, "--json"]
@@ -321,17 +299,10 @@ def changed_areas(old, new):
     return areas
 
 
-def head(text):
-    print(f"\n{text}", flush=True)
-
-
-def say(text):
-    print(f"  {text}", flush=True)
-
-
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/demo")
     parser.add_argument("--blockferry", required=True)
+    parser.add_argument("--vsphere", required=True)
     parser.add_argument("--disks", type=int, default=MAX_DISKS)
     parser.add_argument("--keep", metavar="DIR")
     options = parser.parse_args()
@@ -347,10 +318,12 @@ def main():
     # A signal in the first instant of the finally below would end it; it comes only once.
     atexit.register(workplace.clear)
     # The disks; their states and what is restored of them, kept or not; the repository.
-    room_bytes = 8 * sum(DISK_BYTES.values()) + 3 * options.disks * max(FLEET_DISK_BYTES)
+    room_bytes = 8 * (sum(DISK_BYTES.values()) + sum(VM_BYTES.values()))
+    room_bytes += 3 * options.disks * max(FLEET_DISK_BYTES)
     try:
         workplace.open(room_bytes)
-        Demo(workplace, os.path.abspath(options.blockferry), options.disks).run()
+        programs = [os.path.abspath(path) for path in (options.blockferry, options.vsphere)]
+        Demo(workplace, *programs, options.disks).run()
         where = f"all is kept in {options.keep}" if options.keep else "nothing is left behind"
     except Failure as failure:
         print(f"demo: failed: {failure}", file=sys.stderr)

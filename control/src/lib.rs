@@ -15,6 +15,7 @@
 //!  record      what is told of jobs and points, as JSON
 //!  snapshots   VMs, their snapshots, and what a disk's next backup can stand on
 //!  vsphere     vCenter and ESXi
+//!  budgets     how much of hosts and datastores the jobs of a machine take at once
 //!  server      an NBD server that lives as long as one copy   ──► dataplane::Dial
 //!  export      qemu-nbd, which serves one image               ──► dataplane::nbd::NbdUri
 //!  image       qcow2 files, made and looked at by qemu-img
@@ -27,6 +28,7 @@
 pub mod api;
 pub mod backup;
 pub mod bench;
+pub mod budgets;
 mod call;
 pub mod catalog;
 mod child;

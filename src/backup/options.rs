@@ -116,8 +116,8 @@ impl BackupOptions {
             return Ok(());
         }
         Err(Refusal::usage(
-            "--quiesce, --quiesce-deadline, --enable-cbt and --cbt-audit are about a VM of a \
-             vCenter: name it with --vcenter; those of a node are options of its `node serve`",
+            "--quiesce, --quiesce-deadline, --enable-cbt, --cbt-audit, --max-disks-per-host, \
+             --max-nfc-connections and --max-snapshots-per-datastore are about a VM of a vCenter: name it with --vcenter; those of a node are options of its `node serve`",
         ))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_control::backup::VmSettings;
+use blockferry_control::budgets::{Budgets, Limits};
 use blockferry_control::snapshots::{Hypervisor, Ledger, QuiescePolicy};
 use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
 use blockferry_control::vsphere::{
@@ -19,8 +20,11 @@ use crate::lane_options::positive_duration;
 const SERVER: &str = "A vCenter or ESXi host";
 const VDDK: &str = "How nbdkit reads its disks";
 const SNAPSHOT: &str = "The snapshot";
+const BUDGETS: &str = "What all jobs of this machine may take at once";
 /// For private folders of nbdkit, where there is nothing better.
 const RUNTIME: &str = "blockferry";
+/// The folder in it where jobs say what they take.
+const BUDGET_FOLDER: &str = "budgets";
 
 /// Which server, as whom, and by what it is known.
 #[derive(Args, Clone, Debug)]
@@ -224,6 +228,38 @@ pub(crate) struct SnapshotOptions {
         value_parser = clap::value_parser!(u8).range(0..=100)
     )]
     cbt_audit: u8,
+
+    #[command(flatten)]
+    budgets: BudgetOptions,
+}
+
+/// What a job waits for, if others have it; a limit of 0 is none.
+#[derive(Args, Clone, Debug)]
+struct BudgetOptions {
+    /// Disks of one ESXi host that are read at once; 0 for no limit
+    ///
+    /// A VM with more of them has its host to itself.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().disks_per_host, help_heading = BUDGETS)]
+    max_disks_per_host: u32,
+
+    /// Disks that are read at once through one --vcenter, each of which is a connection (NFC) there;
+    /// 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_server, help_heading = BUDGETS)]
+    max_nfc_connections: u32,
+
+    /// VMs with a snapshot on one datastore at once; 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = Limits::default().snapshots_per_datastore, help_heading = BUDGETS)]
+    max_snapshots_per_datastore: u32,
+}
+
+impl BudgetOptions {
+    fn limits(&self) -> Limits {
+        Limits {
+            disks_per_host: self.max_disks_per_host,
+            connections_per_server: self.max_nfc_connections,
+            snapshots_per_datastore: self.max_snapshots_per_datastore,
+        }
+    }
 }
 
 impl SnapshotOptions {
@@ -232,6 +268,7 @@ impl SnapshotOptions {
         (self.quiesce, self.quiesce_deadline) == (QuiescePolicy::default(), None)
             && !self.enable_cbt
             && self.cbt_audit == 0
+            && self.budgets.limits() == Limits::default()
     }
 
     /// As settings.
@@ -239,6 +276,9 @@ impl SnapshotOptions {
         VmSettings {
             server,
             ledger,
+            // Where all jobs of this user and this machine meet, whatever their repositories are,
+            // and nothing outlives a restart of the machine.
+            budgets: Budgets::new(&vddk.runtime.join(BUDGET_FOLDER), self.budgets.limits()),
             vddk,
             quiesce: self.quiesce,
             quiesce_deadline: self.quiesce_deadline,

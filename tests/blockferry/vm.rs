@@ -143,7 +143,7 @@ impl VmPlace {
         (code(&output), told.unwrap_or_else(|error| panic!("{line}: {error}: {}", stderr(&output))))
     }
 
-    /// All points, the newest first.
+    /// All points, the oldest first.
     pub(crate) fn points(&self) -> Vec<Value> {
         let (code, listed) = self.kept.json("points --repository repository --json");
         assert_eq!(code, 0, "{listed}");
@@ -154,6 +154,14 @@ impl VmPlace {
     pub(crate) fn point(&self, backed: &Backed) -> Value {
         let id = &backed.report["point"];
         self.points().into_iter().find(|point| point["id"] == *id).expect("the point is listed")
+    }
+
+    /// Weight and words of what is noted of the point of a backup.
+    pub(crate) fn notes(&self, backed: &Backed) -> Vec<(String, String)> {
+        let point = self.point(backed);
+        let text = |of: &Value| of.as_str().unwrap().to_owned();
+        let notes = point["notes"].as_array().unwrap().iter();
+        notes.map(|note| (text(&note["weight"]), text(&note["says"]))).collect()
     }
 
     /// Restores the point of a backup. Returns the files by the names of their disks.

@@ -6,6 +6,7 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::nbd::NbdError;
 use blockferry_dataplane::{Cause, Fault, Side};
 
+use crate::budgets::BudgetError;
 use crate::catalog::{CatalogError, DiskName, FailureKind, VmName, VmUuid};
 use crate::export::ExportError;
 use crate::image::ImageError;
@@ -99,6 +100,9 @@ pub enum BackupError {
     /// Where snapshots are written down.
     #[error(transparent)]
     Ledger(Box<LedgerError>),
+    /// Where jobs agree on what they take of hosts.
+    #[error(transparent)]
+    Budget(Box<BudgetError>),
     /// The password of the hypervisor.
     #[error(transparent)]
     Password(Box<PasswordError>),

@@ -1,9 +1,10 @@
 //! The disks of a VM, by its hypervisor: one snapshot for all of them, and nbdkit for each.
 //!
 //! ```text
-//!  look, findings ─▶ written down ─▶ snapshot ─▶ its disks ─▶ served       freeze
-//!                                                               │ copy
-//!  struck out ◀─ removed ◀─ sources ended ◀─────────────────────┘          dropped, whatever happened
+//!  look, findings ─▶ written down ─▶ its turn ─▶ snapshot ─▶ its disks ─▶ served    freeze
+//!                                                                           │ copy
+//!  struck out ◀─ removed ◀─ sources ended ◀─────────────────────────────────┘       dropped, whatever
+//!                                                                                   happened
 //! ```
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use super::error::{BackupError, WhichDisk};
 use super::origin::{ChangeTracker, Frozen, Origin};
 use super::request::{Changes, DiskRequest};
 use super::run::Watch;
+use crate::budgets::{BudgetError, Budgets, Claim, Granted, Pool, Share};
 use crate::catalog::{
     ChangeId, DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
 };
@@ -50,6 +52,8 @@ pub struct VmSettings {
     pub server: String,
     /// Where their snapshots are written down.
     pub ledger: Ledger,
+    /// What all jobs of this machine may take at once of hosts and datastores.
+    pub budgets: Budgets,
     /// How their disks are served.
     pub vddk: Settings,
     /// Whether its data is put in order.
@@ -89,13 +93,19 @@ impl VmSource {
         self.vm.identity().and_then(|uuid| uuid.to_ascii_lowercase().parse().ok())
     }
 
-    /// Sees what would stop or limit the backup; what limits it is noted.
-    fn check(&self, vm: &Vm, watch: &dyn Watch) -> Result<Vec<PointNote>, BackupError> {
+    /// Refuses a VM as it is now for what would stop its backup.
+    fn look(&self) -> Result<Vm, BackupError> {
+        let vm = self.hypervisor.look(&self.vm.id)?;
+        match findings(&vm).into_iter().find(|finding| finding.severity == Severity::Stops) {
+            Some(finding) => Err(BackupError::Unready { vm: vm.path, why: finding.to_string() }),
+            None => Ok(vm),
+        }
+    }
+
+    /// What would limit the backup; it is noted.
+    fn limits(&self, vm: &Vm, watch: &dyn Watch) -> Vec<PointNote> {
         let mut notes = Vec::new();
         for finding in findings(vm) {
-            if finding.severity == Severity::Stops {
-                return Err(BackupError::Unready { vm: vm.path.clone(), why: finding.to_string() });
-            }
             if self.settings.enable_tracking
                 && finding.kind == (FindingKind::NotTracked { can_be_enabled: true })
             {
@@ -104,7 +114,30 @@ impl VmSource {
             watch.note(&format!("VM {}: {finding}", vm.path));
             notes.push(note(NoteWeight::Warning, finding.to_string()));
         }
-        Ok(notes)
+        notes
+    }
+
+    /// What the backup takes of the VM's host and datastores.
+    fn claim(&self, vm: &Vm, job: JobId) -> Claim {
+        let server = &self.settings.server;
+        let read = vm.disks.iter().filter(|disk| disk.left_out().is_none()).count();
+        let disks = u32::try_from(read).unwrap_or(u32::MAX);
+        let share = |pool, id: &str, name: &str, amount| Share {
+            pool,
+            server: server.clone(),
+            id: id.to_owned(),
+            name: name.to_owned(),
+            amount,
+        };
+        let mut shares = vec![share(Pool::Server, server, server, disks)];
+        shares.extend(vm.host.iter().map(|host| share(Pool::Host, &host.id, &host.name, disks)));
+        let names = vm.datastore_names();
+        shares.extend(vm.datastores.iter().map(|id| {
+            // Which name is whose is known where there is one.
+            let only = names.first().filter(|_| (names.len(), vm.datastores.len()) == (1, 1));
+            share(Pool::Datastore, id, only.unwrap_or(&id.as_str()), 1)
+        }));
+        Claim { job: job.to_string(), vm: vm.path.clone(), shares }
     }
 
     fn wanted(&self, name: &SnapshotName) -> SnapshotRequest {
@@ -140,22 +173,25 @@ impl Origin for VmSource {
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
     ) -> Result<Box<dyn Frozen>, BackupError> {
-        let vm = self.hypervisor.look(&self.vm.id)?;
-        let notes = self.check(&vm, &**watch)?;
+        let vm = self.look()?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.settings.server, &vm.id, &vm.path, job);
         let mut held = Held {
             source: self.clone(),
             uuid: self.uuid(),
             name: name.clone(),
+            // Before its turn: a second job on the VM need not wait to be refused.
             entry: Some(self.settings.ledger.note(record)?),
+            granted: None,
             snapshot: None,
             running: Vec::new(),
             disks: Vec::new(),
-            notes,
+            notes: Vec::new(),
             instant: UnixMillis::now(),
             watch: Arc::clone(watch),
         };
+        let vm = held.wait_for_turn(vm, job, cancellation)?;
+        held.notes = self.limits(&vm, &**watch);
         if self.settings.enable_tracking && may_enable(&vm) {
             held.enable_tracking(&vm.id, cancellation)?;
         }
@@ -183,6 +219,7 @@ struct Held {
     name: SnapshotName,
     /// None when all is let go.
     entry: Option<LedgerEntry>,
+    granted: Option<Granted>,
     snapshot: Option<SnapshotId>,
     running: Vec<Running>,
     disks: Vec<DiskRequest>,
@@ -192,6 +229,30 @@ struct Held {
 }
 
 impl Held {
+    /// Takes what the job needs of hosts and datastores. Returns the VM as it is then.
+    fn wait_for_turn(
+        &mut self,
+        mut vm: Vm,
+        job: JobId,
+        cancellation: &Cancellation,
+    ) -> Result<Vm, BackupError> {
+        let budgets = &self.source.settings.budgets;
+        loop {
+            let claim = self.source.claim(&vm, job);
+            let granted =
+                budgets.take(claim.clone(), &|text| self.watch.note(text), cancellation)?;
+            if granted.has_waited() {
+                vm = self.source.look()?;
+                if self.source.claim(&vm, job) != claim {
+                    // It has moved meanwhile, and takes its turn there.
+                    continue;
+                }
+            }
+            self.granted = Some(granted);
+            return Ok(vm);
+        }
+    }
+
     /// Tracking counts from the next stun on, which a snapshot that is made and removed is.
     fn enable_tracking(
         &mut self,
@@ -232,11 +293,9 @@ impl Held {
     fn serve(&mut self, vm: &VmId, cancellation: &Cancellation) -> Result<(), BackupError> {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let hypervisor = Arc::clone(&self.source.hypervisor);
-        let disks: Vec<VmDisk> = hypervisor
-            .disks_of(&snapshot)?
-            .into_iter()
-            .filter(|disk| disk.left_out().is_none())
-            .collect();
+        let mut disks: Vec<VmDisk> = hypervisor.disks_of(&snapshot)?;
+        disks.retain(|disk| disk.left_out().is_none());
+        forget_shared_uuids(&mut disks);
         let places: Vec<DiskPlace> =
             disks.iter().map(|disk| hypervisor.place(vm, &snapshot, disk)).collect();
         let Some(first) = places.first() else {
@@ -288,6 +347,11 @@ impl Held {
                 });
             }
         });
+        let mut granted = self.granted.take();
+        let given_back = granted.as_mut().map(|all| all.give_back(&[Pool::Host, Pool::Server]));
+        if let Some(Err(error)) = given_back {
+            self.watch.note(&error.to_string());
+        }
         let hypervisor = &self.source.hypervisor;
         let removed = match &self.snapshot {
             Some(snapshot) => hypervisor.remove_snapshot(snapshot),
@@ -336,6 +400,14 @@ fn as_served(place: &DiskPlace) -> Disk {
         vm: place.vm.to_string(),
         file: place.file.clone(),
         access: Access::Snapshot { id: place.snapshot.to_string() },
+    }
+}
+
+/// Disks that have the same UUID are known by none: a chain is that of one disk.
+fn forget_shared_uuids(disks: &mut [VmDisk]) {
+    let shared: Vec<bool> = disks.iter().map(|disk| disk.shares_uuid(disks)).collect();
+    for (disk, _) in disks.iter_mut().zip(shared).filter(|(_, shared)| *shared) {
+        disk.uuid = None;
     }
 }
 
@@ -388,6 +460,15 @@ impl From<HypervisorError> for BackupError {
         match error {
             HypervisorError::CalledOff => Self::Cancelled,
             error => Self::Hypervisor(Box::new(error)),
+        }
+    }
+}
+
+impl From<BudgetError> for BackupError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::CalledOff => Self::Cancelled,
+            error => Self::Budget(Box::new(error)),
         }
     }
 }

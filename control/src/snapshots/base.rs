@@ -63,6 +63,8 @@ pub enum FullReason {
     },
     /// It is another disk.
     OtherDisk,
+    /// It has no UUID, or one that another disk of its VM has too.
+    NoDiskUuid,
     /// It is the disk of another VM, or nobody can tell.
     OtherVm,
     /// The hypervisor does not know the base any more: what it said.
@@ -91,6 +93,9 @@ impl fmt::Display for FullReason {
                 write!(f, "the disk has {to} bytes, and had {from} in the last point")
             }
             Self::OtherDisk => f.write_str("the disk's UUID is another than in the last point"),
+            Self::NoDiskUuid => f.write_str(
+                "the disk has no UUID of its own: nobody can tell whether it is that of the last point",
+            ),
             Self::OtherVm => f.write_str("the VM's UUID is another than in the last point"),
             Self::Refused(said) => {
                 write!(f, "the hypervisor cannot tell what changed since the last point: {said}")
@@ -112,6 +117,9 @@ impl Base {
     fn since(&self, vm: Option<&str>, disk: &VmDisk) -> Result<&ChangeId, FullReason> {
         if !is_same(self.vm.as_deref(), vm) {
             return Err(FullReason::OtherVm);
+        }
+        if disk.uuid.is_none() {
+            return Err(FullReason::NoDiskUuid);
         }
         let uuids = [&self.uuid, &disk.uuid].map(|uuid| uuid.as_ref().map(DiskUuid::as_str));
         if !is_same(uuids[0], uuids[1]) {

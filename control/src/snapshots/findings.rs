@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::name::SnapshotName;
-use super::vm::{Connection, LeftOut, PowerState, Vm};
+use super::vm::{Connection, LeftOut, PowerState, Vm, VmDisk};
 
 /// The oldest hardware whose changes can be tracked.
 const TRACKING_HARDWARE: u32 = 7;
@@ -62,6 +62,11 @@ pub enum FindingKind {
     },
     /// A disk that cannot be told from others for sure.
     DiskWithoutUuid {
+        /// What it is called.
+        label: String,
+    },
+    /// A disk whose UUID another one has too.
+    DiskSharesUuid {
         /// What it is called.
         label: String,
     },
@@ -172,11 +177,14 @@ fn disks(vm: &Vm, kinds: &mut Vec<FindingKind>) {
     if vm.disks.iter().all(|disk| disk.left_out().is_some()) {
         kinds.push(FindingKind::NoDisk);
     }
+    let held: Vec<VmDisk> =
+        vm.disks.iter().filter(|disk| disk.left_out().is_none()).cloned().collect();
     for disk in &vm.disks {
         let label = disk.label.clone();
         match disk.left_out() {
             Some(why) => kinds.push(FindingKind::DiskLeftOut { label, why }),
             None if disk.uuid.is_none() => kinds.push(FindingKind::DiskWithoutUuid { label }),
+            None if disk.shares_uuid(&held) => kinds.push(FindingKind::DiskSharesUuid { label }),
             None => {}
         }
     }
@@ -224,6 +232,11 @@ impl fmt::Display for Finding {
             FindingKind::DiskWithoutUuid { label } => {
                 write!(f, "{label} has no UUID: each backup reads it whole")
             }
+            FindingKind::DiskSharesUuid { label } => write!(
+                f,
+                "{label} has the UUID of another disk of this VM: each backup reads it whole, until \
+                 the copy is given one of its own"
+            ),
             FindingKind::HasSnapshots(names) => {
                 write!(f, "it has snapshots already: {}", listed(names))
             }

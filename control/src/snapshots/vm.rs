@@ -250,6 +250,18 @@ impl VmDisk {
         (self.mode != "persistent").then(|| LeftOut::Mode(self.mode.clone()))
     }
 
+    /// Whether another of these disks has the same UUID: copies of files may, and nothing tells them
+    /// apart for sure then.
+    #[must_use]
+    pub(crate) fn shares_uuid(&self, disks: &[Self]) -> bool {
+        let Some(uuid) = &self.uuid else { return false };
+        let same = |other: &&Self| {
+            let other = other.uuid.as_ref();
+            other.is_some_and(|other| other.as_str().eq_ignore_ascii_case(uuid.as_str()))
+        };
+        disks.iter().filter(same).count() > 1
+    }
+
     /// The name of the datastore that its file is on.
     #[must_use]
     pub fn datastore(&self) -> Option<&str> {

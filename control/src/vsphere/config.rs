@@ -187,8 +187,10 @@ pub(super) fn snapshots(info: &Element) -> Result<Vec<SnapshotFacts>, XmlError> 
 }
 
 /// What stands above VMs: folders, datacenters, vApps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tree {
+    /// What has no name of its own.
+    root: String,
     nodes: HashMap<String, Node>,
 }
 
@@ -202,6 +204,11 @@ struct Node {
 impl Tree {
     /// Levels above a VM.
     const MAX_DEPTH: usize = 64;
+
+    /// One that stands on this root.
+    pub(super) fn on(root: &Moref) -> Self {
+        Self { root: root.id.clone(), nodes: HashMap::new() }
+    }
 
     /// Adds one.
     pub(super) fn add(&mut self, object: &Object) {
@@ -218,12 +225,12 @@ impl Tree {
         let mut next = above;
         // A circle cannot be; a server that says so gets an end.
         for _ in 0..Self::MAX_DEPTH {
-            let Some(node) = next.and_then(|id| self.nodes.get(id)) else { break };
+            let Some(id) = next.filter(|id| *id != self.root) else { break };
+            let Some(node) = self.nodes.get(id) else { break };
             next = node.above.as_deref();
             let over = next.and_then(|id| self.nodes.get(id));
-            let is_root = over.is_none() && !node.is_datacenter;
             let holds_all = over.is_some_and(|over| over.is_datacenter);
-            if !is_root && !holds_all {
+            if !holds_all {
                 names.push(&node.name);
             }
         }
@@ -238,3 +245,6 @@ pub(super) fn above(object: &Object) -> Option<String> {
     let found = paths.iter().find_map(|path| object.text(path));
     found.map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;

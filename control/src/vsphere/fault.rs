@@ -191,3 +191,6 @@ fn one_line(text: &str) -> String {
     }
     short
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,7 @@ pub(super) fn vms(session: &Session) -> Result<Vec<Vm>, VsphereError> {
     let wanted = Wanted { kind: "VirtualMachine", paths: VM_PATHS };
     let hosts_wanted = Wanted { kind: "HostSystem", paths: HOST_PATHS };
     let kinds = [&[wanted, hosts_wanted][..], &ABOVE].concat();
-    let mut tree = Tree::default();
+    let mut tree = Tree::on(&session.content().root);
     let mut hosts: HashMap<String, HostFacts> = HashMap::new();
     let mut vms: Vec<(Vm, Place)> = Vec::new();
     let mut wrong = None;
@@ -84,7 +84,7 @@ impl Place {
 pub(super) fn candidates(session: &Session) -> Result<Vec<Candidate>, VsphereError> {
     let wanted = Wanted { kind: "VirtualMachine", paths: NAME_PATHS };
     let kinds = [&[wanted][..], &ABOVE].concat();
-    let mut tree = Tree::default();
+    let mut tree = Tree::on(&session.content().root);
     let mut found: Vec<(Candidate, Option<String>)> = Vec::new();
     session.inventory(&kinds, &mut |object| {
         if object.moref.kind != "VirtualMachine" {
@@ -123,7 +123,7 @@ pub(super) fn look(session: &Session, id: &VmId) -> Result<Vm, VsphereError> {
 
 /// Climbs from a VM to the root.
 fn path(session: &Session, object: &Object, name: &str) -> Result<String, VsphereError> {
-    let mut tree = Tree::default();
+    let mut tree = Tree::on(&session.content().root);
     let mut next = object.get("parent").or_else(|| object.get("parentVApp")).map(Moref::of);
     for _ in 0..MAX_LEVELS {
         let Some(moref) = next else { break };

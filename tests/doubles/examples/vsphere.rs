@@ -1,19 +1,22 @@
 //! A vCenter with VMs, until SIGTERM: `vsphere --state DIR --vm web:root=64M,data=32M --guest 5`.
 //! Prints where it listens and what its certificate is, as one line of JSON.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use blockferry_doubles::vsphere::{Guest, NewMachine, Vsphere};
+use blockferry_doubles::vddk::plugin;
+use blockferry_doubles::vsphere::{Guest, NewMachine, VirtualMachine, Vsphere};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 const USAGE: &str = "\
-usage: vsphere --state DIR [--vm NAME:DISK=SIZE[,DISK=SIZE...]]... [options]
+usage: vsphere --state DIR [--vm NAME:DISK=SIZE|FILE[,DISK=...]]... [options]
   --state DIR        disks, vddk.json (give it to VDDK's plugin as libdir=DIR) and ca.pem
-  --vm NAME:...      a VM that runs, with disks; sizes with K, M, G or T
+  --vm NAME:...      a VM that runs, with disks; sizes with K, M, G or T, or else the path of a file
+                     that has what is on the disk at first
   --off NAME         this VM is powered off
   --tracked          changed block tracking is effective from the start
   --user USER:PASS   who may log in (backup:secret)
@@ -28,6 +31,8 @@ struct Words {
     state: PathBuf,
     machines: Vec<NewMachine>,
     names: Vec<String>,
+    /// What is on the disks of each VM at first.
+    content: Vec<Vec<Option<PathBuf>>>,
     off: Vec<String>,
     tracked: bool,
     users: Vec<(String, String)>,
@@ -58,8 +63,9 @@ fn serve(words: &Words) -> io::Result<()> {
     let vsphere = order(words).start(&words.state)?;
     let mut guests = Vec::new();
     let mut machines = serde_json::Map::new();
-    for name in &words.names {
+    for (name, content) in words.names.iter().zip(&words.content) {
         let machine = vsphere.machine_named(name).ok_or(io::ErrorKind::NotFound)?;
+        fill(&machine, content)?;
         machines.insert(name.clone(), machine.id().into());
         if let Some(pace) = words.guest.filter(|_| !words.off.contains(name)) {
             guests.push(Guest::start(&machine, pace)?);
@@ -70,6 +76,7 @@ fn serve(words: &Words) -> io::Result<()> {
         "thumbprint": vsphere.thumbprint(),
         "thumbprint_sha256": vsphere.thumbprint_sha256(),
         "certificate": vsphere.state().join("ca.pem"),
+        "plugin": plugin(),
         "vms": machines,
     });
     println!("{line}");
@@ -134,7 +141,9 @@ fn parsed(mut args: impl Iterator<Item = String>) -> Option<Words> {
                 let both = args.next()?;
                 let (name, disks) = both.split_once(':')?;
                 words.names.push(name.to_owned());
-                words.machines.push(machine(name, disks)?);
+                let (machine, content) = machine(name, disks)?;
+                words.machines.push(machine);
+                words.content.push(content);
             }
             _ => return None,
         }
@@ -142,12 +151,42 @@ fn parsed(mut args: impl Iterator<Item = String>) -> Option<Words> {
     (!words.state.as_os_str().is_empty()).then_some(words)
 }
 
-fn machine(name: &str, disks: &str) -> Option<NewMachine> {
+fn machine(name: &str, disks: &str) -> Option<(NewMachine, Vec<Option<PathBuf>>)> {
     let mut machine = NewMachine::new(name);
+    let mut content = Vec::new();
     for disk in disks.split(',') {
-        machine = machine.disk(size(disk.split_once('=')?.1)?);
+        let what = disk.split_once('=')?.1;
+        let file = size(what).is_none().then(|| PathBuf::from(what));
+        let size = match &file {
+            Some(file) => file.metadata().ok()?.len(),
+            None => size(what)?,
+        };
+        machine = machine.disk(size);
+        content.push(file);
     }
-    Some(machine)
+    Some((machine, content))
+}
+
+/// Writes to the disks of a VM what they have at first.
+fn fill(machine: &VirtualMachine, content: &[Option<PathBuf>]) -> io::Result<()> {
+    let mut block = vec![0; 1 << 20];
+    for (key, file) in machine.disks()?.into_keys().zip(content) {
+        let Some(file) = file else { continue };
+        let mut file = File::open(file)?;
+        let mut offset = 0;
+        loop {
+            let length = file.read(&mut block)?;
+            if length == 0 {
+                break;
+            }
+            // Holes stay holes.
+            if block[..length].iter().any(|byte| *byte != 0) {
+                machine.write(key, offset, &block[..length])?;
+            }
+            offset += length as u64;
+        }
+    }
+    Ok(())
 }
 
 fn size(text: &str) -> Option<u64> {

@@ -9,6 +9,7 @@
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
+//!  vcsim     VMware's simulator of the same
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -28,6 +29,7 @@ pub mod qemu;
 pub mod server;
 pub mod socket;
 pub mod sshd;
+pub mod vcsim;
 pub mod vddk;
 pub mod vsphere;
 
@@ -42,5 +44,6 @@ pub use qemu::QemuNbd;
 pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};
+pub use vcsim::Vcsim;
 pub use vddk::Vddk;
 pub use vsphere::Vsphere;

@@ -89,6 +89,14 @@ impl Child {
         String::from_utf8_lossy(&self.stdout.bytes()).into_owned()
     }
 
+    /// Waits at most `deadline` for the first line that it writes to stdout.
+    pub fn first_line(&self, deadline: Duration) -> io::Result<String> {
+        self.stdout.wait_for_line(deadline).ok_or_else(|| {
+            let (name, stderr) = (&self.name, self.stderr());
+            io::Error::new(io::ErrorKind::TimedOut, format!("{name} printed no line: {stderr}"))
+        })
+    }
+
     /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
         matches!(self.wait(Duration::ZERO), Err(e) if e.kind() == io::ErrorKind::TimedOut)
@@ -228,13 +236,14 @@ fn spawn_from_lasting_thread(command: Command) -> io::Result<std::process::Child
 #[derive(Debug)]
 struct Kept {
     state: Mutex<(VecDeque<u8>, bool)>,
-    ended: Condvar,
+    /// Or it has ended.
+    grown: Condvar,
 }
 
 impl Kept {
     fn drain(mut stream: impl Read + Send + 'static, limit: usize) -> Arc<Self> {
         let kept =
-            Arc::new(Self { state: Mutex::new((VecDeque::new(), false)), ended: Condvar::new() });
+            Arc::new(Self { state: Mutex::new((VecDeque::new(), false)), grown: Condvar::new() });
         let ours = Arc::clone(&kept);
         thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
@@ -243,9 +252,10 @@ impl Kept {
                 bytes.extend(&buffer[..n]);
                 let excess = bytes.len().saturating_sub(limit);
                 bytes.drain(..excess);
+                ours.grown.notify_all();
             }
             ours.state.lock().unwrap().1 = true;
-            ours.ended.notify_all();
+            ours.grown.notify_all();
         });
         kept
     }
@@ -254,9 +264,19 @@ impl Kept {
         self.state.lock().unwrap().0.iter().copied().collect()
     }
 
+    /// The first line, as soon as it is whole.
+    fn wait_for_line(&self, deadline: Duration) -> Option<String> {
+        let line = |bytes: &VecDeque<u8>| bytes.iter().position(|byte| *byte == b'\n');
+        let state = self.state.lock().unwrap();
+        let waits = |state: &mut (VecDeque<u8>, bool)| !state.1 && line(&state.0).is_none();
+        let (state, _) = self.grown.wait_timeout_while(state, deadline, waits).unwrap();
+        let bytes: Vec<u8> = state.0.iter().copied().take(line(&state.0)?).collect();
+        String::from_utf8(bytes).ok()
+    }
+
     fn wait_for_end(&self) {
         let state = self.state.lock().unwrap();
-        drop(self.ended.wait_timeout_while(state, DRAIN_DEADLINE, |state| !state.1));
+        drop(self.grown.wait_timeout_while(state, DRAIN_DEADLINE, |state| !state.1));
     }
 }
 
@@ -278,6 +298,14 @@ mod tests {
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(output.stdout, b"out\n");
         assert_eq!(output.stderr, "err\n");
+    }
+
+    #[test]
+    fn the_first_line_is_there_while_the_child_runs() {
+        let child = Child::spawn(shell("echo first; echo second; exec sleep 60")).unwrap();
+        assert_eq!(child.first_line(DEADLINE).unwrap(), "first");
+        let child = Child::spawn(shell("printf half; echo why >&2")).unwrap();
+        child.first_line(DEADLINE).unwrap_err();
     }
 
     #[test]

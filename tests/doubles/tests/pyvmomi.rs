@@ -4,11 +4,11 @@
 // A test fails by unwrapping, in its supporting functions too.
 #![allow(clippy::unwrap_used)]
 
-use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use blockferry_doubles::vcsim::tools;
 use blockferry_doubles::vsphere::{NewDisk, NewMachine, Trouble, VirtualMachine, Vsphere};
 
 /// The version that scripts/setup installs.
@@ -110,13 +110,7 @@ fn digest(path: &Path) -> u64 {
 /// Where scripts/setup has put it; without it this test fails, since nothing else holds the double
 /// to the schema.
 fn installed() -> PathBuf {
-    let cache = || match env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(env::var_os("HOME").unwrap()).join(".cache"),
-    };
-    let tools = env::var_os("BLOCKFERRY_TOOLS")
-        .map_or_else(|| cache().join("blockferry/tools"), PathBuf::from);
-    let folder = tools.join(PYVMOMI);
+    let folder = tools().join(PYVMOMI);
     let missing = "run scripts/setup: pyVmomi is not in";
     assert!(folder.join("pyVmomi").is_dir(), "{missing} {}", folder.display());
     folder

@@ -9,7 +9,7 @@ mod soap;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_doubles::Vsphere;
 use blockferry_doubles::disk::Random;
@@ -250,4 +250,45 @@ fn disks_that_snapshots_do_not_reach_are_listed_and_not_copied() {
     assert_eq!(with_id.collect::<Vec<_>>(), all);
     let copies = machine.snapshots().unwrap().remove(0).copies;
     assert_eq!(copies.into_keys().collect::<Vec<_>>(), [2000]);
+}
+
+#[test]
+fn tracking_can_miss_a_write_and_call_changed_what_is_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let order = NewMachine::new("web").disk(MIB).tracked();
+    let (vsphere, machine, mut soap) = vsphere(folder.path(), order);
+    let base = soap.snapshot(&vsphere, machine.id());
+    let id = soap.change_ids(&base).remove(0).1.unwrap();
+    machine.write_unseen(2000, 5, b"unseen").unwrap();
+    machine.touch(2000, 9 * CHANGE_BYTES, 1).unwrap();
+    let later = soap.snapshot(&vsphere, machine.id());
+    let areas = soap.areas(machine.id(), &later, 2000, MIB, &id).unwrap();
+    assert_eq!(areas, [(9 * CHANGE_BYTES, CHANGE_BYTES)]);
+    let snapshots = machine.snapshots().unwrap();
+    let copies = snapshots.iter().map(|snapshot| fs::read(&snapshot.copies[&2000]).unwrap());
+    let copies: Vec<_> = copies.collect();
+    assert!(copies[0].iter().all(|byte| *byte == 0));
+    assert_eq!(copies[1][5..11], *b"unseen");
+    assert!(copies[1][11..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_hundred_thousand_areas_come_in_pages_and_cost_the_server_little() {
+    const AREAS: u64 = 100_000;
+    let folder = tempfile::tempdir().unwrap();
+    let capacity = 2 * AREAS * CHANGE_BYTES;
+    let order = NewMachine::new("web").disk(capacity).tracked();
+    let (vsphere, machine, mut soap) = started(folder.path(), Vsphere::builder(), order);
+    let base = soap.snapshot(&vsphere, machine.id());
+    let id = soap.change_ids(&base).remove(0).1.unwrap();
+    for area in 0..AREAS {
+        machine.touch(2000, 2 * area * CHANGE_BYTES, 1).unwrap();
+    }
+    let later = soap.snapshot(&vsphere, machine.id());
+    let started = Instant::now();
+    let areas = soap.areas(machine.id(), &later, 2000, capacity, &id).unwrap();
+    assert_eq!(areas.len() as u64, AREAS);
+    assert_eq!(vsphere.count("QueryChangedDiskAreas") as u64, AREAS / 2000);
+    let own = vsphere.own_time(started, Instant::now());
+    assert!(own < Duration::from_secs(5), "{own:?} of {:?}", started.elapsed());
 }

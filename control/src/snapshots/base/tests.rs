@@ -95,7 +95,7 @@ fn another_disk_or_vm_is_a_full() {
     other.uuid = uuid("6000C29f-0002");
     assert_full(&base(), VM, &other, &FullReason::OtherDisk);
     other.uuid = None;
-    assert_full(&base(), VM, &other, &FullReason::OtherDisk);
+    assert_full(&base(), VM, &other, &FullReason::NoDiskUuid);
     assert_full(&base(), "5012a1f5-other", &disk(), &FullReason::OtherVm);
     assert_eq!(base().decide(None, &disk()), Decision::Full(FullReason::OtherVm));
 }
@@ -104,7 +104,7 @@ fn another_disk_or_vm_is_a_full() {
 fn two_that_nobody_knows_are_not_the_same() {
     let (mut base, mut disk) = (base(), disk());
     (base.uuid, disk.uuid) = (None, None);
-    assert_full(&base, VM, &disk, &FullReason::OtherDisk);
+    assert_full(&base, VM, &disk, &FullReason::NoDiskUuid);
 }
 
 #[test]
@@ -131,6 +131,7 @@ fn reasons_are_one_line_each() {
         FullReason::CounterFell { from: 4, to: 3 },
         FullReason::CapacityChanged { from: 1, to: 2 },
         FullReason::OtherDisk,
+        FullReason::NoDiskUuid,
         FullReason::OtherVm,
         FullReason::Refused("Error caused by file".into()),
     ];

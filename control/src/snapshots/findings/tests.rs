@@ -159,6 +159,18 @@ fn the_rest_is_a_warning() {
 }
 
 #[test]
+fn disks_that_share_a_uuid_are_told_of_unless_no_snapshot_has_them() {
+    let mut vm = vm();
+    vm.disks[1].uuid = Some("6000c29f-2000".parse().unwrap());
+    for label in ["Hard disk 1", "Hard disk 2"] {
+        assert_found(&vm, &FindingKind::DiskSharesUuid { label: label.into() }, Severity::Warns);
+    }
+    vm.disks[1].is_shared = true;
+    let kind = FindingKind::DiskSharesUuid { label: "Hard disk 1".into() };
+    assert!(findings(&vm).iter().all(|finding| finding.kind != kind));
+}
+
+#[test]
 fn what_stops_comes_first() {
     let mut vm = vm();
     vm.needs_consolidation = true;

@@ -6,6 +6,7 @@ mod finding;
 mod hostile;
 mod load;
 mod sessions;
+mod simulator;
 mod snapshotting;
 
 use std::fs::{self, Permissions};

@@ -4,6 +4,7 @@ use std::io;
 
 use super::content::DiskContent;
 use super::places::{FIRST_DISK_KEY, UNITS};
+use super::reconfigure::track;
 use super::revert::go_back;
 use super::shared::lock;
 use super::snapshots::{Order, drop_snapshots, make};
@@ -29,6 +30,11 @@ impl VirtualMachine {
     /// Somebody goes back to a snapshot; the VM is off afterwards.
     pub fn revert_to(&self, id: &str) -> io::Result<()> {
         go_back(&self.shared, &self.id, id).map_err(failed).map(drop)
+    }
+
+    /// Somebody turns tracking on, which counts from the next stun on, or off.
+    pub fn set_tracking(&self, on: bool) -> io::Result<()> {
+        track(&self.shared, &self.id, on).map_err(failed)
     }
 
     /// What a disk is the same disk by.

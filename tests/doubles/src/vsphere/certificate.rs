@@ -1,5 +1,6 @@
 //! The server's certificate, signed by itself, and what a client pins.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -8,11 +9,17 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A certificate for `localhost` and 127.0.0.1.
-#[derive(Debug)]
 pub(crate) struct Certificate {
     pub(crate) pem: String,
+    pub(crate) key_pem: String,
     pub(crate) config: Arc<ServerConfig>,
     der: Vec<u8>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Certificate").field("pem", &self.pem).finish_non_exhaustive()
+    }
 }
 
 impl Certificate {
@@ -28,7 +35,8 @@ impl Certificate {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .map_err(io::Error::other)?;
         let der = made.cert.der().to_vec();
-        Ok(Self { pem: made.cert.pem(), config: Arc::new(config), der })
+        let key_pem = made.signing_key.serialize_pem();
+        Ok(Self { pem: made.cert.pem(), key_pem, config: Arc::new(config), der })
     }
 
     /// SHA-1, as VDDK wants it: `AA:BB:...`.

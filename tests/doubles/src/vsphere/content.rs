@@ -107,19 +107,35 @@ impl DiskContent {
     }
 
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let length = bytes.len() as u64;
-        if offset.checked_add(length).is_none_or(|end| end > self.capacity) {
-            let error = format!("{length} bytes at {offset} do not fit into {}", self.capacity);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-        }
+        self.write_unseen(offset, bytes)?;
+        self.touch(offset, bytes.len() as u64)
+    }
+
+    /// Writes, and tracking misses it.
+    pub(crate) fn write_unseen(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check(offset, bytes.len() as u64)?;
         let file = OpenOptions::new().write(true).open(&self.path)?;
         self.notice(&file)?;
         file.write_all_at(bytes, offset)?;
+        self.seen = Seen::of(&file)?;
+        Ok(())
+    }
+
+    /// Counts as changed, and is not.
+    pub(crate) fn touch(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.check(offset, length)?;
         if let Some(tracking) = &mut self.tracking {
             tracking.mark(offset, length);
         }
-        self.seen = Seen::of(&file)?;
         Ok(())
+    }
+
+    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+        if offset.checked_add(length).is_some_and(|end| end <= self.capacity) {
+            return Ok(());
+        }
+        let error = format!("{length} bytes at {offset} do not fit into {}", self.capacity);
+        Err(io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
     pub(crate) fn resize(&mut self, capacity: u64) -> io::Result<()> {

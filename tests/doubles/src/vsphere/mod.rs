@@ -16,12 +16,13 @@
 //! What is done is what the documentation of vSphere says; where it leaves a choice, the less
 //! comfortable one is taken: a request out of order is refused, tracking begins after the first
 //! snapshot, the change id of the current configuration is none to begin a query with, and a VM
-//! that has a task refuses another. `tests/pyvmomi.rs` drives it with VMware's own client.
+//! that has a task refuses another. `tests/pyvmomi.rs` drives it with VMware's own client, and
+//! `tests/vcsim.rs` compares it with VMware's own simulator.
 
 mod builder;
 mod by_hand;
 mod call;
-mod certificate;
+pub(crate) mod certificate;
 mod changes;
 mod collector;
 mod content;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::content::{Content, Tracking};
+use super::content::{Content, DiskContent, Tracking};
 use super::fault::Fault;
 use super::machine::NewDisk;
 use super::reconfigure;
@@ -77,6 +77,17 @@ impl VirtualMachine {
             disk.ok_or(io::ErrorKind::NotFound)?.write(*offset, bytes)?;
         }
         Ok(())
+    }
+
+    /// The guest writes, and changed block tracking misses it, as it has done in the past: what
+    /// an audit is there to find.
+    pub fn write_unseen(&self, key: i32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.with_disk(key, |disk| disk.write_unseen(offset, bytes))
+    }
+
+    /// An area counts as changed though it is as before: the guest wrote what was there.
+    pub fn touch(&self, key: i32, offset: u64, length: u64) -> io::Result<()> {
+        self.with_disk(key, |disk| disk.touch(offset, length))
     }
 
     /// The guest reads.
@@ -179,6 +190,16 @@ impl VirtualMachine {
     /// Removes a disk and its file.
     pub fn remove_disk(&self, key: i32) -> io::Result<()> {
         reconfigure::remove(&self.shared, &self.id, key, true).map_err(failed)
+    }
+
+    fn with_disk<T>(
+        &self,
+        key: i32,
+        work: impl FnOnce(&mut DiskContent) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let content = self.content()?;
+        let mut content = lock(&content);
+        work(content.disks.get_mut(&key).ok_or(io::ErrorKind::NotFound)?)
     }
 
     pub(super) fn content(&self) -> io::Result<Arc<Mutex<Content>>> {

@@ -183,6 +183,7 @@ impl World {
         self.next += 1;
         match self.flavour {
             Flavour::Vcenter => format!("{prefix}-{}", self.next),
+            Flavour::Esxi if prefix == "task" => format!("haTask-ha-host-{}", self.next),
             Flavour::Esxi => self.next.to_string(),
         }
     }

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,16 +70,19 @@ fn inside<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
 
 impl Soap {
     pub(crate) fn connect(vsphere: &Vsphere) -> Self {
+        Self::connect_to(vsphere.address(), vsphere.certificate_pem())
+    }
+
+    pub(crate) fn connect_to(address: SocketAddr, pem: &str) -> Self {
         let mut roots = RootCertStore::empty();
-        let pem = vsphere.certificate_pem().as_bytes();
-        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let stream = TcpStream::connect(vsphere.address()).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
