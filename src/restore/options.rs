@@ -109,45 +109,45 @@ pub(crate) struct VmOptions {
     pub(crate) new_vm: Option<String>,
 
     /// Its folder, by name or path
-    #[arg(long, value_name = "FOLDER", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "FOLDER", help_heading = NEW_VM)]
     pub(crate) folder: Option<String>,
 
     /// Its host
-    #[arg(long, value_name = "HOST", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "HOST", help_heading = NEW_VM)]
     pub(crate) host: Option<String>,
 
     /// The datastore of its disks
-    #[arg(long, value_name = "DATASTORE", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "DATASTORE", help_heading = NEW_VM)]
     pub(crate) datastore: Option<String>,
 
     /// Its resource pool; by default all of its host or cluster
-    #[arg(long, value_name = "POOL", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "POOL", help_heading = NEW_VM)]
     pub(crate) resource_pool: Option<String>,
 
     /// The system that it is for, in VMware's words (debian12_64Guest)
-    #[arg(long, value_name = "ID", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "ID", help_heading = NEW_VM)]
     pub(crate) guest_id: Option<String>,
 
     /// Its processors; 1 where no old VM is there
     #[arg(
-        long, value_name = "NUMBER", help_heading = NEW_VM, requires = "new_vm",
+        long, value_name = "NUMBER", help_heading = NEW_VM,
         value_parser = clap::value_parser!(u32).range(1..=768)
     )]
     pub(crate) cpus: Option<u32>,
 
     /// Its memory in MiB; 1024 where no old VM is there
     #[arg(
-        long, value_name = "MIB", help_heading = NEW_VM, requires = "new_vm",
+        long, value_name = "MIB", help_heading = NEW_VM,
         value_parser = clap::value_parser!(u64).range(4..=25_165_824)
     )]
     pub(crate) memory: Option<u64>,
 
     /// How it starts: bios or efi; bios where no old VM is there
-    #[arg(long, value_name = "KIND", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "KIND", help_heading = NEW_VM)]
     pub(crate) firmware: Option<Firmware>,
 
     /// What its disks hang on: pvscsi, lsilogic or lsilogic-sas; pvscsi where no old VM is there
-    #[arg(long, value_name = "KIND", help_heading = NEW_VM, requires = "new_vm")]
+    #[arg(long, value_name = "KIND", help_heading = NEW_VM)]
     pub(crate) controller: Option<DiskController>,
 }
 
@@ -155,5 +155,16 @@ impl VmOptions {
     /// Whether one is named.
     pub(crate) fn is_named(&self) -> bool {
         self.vm.is_some() || self.new_vm.is_some()
+    }
+
+    /// Whether something is said that only a new one can take.
+    pub(crate) fn says_what_is_new(&self) -> bool {
+        let words =
+            [&self.folder, &self.host, &self.datastore, &self.resource_pool, &self.guest_id];
+        words.iter().any(|word| word.is_some())
+            || self.cpus.is_some()
+            || self.memory.is_some()
+            || self.firmware.is_some()
+            || self.controller.is_some()
     }
 }

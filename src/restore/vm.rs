@@ -25,8 +25,11 @@ use crate::vcenter::{ledger_of, of_dead_jobs};
 pub(super) fn is_meant(options: &RestoreOptions) -> anyhow::Result<bool> {
     let wrong = |says| Err(Refusal::usage(says));
     if options.to != "vsphere" {
-        return match options.vm.is_named() || options.server.is_named() {
-            true => wrong("--vm, --new-vm and --vcenter are for --to vsphere"),
+        return match options.vm.is_named()
+            || options.vm.says_what_is_new()
+            || options.server.is_named()
+        {
+            true => wrong("--vm, --new-vm with its options, and --vcenter are for --to vsphere"),
             false => Ok(false),
         };
     }
@@ -34,6 +37,11 @@ pub(super) fn is_meant(options: &RestoreOptions) -> anyhow::Result<bool> {
         return wrong(
             "which VM? name one that is there with --vm, or a new one with --new-vm; write \
              ./vsphere for a folder of that name",
+        );
+    }
+    if options.vm.new_vm.is_none() && options.vm.says_what_is_new() {
+        return wrong(
+            "folder, host, datastore and hardware are those of a --new-vm, and --vm is there",
         );
     }
     if options.format.is_some() || options.force {
