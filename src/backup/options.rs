@@ -6,6 +6,7 @@ use blockferry_control::catalog::{BackupMode, DiskName, VmName};
 use blockferry_control::hub::NodeName;
 use clap::Args;
 
+use crate::exit::Refusal;
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::remote::HubOption;
 use crate::vcenter::{ServerOptions, SnapshotOptions, VddkOptions};
@@ -36,6 +37,10 @@ Examples:
     blockferry backup --vm db1 --disk root=nbd://esx/root --hub http://127.0.0.1:10080 \\
         --token-file hub.token --node esx-rack2
 
+  Have a node of the hub back up a VM of its vCenter:
+    blockferry backup --vm db1 --hub http://127.0.0.1:10080 --token-file hub.token \\
+        --node esx-rack2
+
   For a script:
     blockferry backup --vm db1 --disk root=nbd://esx/root --repository /backup --json";
 
@@ -53,7 +58,7 @@ pub(crate) struct BackupOptions {
     ///
     /// It must not change while it is read: serve a snapshot. A disk is known by its name: the
     /// next backup of the same name continues its chain.
-    #[arg(long, value_name = "NAME=SOURCE", required_unless_present = "vcenter",
+    #[arg(long, value_name = "NAME=SOURCE", required_unless_present_any = ["vcenter", "node"],
         conflicts_with = "vcenter", value_parser = named)]
     pub(crate) disk: Vec<Named>,
 
@@ -80,6 +85,8 @@ pub(crate) struct BackupOptions {
     pub(crate) remote: HubOption,
 
     /// Have this node of the hub read the disks, whose sources are named as the node sees them
+    ///
+    /// Without --disk the VM is one of the node's vCenter.
     #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
     pub(crate) node: Option<NodeName>,
 
@@ -97,6 +104,22 @@ pub(crate) struct BackupOptions {
 
     #[command(flatten)]
     pub(crate) output: OutputOptions,
+}
+
+impl BackupOptions {
+    /// Refuses what is about a VM of a vCenter that this command asks, where it asks none.
+    ///
+    /// # Errors
+    /// Wrong usage.
+    pub(super) fn refuse_for_other_sources(&self) -> anyhow::Result<()> {
+        if self.snapshot.is_plain() {
+            return Ok(());
+        }
+        Err(Refusal::usage(
+            "--quiesce, --quiesce-deadline, --enable-cbt and --cbt-audit are about a VM of a \
+             vCenter: name it with --vcenter; those of a node are options of its `node serve`",
+        ))
+    }
 }
 
 /// Something of a disk, as `NAME=VALUE`.

@@ -37,6 +37,7 @@ fn back_up_as_asked(options: &BackupOptions) -> anyhow::Result<BackupReport> {
     if options.server.is_named() {
         return vm::back_up(options);
     }
+    options.refuse_for_other_sources()?;
     match options.remote.client()? {
         Some(hub) => {
             options.lane.refuse_for_hub()?;

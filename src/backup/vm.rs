@@ -42,18 +42,8 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         mover: options.lane.mover(),
         ..BackupSettings::for_disks(disks)
     };
-    let (quiesce, quiesce_deadline) = options.snapshot.quiesce();
-    let source = VmSource {
-        hypervisor,
-        server: options.server.name(),
-        vm,
-        ledger,
-        vddk,
-        quiesce,
-        quiesce_deadline,
-        enable_tracking: options.snapshot.enable_tracking(),
-        audit_percent: options.snapshot.audit_percent(),
-    };
+    let settings_of_vm = options.snapshot.settings(options.server.name(), ledger, vddk);
+    let source = VmSource { hypervisor, vm, settings: settings_of_vm };
     watched(options, |telling, cancellation| {
         let watch: Arc<dyn Watch> = Arc::clone(telling) as _;
         back_up_vm(&repository, &source, &name, options.mode, &settings, &watch, cancellation)

@@ -12,7 +12,7 @@ use crate::exit::Refusal;
 use crate::hub::PortRange;
 use crate::lane_options::{positive_duration, positive_size, rekey, window};
 use crate::state;
-use crate::vcenter::SweepOptions;
+use crate::vcenter::{ServerOptions, SnapshotOptions, SweepOptions, VddkOptions};
 
 const SSHD: &str = "Through an sshd";
 
@@ -37,6 +37,11 @@ Examples:
 
   With the hub's ports on this machine, for nbdcopy or qemu-img:
     blockferry node serve --ports 10100-10200 --hub-api 10080
+
+  With the VMs of a vCenter, whose password stays on this machine:
+    blockferry node serve --vcenter vc.example --vcenter-user backup@vsphere.local \\
+        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... \\
+        --vddk-libdir /opt/vmware-vix-disklib-distrib
 
   With what stands in a file, as deadline = '10m':
     blockferry node serve --config /etc/blockferry/node.toml
@@ -124,6 +129,15 @@ pub(crate) struct ServeOptions {
     /// its user can, and use every key.
     #[arg(long)]
     pub(crate) local_sources: bool,
+
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotOptions,
+
+    #[command(flatten)]
+    pub(crate) vddk: VddkOptions,
 
     #[command(flatten)]
     pub(crate) link: LinkOptions,

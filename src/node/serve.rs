@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Once, mpsc};
 
-use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, ServeError};
+use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, NodeVms, ServeError};
 use blockferry_control::tunnel::{TunnelEvent, TunnelSettings, check_identity};
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 use serde_json::json;
@@ -18,6 +18,7 @@ use crate::exit::{Exit, Refusal};
 use crate::hub::PortRange;
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
+use crate::vcenter;
 
 /// What the first signal makes of a node.
 const STOPPING: &str = "stopping: jobs are called off; once more to stop at once";
@@ -41,6 +42,21 @@ fn way(options: &ServeOptions, folder: &NodeFolder) -> anyhow::Result<Way> {
     let tunnel = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
     let token = options.token_file.as_deref().map(token).transpose()?;
     Ok(Way { node: None, tunnel, token })
+}
+
+/// The VMs of its vCenter, if it has one.
+fn vms(options: &ServeOptions) -> anyhow::Result<Option<NodeVms>> {
+    if !options.server.is_named() {
+        return Ok(None);
+    }
+    // What is wrong with it is better known now.
+    options.server.check()?;
+    let ledger = vcenter::ledger_in(&options.state.folder()?.join("snapshots"))?;
+    let server = options.server.clone();
+    Ok(Some(NodeVms {
+        settings: options.snapshot.settings(server.name(), ledger, options.vddk.settings()?),
+        connect: Box::new(move || server.connect().map_err(|error| format!("{error:#}"))),
+    }))
 }
 
 /// The token in a file that nobody else can read.
@@ -96,6 +112,7 @@ pub(super) fn command(
         },
         local_sources: options.local_sources,
         forget: options.forget,
+        vms: vms(options)?,
         token,
     };
     let (told, ended) = mpsc::channel();

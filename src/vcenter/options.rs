@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_control::snapshots::{Hypervisor, QuiescePolicy};
+use blockferry_control::backup::VmSettings;
+use blockferry_control::snapshots::{Hypervisor, Ledger, QuiescePolicy};
 use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
 use blockferry_control::vsphere::{
     HTTPS_PORT, PasswordFile, Thumbprint, Trust, Vsphere, VsphereServer,
@@ -83,6 +84,14 @@ impl ServerOptions {
         let session =
             Vsphere::connect(&server).map_err(|error| Refusal::of(side, error.to_string()))?;
         Ok(Arc::new(session))
+    }
+
+    /// Sees whether all that is needed is named; asks nobody.
+    ///
+    /// # Errors
+    /// Wrong usage.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.server().map(drop)
     }
 
     fn server(&self) -> anyhow::Result<VsphereServer> {
@@ -230,16 +239,24 @@ pub(crate) struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    pub(crate) fn quiesce(&self) -> (QuiescePolicy, Option<Duration>) {
-        (self.quiesce, self.quiesce_deadline)
+    /// Whether each is what it is by itself.
+    pub(crate) fn is_plain(&self) -> bool {
+        (self.quiesce, self.quiesce_deadline) == (QuiescePolicy::default(), None)
+            && !self.enable_cbt
+            && self.cbt_audit == 0
     }
 
-    pub(crate) fn enable_tracking(&self) -> bool {
-        self.enable_cbt
-    }
-
-    pub(crate) fn audit_percent(&self) -> u8 {
-        self.cbt_audit
+    /// As settings.
+    pub(crate) fn settings(&self, server: String, ledger: Ledger, vddk: Settings) -> VmSettings {
+        VmSettings {
+            server,
+            ledger,
+            vddk,
+            quiesce: self.quiesce,
+            quiesce_deadline: self.quiesce_deadline,
+            enable_tracking: self.enable_cbt,
+            audit_percent: self.cbt_audit,
+        }
     }
 }
 

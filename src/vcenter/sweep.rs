@@ -67,8 +67,15 @@ pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn H
 /// # Errors
 /// It cannot be had.
 pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
-    Ledger::open(&ledger_folder(repository))
-        .map_err(|error| Refusal::of(Exit::Target, error.to_string()))
+    ledger_in(&ledger_folder(repository))
+}
+
+/// The ledger in a folder, which is made if it is not there.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn ledger_in(folder: &Path) -> anyhow::Result<Ledger> {
+    Ledger::open(folder).map_err(|error| Refusal::of(Exit::Target, error.to_string()))
 }
 
 fn tell(swept: &Swept) {

@@ -16,7 +16,7 @@ use super::body::{ApiJson, ApiPath, ApiQuery};
 use super::error::{ApiError, ErrorBody};
 use super::server::MAX_BACKUP_BODY_BYTES;
 use super::shared::Shared;
-use super::submission::Submission;
+use super::submission::{Asked, Submission};
 use crate::catalog::{
     Admission, CatalogError, Job, JobFilter, JobId, JobKind, JobState, Jobs, Points, VmName,
 };
@@ -106,8 +106,14 @@ async fn submit(
     let backups = shared.backups()?;
     let (status, record) = shared
         .blocking(move |_hub| {
-            let admission =
-                backups.submit(asked.request, asked.repository.as_ref(), asked.node, asked.key)?;
+            let Asked { request, vm, repository, node, key } = asked;
+            let repository = repository.as_ref();
+            let admission = match (vm, node) {
+                (Some(vm), Some(node)) => {
+                    backups.submit_vm(&vm, request.mode, repository, node, key)?
+                }
+                (_, node) => backups.submit(request, repository, node, key)?,
+            };
             let status = match &admission {
                 Admission::New(_) => StatusCode::ACCEPTED,
                 Admission::Known(_) => StatusCode::OK,

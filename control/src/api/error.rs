@@ -247,6 +247,16 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::UnknownNode(_) => Self::unfit(message),
             SubmitError::Nodes(_) => Self::defect(message),
+            SubmitError::NoVm(_) => {
+                let hint = "`blockferry vms` lists those of a vCenter";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_such_vm", message, hint)
+            }
+            SubmitError::VmsAway(_) => {
+                let hint = "ask again after the seconds of Retry-After; GET /api/v1/nodes tells how \
+                            the nodes are";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", message, hint)
+                    .after(STORAGE_RETRY_S)
+            }
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)

@@ -31,8 +31,11 @@ pub(super) struct Submission {
         example = "db1"
     )]
     vm: String,
-    /// Its disks, each of another name: no more than the hub has ports.
-    #[schema(min_items = 1, value_type = Vec<SubmittedDisk>)]
+    /// Its disks, each of another name: no more than the hub has ports. Without them the VM is one of
+    /// the node's vCenter or ESXi host, and all its disks are backed up by one snapshot; it can be
+    /// named by `uuid=`, `moref=` and the like then.
+    #[schema(value_type = Vec<SubmittedDisk>)]
+    #[serde(default)]
     disks: Vec<Object<SubmittedDisk>>,
     /// auto (the default): what has changed, where that can be told, else all; full; or
     /// incremental: or fail.
@@ -94,6 +97,8 @@ struct ChangedArea {
 /// A submission that was checked.
 pub(super) struct Asked {
     pub(super) request: BackupRequest,
+    /// The word for a VM of the node's hypervisor, if it is about one.
+    pub(super) vm: Option<String>,
     pub(super) repository: Option<RepositoryName>,
     pub(super) node: Option<NodeName>,
     pub(super) key: Option<IdempotencyKey>,
@@ -123,7 +128,9 @@ impl Submission {
         let disks = self.disks.into_iter().map(|Object(disk)| disk.check(local_sources));
         let request =
             BackupRequest { vm: self.vm.parse()?, disks: disks.collect::<Result<_, _>>()?, mode };
-        Ok(Asked { request, repository: repository.map_err(ApiError::unfit)?, node, key })
+        let is_of_node = request.disks.is_empty() && node.is_some();
+        let vm = is_of_node.then_some(self.vm);
+        Ok(Asked { request, vm, repository: repository.map_err(ApiError::unfit)?, node, key })
     }
 }
 

@@ -115,6 +115,14 @@ pub enum BackupError {
         /// Bytes of the snapshot's disk.
         size: u64,
     },
+    /// What a node says of the VM, with its name before it.
+    #[error("{said}")]
+    VmAtNode {
+        /// Whose fault it is.
+        failure: FailureKind,
+        /// What happened.
+        said: String,
+    },
     /// The node that was to read the disks.
     #[error("{0}")]
     Node(String),
@@ -205,7 +213,7 @@ impl BackupError {
             Self::Disk { fault, .. } if matches!(**fault, Fault::Request(_)) => {
                 FailureKind::Request
             }
-            Self::DiskAtNode { failure, .. } => *failure,
+            Self::DiskAtNode { failure, .. } | Self::VmAtNode { failure, .. } => *failure,
             Self::Repository(error) => error.failure(),
             other => match other.side() {
                 Some(Side::Source) => FailureKind::Source,

@@ -15,6 +15,9 @@ use crate::snapshots::Base;
 
 /// Something whose disks can be held still.
 pub(crate) trait Origin: Send + Sync + fmt::Debug {
+    /// What it is known by, if that is known before it is held.
+    fn vm_uuid(&self) -> Option<VmUuid>;
+
     /// Holds all disks still, at one instant, and has them served.
     ///
     /// # Errors
@@ -55,7 +58,6 @@ pub trait ChangeTracker: Send + Sync + fmt::Debug {
     fn changed_since(
         &self,
         base: &Base,
-        watch: &dyn Watch,
         cancellation: &Cancellation,
     ) -> Result<Result<AreaSet, String>, BackupError>;
 }

@@ -23,7 +23,7 @@ use super::vm::VmSource;
 use crate::catalog::{
     BackupMode, ByteCounts, CatalogError, ChangeId, CheckedFile, DiskId, DiskName, Job, JobId,
     JobState, Jobs, LayerFacts, ManifestFacts, ManifestId, NewPoint, Point, PointFilter, PointId,
-    Points, RelativePath, UnixMillis, VmName,
+    Points, RelativePath, UnixMillis, VmName, VmUuid,
 };
 use crate::child::each;
 use crate::export::ExportError;
@@ -130,7 +130,6 @@ pub fn back_up_vm(
     watch: &Arc<dyn Watch>,
     cancellation: &Cancellation,
 ) -> Result<BackupReport, BackupError> {
-    refuse_namesake(repository, origin, vm)?;
     let request = &BackupRequest { vm: vm.clone(), disks: Vec::new(), mode };
     let (job, work) = repository.begin(vm.clone(), mode)?;
     watch.job(&job);
@@ -138,20 +137,6 @@ pub fn back_up_vm(
     let origin = Some(origin as &dyn Origin);
     Run { ground: &ground, request, origin, settings, watch, cancellation, job: job.id }
         .to_end(work)
-}
-
-/// Points of two VMs under one name would be taken for those of one.
-fn refuse_namesake(
-    repository: &Repository,
-    origin: &VmSource,
-    vm: &VmName,
-) -> Result<(), BackupError> {
-    let filter = PointFilter { vm: Some(vm.clone()), newest: Some(1), before: None };
-    let newest = repository.catalog().points(&filter)?.pop();
-    match (newest.and_then(|point| point.vm_uuid), origin.vm_uuid()) {
-        (Some(has), Some(is)) if has != is => Err(BackupError::OtherVm { vm: vm.clone(), has, is }),
-        _ => Ok(()),
-    }
 }
 
 /// A backup of a job that is there, with the folder that it works in.
@@ -188,8 +173,11 @@ impl Run<'_> {
             self.advance(JobState::Planning, "looking at its disks")?;
         }
         let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
+        self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
         let frozen = self.origin.map(freeze).transpose()?;
+        self.refuse_namesake(frozen.as_ref().and_then(|frozen| frozen.vm_uuid()))?;
         let disks = frozen.as_ref().map_or(&*self.request.disks, |frozen| frozen.disks());
+        self.refuse_others(disks)?;
         let plans = self.plan(disks, work)?;
         let mut staged = stage(&plans, work, self.ground, self.settings)?;
 
@@ -228,6 +216,32 @@ impl Run<'_> {
         published
     }
 
+    /// Points of two VMs under one name would be taken for those of one.
+    fn refuse_namesake(&self, is: Option<&VmUuid>) -> Result<(), BackupError> {
+        let vm = &self.request.vm;
+        let filter = PointFilter { vm: Some(vm.clone()), newest: Some(1), before: None };
+        let newest = self.ground.repository.catalog().points(&filter)?.pop();
+        match (newest.and_then(|point| point.vm_uuid), is) {
+            (Some(has), Some(is)) if has != *is => {
+                Err(BackupError::OtherVm { vm: vm.clone(), has, is: is.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What was asked for is what exports were made for.
+    fn refuse_others(&self, disks: &[DiskRequest]) -> Result<(), BackupError> {
+        let names = |disks: &[DiskRequest]| -> Vec<DiskName> {
+            disks.iter().map(|disk| disk.name.clone()).collect()
+        };
+        let asked = names(&self.request.disks);
+        if asked.is_empty() || asked == names(disks) {
+            return Ok(());
+        }
+        let why = "its disks are others than when the backup was asked for; ask again".into();
+        Err(BackupError::Unready { vm: self.request.vm.to_string(), why })
+    }
+
     fn plan(&self, disks: &[DiskRequest], work: &Work) -> Result<Vec<Planned>, BackupError> {
         let sought: Vec<Sought> = disks.iter().map(DiskRequest::sought).collect();
         let looked = self.ground.carrier.look(&sought, self.cancellation)?;
@@ -236,7 +250,6 @@ impl Run<'_> {
             repository: &self.ground.repository,
             work,
             tool: &self.settings.image_tool,
-            watch: &**self.watch,
             cancellation: self.cancellation,
         };
         let mut plans = Vec::with_capacity(looked.len());

@@ -31,23 +31,26 @@ use crate::vsphere::PasswordFile;
 
 /// Changed areas of one disk at most; more are merged over their smallest gaps.
 const MAX_AREAS: usize = 1 << 20;
-/// How often a hypervisor that is out of reach for a moment is asked for changed areas.
-const ASKED: u32 = 4;
-/// Pause after the first time; it doubles.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// A VM that is backed up through its hypervisor.
 #[derive(Clone, Debug)]
 pub struct VmSource {
     /// Who runs it.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// What that is called in the ledger.
-    pub server: String,
     /// The VM.
     pub vm: Vm,
-    /// Where its snapshot is written down.
+    /// How it is backed up.
+    pub settings: VmSettings,
+}
+
+/// How VMs are backed up.
+#[derive(Clone, Debug)]
+pub struct VmSettings {
+    /// What their hypervisor is called in the ledger.
+    pub server: String,
+    /// Where their snapshots are written down.
     pub ledger: Ledger,
-    /// How its disks are served.
+    /// How their disks are served.
     pub vddk: Settings,
     /// Whether its data is put in order.
     pub quiesce: QuiescePolicy,
@@ -60,6 +63,19 @@ pub struct VmSource {
 }
 
 impl VmSource {
+    /// The VM that a hypervisor finds by this word.
+    ///
+    /// # Errors
+    /// [`BackupError::Hypervisor`].
+    pub fn find(
+        hypervisor: Arc<dyn Hypervisor>,
+        sought: &str,
+        settings: VmSettings,
+    ) -> Result<Self, BackupError> {
+        let vm = hypervisor.find(sought)?;
+        Ok(Self { hypervisor, vm, settings })
+    }
+
     /// What the VM is called in a repository, unless somebody says otherwise.
     ///
     /// # Errors
@@ -68,8 +84,7 @@ impl VmSource {
         self.vm.name.parse()
     }
 
-    /// What it is known by.
-    pub(crate) fn vm_uuid(&self) -> Option<VmUuid> {
+    fn uuid(&self) -> Option<VmUuid> {
         // One that is none of ours is as good as none.
         self.vm.identity().and_then(|uuid| uuid.to_ascii_lowercase().parse().ok())
     }
@@ -81,7 +96,7 @@ impl VmSource {
             if finding.severity == Severity::Stops {
                 return Err(BackupError::Unready { vm: vm.path.clone(), why: finding.to_string() });
             }
-            if self.enable_tracking
+            if self.settings.enable_tracking
                 && finding.kind == (FindingKind::NotTracked { can_be_enabled: true })
             {
                 continue;
@@ -96,8 +111,8 @@ impl VmSource {
         SnapshotRequest {
             name: name.clone(),
             description: "made by blockferry for a backup, which removes it".into(),
-            quiesce: self.quiesce,
-            quiesce_deadline: self.quiesce_deadline,
+            quiesce: self.settings.quiesce,
+            quiesce_deadline: self.settings.quiesce_deadline,
         }
     }
 
@@ -115,6 +130,10 @@ impl VmSource {
 }
 
 impl Origin for VmSource {
+    fn vm_uuid(&self) -> Option<VmUuid> {
+        self.uuid()
+    }
+
     fn freeze(
         &self,
         job: JobId,
@@ -124,12 +143,12 @@ impl Origin for VmSource {
         let vm = self.hypervisor.look(&self.vm.id)?;
         let notes = self.check(&vm, &**watch)?;
         let name = SnapshotName::of(job);
-        let record = SnapshotRecord::new(&self.server, &vm.id, &vm.path, job);
+        let record = SnapshotRecord::new(&self.settings.server, &vm.id, &vm.path, job);
         let mut held = Held {
             source: self.clone(),
-            uuid: self.vm_uuid(),
+            uuid: self.uuid(),
             name: name.clone(),
-            entry: Some(self.ledger.note(record)?),
+            entry: Some(self.settings.ledger.note(record)?),
             snapshot: None,
             running: Vec::new(),
             disks: Vec::new(),
@@ -137,7 +156,7 @@ impl Origin for VmSource {
             instant: UnixMillis::now(),
             watch: Arc::clone(watch),
         };
-        if self.enable_tracking && may_enable(&vm) {
+        if self.settings.enable_tracking && may_enable(&vm) {
             held.enable_tracking(&vm.id, cancellation)?;
         }
         let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
@@ -229,7 +248,7 @@ impl Held {
         }
         let credentials = VmSource::credentials(first)?;
         let served: Vec<Disk> = places.iter().map(as_served).collect();
-        self.running = VddkSource::start_all(&self.source.vddk, &served, &credentials)?;
+        self.running = VddkSource::start_all(&self.source.settings.vddk, &served, &credentials)?;
         for (disk, running) in disks.into_iter().zip(&self.running) {
             let name = disk_name(&disk)?;
             let (has, size) = (running.session().size, disk.capacity_bytes);
@@ -243,7 +262,7 @@ impl Held {
                 snapshot: snapshot.clone(),
                 disk: disk.clone(),
             };
-            let audit_percent = self.source.audit_percent;
+            let audit_percent = self.source.settings.audit_percent;
             let changes = Changes::Tracked { tracker: Arc::new(tracker), audit_percent };
             self.disks.push(DiskRequest {
                 name,
@@ -350,31 +369,21 @@ impl ChangeTracker for Tracker {
     fn changed_since(
         &self,
         base: &Base,
-        watch: &dyn Watch,
-        cancellation: &Cancellation,
+        _cancellation: &Cancellation,
     ) -> Result<Result<AreaSet, String>, BackupError> {
         let since = match base.decide(self.identity.as_deref(), &self.disk) {
             Decision::Delta { since } => since,
             Decision::Full(reason) => return Ok(Err(reason.to_string())),
         };
-        let mut pause = PAUSE;
-        for asked in 1.. {
-            let (vm, snapshot, disk) = (&self.vm, &self.snapshot, &self.disk);
-            let error = match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
-                Ok(areas) => return Ok(Ok(areas)),
-                Err(error) => error,
-            };
-            match error.reaction() {
-                Reaction::Full(reason) => return Ok(Err(reason.to_string())),
-                Reaction::Retry if asked < ASKED && !cancellation.is_cancelled() => {
-                    watch.note(&format!("{}: {error}; it is asked again", self.disk.label));
-                    thread::sleep(pause);
-                    pause *= 2;
-                }
-                _ => return Err(error.into()),
-            }
+        let (vm, snapshot, disk) = (&self.vm, &self.snapshot, &self.disk);
+        match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
+            Ok(areas) => Ok(Ok(areas)),
+            Err(error) => match error.reaction() {
+                Reaction::Full(reason) => Ok(Err(reason.to_string())),
+                // What may pass was asked for again already.
+                _ => Err(error.into()),
+            },
         }
-        Ok(Err("it was never asked".into()))
     }
 }
 

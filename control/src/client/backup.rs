@@ -37,7 +37,7 @@ pub struct Submission {
     /// The VM.
     #[serde(serialize_with = "as_text")]
     pub vm: VmName,
-    /// Its disks.
+    /// Its disks; none for a VM of the node's hypervisor, which knows them.
     pub disks: Vec<DiskSubmission>,
     /// Fulls, deltas, or what fits.
     #[serde(serialize_with = "as_text")]

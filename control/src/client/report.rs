@@ -24,9 +24,7 @@ pub(super) fn report(
     let elapsed = elapsed.unwrap_or_else(|| between(job, "planning", "done"));
     let copying = between(job, "copying", "publishing");
     let mut disks = Vec::with_capacity(point.disks.len());
-    for asked in &submission.disks {
-        let mut found = point.disks.iter();
-        let Some(disk) = found.find(|disk| disk.name == asked.name.as_str()) else { continue };
+    for disk in in_order(submission, point) {
         let moved = moved.iter().find(|moved| moved.disk == disk.name);
         disks.push(disk_report(disk, moved, copying)?);
     }
@@ -40,6 +38,17 @@ pub(super) fn report(
         job: point.job.parse::<JobId>()?,
     };
     Ok(BackupReport { point, disks, elapsed })
+}
+
+/// The disks in the order in which they were asked for, if they were.
+fn in_order<'a>(submission: &Submission, point: &'a PointRecord) -> Vec<&'a DiskRecord> {
+    if submission.disks.is_empty() {
+        return point.disks.iter().collect();
+    }
+    let asked = submission.disks.iter();
+    asked
+        .filter_map(|asked| point.disks.iter().find(|disk| disk.name == asked.name.as_str()))
+        .collect()
 }
 
 /// Time between two states of a job; no time where it is not known.

@@ -24,7 +24,10 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::jobs::{JobRefusal, Jobs};
-use super::wire::{Done, HealthRecord, JobAsked, JobProgress, JobsRecord, LookAnswer, LookAsked};
+use super::wire::{
+    BaseRecord, ChangedAnswer, Done, FindAnswer, FindAsked, HealthRecord, JobAsked, JobProgress,
+    JobsRecord, LookAnswer, LookAsked, SnapshotAnswer, SnapshotAsked,
+};
 use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
 use crate::proc::own_pss_bytes;
@@ -43,6 +46,9 @@ pub(super) fn router(jobs: &Arc<Jobs>, token: Option<&NodeToken>) -> Router {
         .route("/look", post(look))
         .route("/jobs", get(list))
         .route("/jobs/{job}", post(start).get(progress).delete(end))
+        .route("/vms/find", post(find))
+        .route("/jobs/{job}/snapshot", post(hold).delete(release))
+        .route("/jobs/{job}/snapshot/disks/{disk}/changed", post(changed))
         .route("/jobs/{job}/disks/{place}/base", put(base))
         .route("/jobs/{job}/disks/{place}/manifest", get(manifest));
     let router = Router::new().nest("/api/v1", paths).with_state(Arc::clone(jobs));
@@ -157,6 +163,39 @@ async fn end(
     let job = JobId::from_str(&job)?;
     blocking(move || jobs.end(job)).await?;
     Ok(Json(Done {}))
+}
+
+async fn find(
+    State(jobs): State<Arc<Jobs>>,
+    ApiJson(asked): ApiJson<FindAsked, MAX_ASKED_BYTES>,
+) -> Result<Json<FindAnswer>, ApiError> {
+    blocking(move || Ok(jobs.vms.find(&asked.vm))).await.map(Json)
+}
+
+async fn hold(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath(job): ApiPath<String>,
+    ApiJson(asked): ApiJson<SnapshotAsked, MAX_ASKED_BYTES>,
+) -> Result<Json<SnapshotAnswer>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || jobs.vms.hold(job, &asked.vm)).await.map(Json)
+}
+
+async fn changed(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath((job, disk)): ApiPath<(String, String)>,
+    ApiJson(base): ApiJson<BaseRecord, MAX_ASKED_BYTES>,
+) -> Result<Json<ChangedAnswer>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || jobs.vms.changed(job, &disk, base)).await.map(Json)
+}
+
+async fn release(
+    State(jobs): State<Arc<Jobs>>,
+    ApiPath(job): ApiPath<String>,
+) -> Result<Json<SnapshotAnswer>, ApiError> {
+    let job = JobId::from_str(&job)?;
+    blocking(move || jobs.vms.release(job)).await.map(Json)
 }
 
 async fn base(

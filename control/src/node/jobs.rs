@@ -16,6 +16,7 @@ use blockferry_dataplane::nbd::NbdUri;
 use blockferry_dataplane::{Counts, Endpoint, MoverSettings};
 
 use super::job::Job;
+use super::vms::{HeldVms, NodeVms};
 use super::wire::{
     self, EndRecord, FaultRecord, JobAsked, LoadRecord, LookAnswer, LookAsked, LookedRecord,
 };
@@ -71,6 +72,7 @@ pub(super) struct Jobs {
     folder: PathBuf,
     settings: JobSettings,
     jobs: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    pub(super) vms: Arc<HeldVms>,
 }
 
 impl fmt::Debug for Jobs {
@@ -84,21 +86,30 @@ impl Jobs {
     ///
     /// # Errors
     /// What the system says of the folder.
-    pub(super) fn take(folder: PathBuf, settings: JobSettings) -> io::Result<Arc<Self>> {
+    pub(super) fn take(
+        folder: PathBuf,
+        settings: JobSettings,
+        vms: Option<NodeVms>,
+    ) -> io::Result<Arc<Self>> {
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
-        Ok(Arc::new(Self { folder, settings, jobs: Mutex::default() }))
+        let vms = Arc::new(HeldVms::new(vms));
+        Ok(Arc::new(Self { folder, settings, jobs: Mutex::default(), vms }))
     }
 
     /// What these sources are. Blocks.
     pub(super) fn look(&self, asked: LookAsked) -> Result<LookAnswer, JobRefusal> {
         let mut sought = Vec::with_capacity(asked.disks.len());
+        let snapshot_of = asked.snapshot_of.as_deref().map(id).transpose()?;
         for disk in asked.disks {
             sought.push(Sought {
-                source: self.source(&disk.disk, &disk.source)?,
+                source: match snapshot_of {
+                    Some(job) => self.in_snapshot(job, &disk.disk)?,
+                    None => self.source(&disk.disk, &disk.source)?,
+                },
                 disk: name(&disk.disk)?,
                 bitmap: disk.bitmap,
             });
@@ -170,7 +181,13 @@ impl Jobs {
     pub(super) fn job(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
         let job = held(&self.jobs).get(&id).cloned().ok_or(JobRefusal::Unknown(id))?;
         held(&job.state).heard = Instant::now();
+        self.vms.heard(id);
         Ok(job)
+    }
+
+    /// Removes the snapshots of jobs that are dead. Blocks.
+    pub(super) fn sweep(&self) {
+        self.vms.sweep(&self.settings.log);
     }
 
     /// The jobs that there are.
@@ -196,6 +213,7 @@ impl Jobs {
 
     /// Calls off and forgets those that nobody asks about any more.
     pub(super) fn tidy(&self) {
+        self.vms.tidy(|heard| heard.elapsed() >= self.settings.forget);
         let jobs: Vec<_> = held(&self.jobs).values().cloned().collect();
         for job in jobs {
             let silent = held(&job.state).heard.elapsed();
@@ -230,6 +248,8 @@ impl Jobs {
         }
         // Their folders go with them.
         held(&self.jobs).clear();
+        // Not before: nothing reads them any more.
+        self.vms.stop();
     }
 
     fn get_or_make(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
@@ -281,6 +301,11 @@ impl Jobs {
         }
     }
 
+    fn in_snapshot(&self, job: JobId, disk: &str) -> Result<Endpoint, JobRefusal> {
+        let found = self.vms.endpoint(job, disk);
+        found.map_err(|why| JobRefusal::Unfit(format!("disk {disk:?}: {why}")))
+    }
+
     fn load(&self, job: &Job, place: usize, disk: LoadRecord) -> Result<Load, JobRefusal> {
         let of_disk = |what: String| JobRefusal::Unfit(format!("disk {:?}: {what}", disk.disk));
         let target: NbdUri =
@@ -288,7 +313,10 @@ impl Jobs {
         let base = disk.base.then(|| Manifest::open(&job.base(place))).transpose();
         Ok(Load {
             disk: name(&disk.disk)?,
-            source: self.source(&disk.disk, &disk.source)?,
+            source: match disk.source.as_str() {
+                "" => self.in_snapshot(job.id, &disk.disk)?,
+                uri => self.source(&disk.disk, uri)?,
+            },
             target: (self.settings.reach)(&target).map_err(of_disk)?,
             size: disk.size,
             base: base.map_err(|error| of_disk(error.to_string()))?.map(Arc::new),
@@ -318,6 +346,10 @@ impl Drop for Jobs {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn id(text: &str) -> Result<JobId, JobRefusal> {
+    text.parse().map_err(|error| JobRefusal::Unfit(format!("{error}")))
 }
 
 fn name(text: &str) -> Result<DiskName, JobRefusal> {

@@ -10,7 +10,8 @@
 //!  Node: the tunnel, kept up, and
 //!  NodeService ─ api    what the hub asks for, over connections that it opens through the tunnel
 //!              ├ jobs   sources looked at, lanes run: backup::Here, each job on a thread
-//!              └ job    what its lanes have come to
+//!              ├ job    what its lanes have come to
+//!              └ vms    VMs of its hypervisor, held still for jobs
 //!  wire         what the two say to each other
 //! ```
 
@@ -20,10 +21,12 @@ mod job;
 mod jobs;
 mod serve;
 mod service;
+mod vms;
 pub(crate) mod wire;
 
 pub use api::NodeToken;
 pub(crate) use api::{NO_SUCH_JOB, UNFIT};
+pub use vms::NodeVms;
 pub use wire::HealthRecord;
 
 pub use folder::{NodeError, NodeFolder, NodeRecord};

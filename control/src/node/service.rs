@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::api::{self, NodeToken};
 use super::jobs::{JobSettings, Jobs};
+use super::vms::NodeVms;
 use crate::backup::Here;
 
 /// Connections of the hub at once; more are closed. A hub has one or two for each job.
@@ -26,7 +28,7 @@ const BLOCKING_THREADS: usize = 64;
 const TIDY_PERIOD: Duration = Duration::from_secs(1);
 
 /// How a node works.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct NodeSettings {
     /// What all lanes have in common. Digests and extents are the hub's to choose.
     pub lane: LaneSettings,
@@ -37,6 +39,8 @@ pub struct NodeSettings {
     pub local_sources: bool,
     /// A job that the hub has not asked about for this long is called off, and forgotten.
     pub forget: Duration,
+    /// The VMs whose disks the hub may ask for; nothing where there are none.
+    pub vms: Option<NodeVms>,
     /// What the hub has to show, where others could ask too; nothing where only it can.
     pub token: Option<NodeToken>,
 }
@@ -63,7 +67,7 @@ impl NodeService {
         reach: impl Fn(&NbdUri) -> Result<Endpoint, String> + Send + Sync + 'static,
         log: impl Fn(&str) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let NodeSettings { lane, mover, local_sources, forget, token } = settings;
+        let NodeSettings { lane, mover, local_sources, forget, vms, token } = settings;
         let settings = JobSettings {
             lanes: Here { lane, mover },
             local_sources,
@@ -71,7 +75,14 @@ impl NodeService {
             reach: Box::new(reach),
             log: Box::new(log),
         };
-        let jobs = Jobs::take(folder, settings)?;
+        let jobs = Jobs::take(folder, settings, vms)?;
+        let swept = Arc::downgrade(&jobs);
+        // A vCenter that is away for long keeps nobody.
+        thread::Builder::new().name("sweep".into()).spawn(move || {
+            if let Some(jobs) = swept.upgrade() {
+                jobs.sweep();
+            }
+        })?;
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(REACTOR_THREADS)
             .max_blocking_threads(BLOCKING_THREADS)

@@ -7,8 +7,9 @@ use blockferry_dataplane::{Endpoint, Extent, Fault, Side};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupError, CarryError, LoadFault, target_words};
-use crate::catalog::{DiskName, FailureKind};
-use crate::record::BytesRecord;
+use crate::catalog::{DiskName, FailureKind, ValueError};
+use crate::record::{BytesRecord, NoteRecord};
+use crate::snapshots::Base;
 
 /// `GET /health`: that it is there.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -24,6 +25,9 @@ pub struct HealthRecord {
 /// `POST /look`: what these sources are.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct LookAsked {
+    /// The job whose snapshot has the disks, if they are in one.
+    #[serde(default)]
+    pub(crate) snapshot_of: Option<String>,
     pub(crate) disks: Vec<SoughtRecord>,
 }
 
@@ -61,7 +65,7 @@ pub(crate) struct JobAsked {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct LoadRecord {
     pub(crate) disk: String,
-    /// An NBD URI, as the node sees it.
+    /// An NBD URI, as the node sees it; or nothing for a disk of the job's snapshot.
     pub(crate) source: String,
     /// The NBD URI of an export, as the hub sees it.
     pub(crate) target: String,
@@ -142,6 +146,123 @@ pub(crate) enum SideRecord {
     Target,
 }
 
+/// `POST /vms/find`: which VM is meant.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct FindAsked {
+    /// Its name, or another word that hypervisors find VMs by.
+    pub(crate) vm: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FindAnswer {
+    Found(FoundVmRecord),
+    Fault(FaultRecord),
+}
+
+/// A VM that was found.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct FoundVmRecord {
+    /// What its hypervisor knows it by.
+    pub(crate) vm: String,
+    pub(crate) name: String,
+    /// Those that a snapshot holds.
+    pub(crate) disks: Vec<FoundDiskRecord>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct FoundDiskRecord {
+    pub(crate) name: String,
+}
+
+/// `POST /jobs/{job}/snapshot`: a VM to be held still.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct SnapshotAsked {
+    /// What its hypervisor knows it by.
+    pub(crate) vm: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SnapshotAnswer {
+    /// To be asked for again.
+    Working,
+    Held(HeldRecord),
+    /// With what was said meanwhile.
+    Gone {
+        words: Vec<String>,
+    },
+    Fault(FaultRecord),
+}
+
+/// A VM that is held still.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct HeldRecord {
+    pub(crate) vm_uuid: Option<String>,
+    /// The instant that its disks show: milliseconds since 1970.
+    pub(crate) instant_ms: u64,
+    /// What was said until now.
+    pub(crate) words: Vec<String>,
+    pub(crate) notes: Vec<NoteRecord>,
+    pub(crate) disks: Vec<HeldDiskRecord>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct HeldDiskRecord {
+    pub(crate) name: String,
+    pub(crate) uuid: Option<String>,
+    pub(crate) change: Option<String>,
+    pub(crate) audit_percent: u8,
+}
+
+/// `POST /jobs/{job}/snapshot/disks/{disk}/changed`: what the disk's newest layer is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct BaseRecord {
+    pub(crate) vm: Option<String>,
+    pub(crate) uuid: Option<String>,
+    pub(crate) size: u64,
+    pub(crate) change: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ChangedAnswer {
+    /// To be asked for again.
+    Working,
+    /// Start and length of each, in bytes.
+    Areas(Vec<(u64, u64)>),
+    /// It cannot be told, and why.
+    Unknown(String),
+    Fault(FaultRecord),
+}
+
+impl From<&Base> for BaseRecord {
+    fn from(base: &Base) -> Self {
+        Self {
+            vm: base.vm.clone(),
+            uuid: base.uuid.as_ref().map(ToString::to_string),
+            size: base.size_bytes,
+            change: base.change.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl BaseRecord {
+    /// It, checked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn base(self) -> Result<Base, String> {
+        let wrong = |error: ValueError| error.to_string();
+        Ok(Base {
+            vm: self.vm,
+            uuid: self.uuid.as_deref().map(str::parse).transpose().map_err(wrong)?,
+            size_bytes: self.size,
+            change: self.change.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        })
+    }
+}
+
 /// The names of the jobs that a node has: `GET /jobs`.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct JobsRecord {
@@ -218,7 +339,17 @@ impl FaultRecord {
         }
     }
 
-    fn of_all(error: &BackupError) -> Self {
+    /// A source that cannot be had at all.
+    pub(super) fn of_source(said: &str) -> Self {
+        Self {
+            disk: None,
+            side: Some(SideRecord::Source),
+            failure: FailureKind::Source.to_string(),
+            said: said.to_owned(),
+        }
+    }
+
+    pub(super) fn of_all(error: &BackupError) -> Self {
         let side = error.side().map(SideRecord::from);
         Self { disk: None, side, failure: error.failure().to_string(), said: error.to_string() }
     }

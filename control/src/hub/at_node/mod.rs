@@ -3,11 +3,13 @@
 //! ```text
 //!  lines      which nodes there are, and how each is reached
 //!  AtNode     a carrier: has the node look at sources, and start lanes
+//!  vm         a VM of its hypervisor, found, held still and let go
 //!  following  a thread that asks how they get on, and has their digests at the end
 //! ```
 
 mod following;
 mod lines;
+mod vm;
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::manifest::Manifest;
 use hyper::Method;
 
@@ -31,6 +34,7 @@ use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, Sough
 use crate::node::{NO_SUCH_JOB, UNFIT};
 use following::CarryingAtNode;
 pub use lines::{NodeLines, NodeStatus, NodesAtWork};
+pub(super) use vm::FoundVm;
 
 /// Between two attempts to reach a node.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -44,6 +48,8 @@ pub(super) struct AtNode {
     callee: Arc<Callee>,
     job: JobId,
     connections: u16,
+    /// Whether the disks are those of a snapshot that the node holds for the job.
+    of_snapshot: bool,
     /// How long it may be away before the job fails.
     deadline: Duration,
 }
@@ -58,10 +64,11 @@ impl AtNode {
         node: &NodeName,
         job: JobId,
         connections: u16,
+        of_snapshot: bool,
     ) -> Result<Self, SubmitError> {
         let deadline = nodes.deadline;
         let callee = Arc::new(nodes.callee(node)?);
-        Ok(Self { node: node.clone(), callee, job, connections, deadline })
+        Ok(Self { node: node.clone(), callee, job, connections, of_snapshot, deadline })
     }
 
     /// Calls until there is an answer. A node that is away is waited for.
@@ -131,6 +138,11 @@ impl AtNode {
         self.callee.ask(given_up, method.clone(), call, sent)
     }
 
+    /// A source as the node is told of it; nothing of one that it has itself.
+    fn told(&self, source: &Endpoint) -> String {
+        if self.of_snapshot { String::new() } else { source.to_string() }
+    }
+
     fn path(&self) -> String {
         format!("/jobs/{}", self.job)
     }
@@ -159,7 +171,7 @@ impl AtNode {
             }
             disks.push(LoadRecord {
                 disk: load.disk.to_string(),
-                source: load.source.to_string(),
+                source: self.told(&load.source),
                 target: load.target.to_string(),
                 size: load.size,
                 extent: (&load.extent).into(),
@@ -212,10 +224,11 @@ impl Carrier for AtNode {
     ) -> Result<Vec<Looked>, BackupError> {
         let disks = sought.iter().map(|sought| SoughtRecord {
             disk: sought.disk.to_string(),
-            source: sought.source.to_string(),
+            source: self.told(&sought.source),
             bitmap: sought.bitmap.clone(),
         });
-        let body = json(&LookAsked { disks: disks.collect() })?;
+        let snapshot_of = self.of_snapshot.then(|| self.job.to_string());
+        let body = json(&LookAsked { snapshot_of, disks: disks.collect() })?;
         let given_up = || cancellation.is_cancelled();
         let answer = self.insist(&given_up, || {
             self.ask::<LookAnswer>(&given_up, &Method::POST, "/look", Some(&body))

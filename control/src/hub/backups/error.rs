@@ -44,6 +44,12 @@ pub enum SubmitError {
     /// Which nodes there are cannot be told.
     #[error(transparent)]
     Nodes(#[from] NodeError),
+    /// A VM that the node cannot find.
+    #[error("{0}")]
+    NoVm(BackupError),
+    /// The node cannot be asked for its VMs, or its vCenter not.
+    #[error("{0}")]
+    VmsAway(BackupError),
     /// More disks than could ever start together.
     #[error(
         "the VM has {disks} disks, and this hub has {ports} ports, one for each disk; give it a wider range"

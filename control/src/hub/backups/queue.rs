@@ -14,9 +14,10 @@ use super::run::run;
 use super::tally::{JobCounts, Tally};
 use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
 use crate::catalog::{
-    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind, JobState, Jobs,
-    NewJob, SqliteCatalog,
+    Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
+    JobState, Jobs, NewJob, SqliteCatalog,
 };
+use crate::hub::at_node::{AtNode, FoundVm};
 use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
 use crate::repository::Repository;
 
@@ -66,6 +67,8 @@ pub(super) struct Ticket {
     pub(super) repository_name: RepositoryName,
     /// The node that reads its disks; the hub itself where there is none.
     pub(super) node: Option<NodeName>,
+    /// The VM of the node's hypervisor that it is about, if it is about one.
+    pub(super) vm: Option<FoundVm>,
     pub(super) cancellation: Cancellation,
     pub(super) feed: Feed,
 }
@@ -136,6 +139,41 @@ impl Backups {
         node: Option<NodeName>,
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
+        self.take_in(request, None, repository, node, key)
+    }
+
+    /// The same of a VM that the hypervisor of a node runs, by its name or another word that it is
+    /// found by. Its disks are what a snapshot holds of them.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn submit_vm(
+        &self,
+        vm: &str,
+        mode: BackupMode,
+        repository: Option<&RepositoryName>,
+        node: NodeName,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Admission, SubmitError> {
+        self.check_node(Some(&node))?;
+        let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
+        // It has no job yet that it could be asked about.
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(vm, mode);
+        let found = found.map_err(|error| match error.failure() {
+            FailureKind::Request => SubmitError::NoVm(error),
+            _ => SubmitError::VmsAway(error),
+        })?;
+        self.take_in(found.request.clone(), Some(found), repository, Some(node), key)
+    }
+
+    fn take_in(
+        &self,
+        request: BackupRequest,
+        vm: Option<FoundVm>,
+        repository: Option<&RepositoryName>,
+        node: Option<NodeName>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Admission, SubmitError> {
         request.check()?;
         self.check_node(node.as_ref())?;
         let (name, repository) = self.shared.repositories.named(repository)?;
@@ -168,6 +206,7 @@ impl Backups {
                 repository: repository.clone(),
                 repository_name: name.clone(),
                 node,
+                vm,
                 cancellation: Cancellation::default(),
                 feed,
             }));

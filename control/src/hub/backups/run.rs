@@ -5,17 +5,24 @@ use std::sync::Arc;
 use super::error::SubmitError;
 use super::feed::JobEvent;
 use super::queue::{Shared, Ticket};
-use crate::backup::{BackupError, Carrier, Ground, Here, Run, Watch};
+use crate::backup::{BackupError, Carrier, Ground, Here, Origin, Run, Watch};
 use crate::catalog::{FailureKind, Jobs};
 use crate::hub::PortLease;
 use crate::hub::at_node::AtNode;
 
-/// Who reads the disks of a job.
-fn carrier(shared: &Shared, ticket: &Ticket) -> Result<Arc<dyn Carrier>, SubmitError> {
-    let Some(node) = &ticket.node else { return Ok(Arc::new(Here::with(&shared.settings))) };
+/// Who reads the disks of a job, and where they come from if not from its request.
+type Reader = (Arc<dyn Carrier>, Option<Box<dyn Origin>>);
+
+fn reader(shared: &Shared, ticket: &Ticket) -> Result<Reader, SubmitError> {
+    let Some(node) = &ticket.node else {
+        return Ok((Arc::new(Here::with(&shared.settings)), None));
+    };
     let nodes = shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
     let connections = shared.settings.lane.connections;
-    Ok(Arc::new(AtNode::new(nodes, node, ticket.job.id, connections)?))
+    let of_snapshot = ticket.vm.is_some();
+    let at = AtNode::new(nodes, node, ticket.job.id, connections, of_snapshot)?;
+    let origin = ticket.vm.as_ref().map(|vm| Box::new(at.origin(vm)) as Box<dyn Origin>);
+    Ok((Arc::new(at), origin))
 }
 
 /// Runs a job to its end, which it notes in the catalog and tells on the feed.
@@ -28,8 +35,8 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
         }
     };
     // A node may have been taken away since the job was taken in.
-    let carrier = match carrier(shared, ticket) {
-        Ok(carrier) => carrier,
+    let (carrier, origin) = match reader(shared, ticket) {
+        Ok(reader) => reader,
         Err(error) => return fail(FailureKind::Other, &error.to_string()),
     };
     let work = match ticket.repository.begin_for(ticket.job.id, Some(&ticket.request.vm)) {
@@ -45,7 +52,7 @@ pub(super) fn run(shared: &Shared, ticket: &Ticket, ports: Vec<PortLease>) {
     };
     let watch: Arc<dyn Watch> = Arc::new(ticket.feed.clone());
     let run = Run {
-        origin: None,
+        origin: origin.as_deref(),
         ground: &ground,
         request: &ticket.request,
         settings: &shared.settings,

@@ -75,6 +75,7 @@ impl Place {
             lane: LaneSettings { deadline: Duration::from_secs(5), ..LaneSettings::default() },
             mover: MoverSettings { rate_limit, ..MoverSettings::default() },
             local_sources: false,
+            vms: None,
             forget,
             token: None,
         };

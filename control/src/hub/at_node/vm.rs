@@ -1,0 +1,297 @@
+//! A VM of a node's hypervisor: found, held still and let go by the node, as the hub asks.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockferry_dataplane::Endpoint;
+use blockferry_dataplane::plan::{Area, AreaSet};
+use hyper::Method;
+
+use super::{AtNode, RETRY_PAUSE, json};
+use crate::backup::{
+    BackupError, BackupRequest, Cancellation, ChangeTracker, Changes, DiskRequest, Frozen, Origin,
+    Watch,
+};
+use crate::call::CallError;
+use crate::catalog::{
+    BackupMode, ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid,
+};
+use crate::node::wire::{
+    BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FindAsked, FoundDiskRecord, FoundVmRecord,
+    HeldRecord, SnapshotAnswer, SnapshotAsked,
+};
+use crate::snapshots::Base;
+
+/// Between two questions about something that takes the node its time.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// For a snapshot to be removed before its job is over without it.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+/// For a node that is not there to be there.
+const COMING: Duration = Duration::from_secs(5);
+/// For a node to find a VM.
+const FIND_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A VM that a node has found.
+#[derive(Clone, Debug)]
+pub(in super::super) struct FoundVm {
+    /// What its hypervisor knows it by.
+    id: String,
+    /// The backup that is asked for, with the disks that it has now.
+    pub(in super::super) request: BackupRequest,
+}
+
+impl AtNode {
+    /// Which VM is meant by this word.
+    pub(in super::super) fn find(
+        &self,
+        sought: &str,
+        mode: BackupMode,
+    ) -> Result<FoundVm, BackupError> {
+        let body = json(&FindAsked { vm: sought.to_owned() })?;
+        let since = Instant::now();
+        let late = || since.elapsed() >= FIND_DEADLINE;
+        let ask = || self.ask::<FindAnswer>(&late, &Method::POST, "/vms/find", Some(&body));
+        // Whoever asks waits for the answer; a node that is about to come is worth a moment.
+        let mut answer = ask();
+        while let Err(CallError::Unreachable(_)) = answer
+            && since.elapsed() < COMING
+        {
+            thread::sleep(RETRY_PAUSE);
+            answer = ask();
+        }
+        match answer.map_err(|error| self.failed(&error, since.elapsed()))? {
+            FindAnswer::Fault(fault) => Err(self.of_vm(&fault)),
+            FindAnswer::Found(found) => {
+                found_vm(found, mode).map_err(|error| self.strange(error.to_string()))
+            }
+        }
+    }
+
+    /// The same VM, to be held still for the job.
+    pub(in super::super) fn origin(&self, vm: &FoundVm) -> VmAtNode {
+        VmAtNode { at: self.clone(), id: vm.id.clone() }
+    }
+
+    fn of_vm(&self, fault: &FaultRecord) -> BackupError {
+        let said = format!("node {}: {}", self.node, fault.said);
+        // One of a later version is somebody's fault nevertheless.
+        let failure = fault.failure.parse().unwrap_or(FailureKind::Other);
+        BackupError::VmAtNode { failure, said }
+    }
+
+    /// Makes a call again and again until what it asks for is done.
+    fn until_done<A: serde::de::DeserializeOwned, T>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        method: &Method,
+        call: &str,
+        body: Option<&[u8]>,
+        done: impl Fn(A) -> Option<T>,
+    ) -> Result<T, BackupError> {
+        let mut pause = PAUSE;
+        loop {
+            let answer = self.insist(given_up, || self.ask::<A>(given_up, method, call, body))?;
+            if let Some(done) = done(answer) {
+                return Ok(done);
+            }
+            if given_up() {
+                return Err(BackupError::Cancelled);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// The backup of a VM as it was found.
+fn found_vm(found: FoundVmRecord, mode: BackupMode) -> Result<FoundVm, ValueError> {
+    let disk = |disk: FoundDiskRecord| -> Result<DiskRequest, ValueError> {
+        Ok(DiskRequest {
+            name: disk.name.parse()?,
+            uuid: None,
+            source: Endpoint::Null,
+            changes: Changes::Compared,
+        })
+    };
+    let disks = found.disks.into_iter().map(disk).collect::<Result<_, _>>()?;
+    let request = BackupRequest { vm: found.name.parse()?, disks, mode };
+    Ok(FoundVm { id: found.vm, request })
+}
+
+/// A VM that a node holds still for the hub.
+#[derive(Clone, Debug)]
+pub(in super::super) struct VmAtNode {
+    at: AtNode,
+    id: String,
+}
+
+impl Origin for VmAtNode {
+    fn vm_uuid(&self) -> Option<VmUuid> {
+        None
+    }
+
+    fn freeze(
+        &self,
+        job: JobId,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<Box<dyn Frozen>, BackupError> {
+        let mut held = HeldAtNode {
+            at: self.at.clone(),
+            job,
+            watch: Arc::clone(watch),
+            said: 0,
+            vm_uuid: None,
+            instant: UnixMillis::now(),
+            disks: Vec::new(),
+            notes: Vec::new(),
+        };
+        let body = json(&SnapshotAsked { vm: self.id.clone() })?;
+        let given_up = || cancellation.is_cancelled();
+        // From here on the node may hold it, and lets it go when this is dropped.
+        let call = held.call();
+        let answer =
+            self.at.until_done(&given_up, &Method::POST, &call, Some(&body), |answer| {
+                Some(answer).filter(|answer| !matches!(answer, SnapshotAnswer::Working))
+            })?;
+        match answer {
+            SnapshotAnswer::Held(record) => held.take(record)?,
+            SnapshotAnswer::Fault(fault) => return Err(self.at.of_vm(&fault)),
+            SnapshotAnswer::Working | SnapshotAnswer::Gone { .. } => {
+                return Err(self.at.strange("it let the snapshot go that it was to make"));
+            }
+        }
+        Ok(Box::new(held))
+    }
+}
+
+struct HeldAtNode {
+    at: AtNode,
+    job: JobId,
+    watch: Arc<dyn Watch>,
+    /// Words that were passed on.
+    said: usize,
+    vm_uuid: Option<VmUuid>,
+    instant: UnixMillis,
+    disks: Vec<DiskRequest>,
+    notes: Vec<PointNote>,
+}
+
+impl HeldAtNode {
+    fn call(&self) -> String {
+        format!("/jobs/{}/snapshot", self.job)
+    }
+
+    fn take(&mut self, record: HeldRecord) -> Result<(), BackupError> {
+        self.pass_on(record.words);
+        let strange = |error: ValueError| self.at.strange(error.to_string());
+        self.vm_uuid = record.vm_uuid.as_deref().map(str::parse).transpose().map_err(strange)?;
+        self.instant = UnixMillis::new(record.instant_ms).unwrap_or(self.instant);
+        for note in record.notes {
+            let weight: NoteWeight = note.weight.parse().map_err(strange)?;
+            self.notes.push(PointNote { weight, says: note.says });
+        }
+        for disk in record.disks {
+            let change = disk.change.as_deref().map(str::parse).transpose().map_err(strange)?;
+            let tracker = TrackerAtNode {
+                at: self.at.clone(),
+                job: self.job,
+                disk: disk.name.clone(),
+                change,
+            };
+            let audit_percent = disk.audit_percent.min(100);
+            self.disks.push(DiskRequest {
+                name: disk.name.parse().map_err(strange)?,
+                uuid: disk.uuid.as_deref().map(str::parse).transpose().map_err(strange)?,
+                source: Endpoint::Null,
+                changes: Changes::Tracked { tracker: Arc::new(tracker), audit_percent },
+            });
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, words: Vec<String>) {
+        for word in words.iter().skip(self.said) {
+            self.watch.note(word);
+        }
+        self.said = self.said.max(words.len());
+    }
+}
+
+impl Frozen for HeldAtNode {
+    fn vm_uuid(&self) -> Option<&VmUuid> {
+        self.vm_uuid.as_ref()
+    }
+
+    fn instant(&self) -> UnixMillis {
+        self.instant
+    }
+
+    fn disks(&self) -> &[DiskRequest] {
+        &self.disks
+    }
+
+    fn notes(&self) -> &[PointNote] {
+        &self.notes
+    }
+}
+
+impl Drop for HeldAtNode {
+    fn drop(&mut self) {
+        let due = Instant::now() + RELEASE_DEADLINE;
+        let late = || Instant::now() >= due;
+        let gone = |answer| match answer {
+            SnapshotAnswer::Working => None,
+            SnapshotAnswer::Gone { words } => Some(words),
+            SnapshotAnswer::Held(_) | SnapshotAnswer::Fault(_) => Some(Vec::new()),
+        };
+        match self.at.until_done(&late, &Method::DELETE, &self.call(), None, gone) {
+            Ok(words) => self.pass_on(words),
+            Err(error) => self.watch.note(&format!(
+                "whether the snapshot is removed is not known: {error}; the node removes it when it \
+                 has not heard of the job for a while, or when it is started again"
+            )),
+        }
+    }
+}
+
+/// What a node's hypervisor knows of a disk's changes.
+#[derive(Debug)]
+struct TrackerAtNode {
+    at: AtNode,
+    job: JobId,
+    disk: String,
+    change: Option<ChangeId>,
+}
+
+impl ChangeTracker for TrackerAtNode {
+    fn now(&self) -> Option<&ChangeId> {
+        self.change.as_ref()
+    }
+
+    fn changed_since(
+        &self,
+        base: &Base,
+        cancellation: &Cancellation,
+    ) -> Result<Result<AreaSet, String>, BackupError> {
+        let body = json(&BaseRecord::from(base))?;
+        let given_up = || cancellation.is_cancelled();
+        let call = format!("/jobs/{}/snapshot/disks/{}/changed", self.job, self.disk);
+        let answer =
+            self.at.until_done(&given_up, &Method::POST, &call, Some(&body), |answer| {
+                Some(answer).filter(|answer| !matches!(answer, ChangedAnswer::Working))
+            })?;
+        match answer {
+            ChangedAnswer::Areas(areas) => {
+                let areas = areas.into_iter().map(|(start, length)| Area::new(start, length));
+                let areas = AreaSet::from_unsorted(areas, base.size_bytes);
+                areas.map(Ok).map_err(|error| self.at.strange(error.to_string()))
+            }
+            ChangedAnswer::Unknown(why) => Ok(Err(why)),
+            ChangedAnswer::Fault(fault) => Err(self.at.of_vm(&fault)),
+            ChangedAnswer::Working => Err(self.at.strange("it never ends")),
+        }
+    }
+}
