@@ -71,12 +71,12 @@ pub(crate) enum Command {
     #[command(after_help = crate::batch::EXAMPLES,
         after_long_help = const_str(crate::batch::EXAMPLES, EXIT_CODES))]
     Batch(BatchOptions),
-    /// Restore disks of a point to files, an NBD export or a block device
+    /// Restore disks of a point to files, an NBD export, a block device or a VM of a vCenter
     ///
     /// All disks at once. Each is compared with its digests while it is read, and a file has its
     /// name only when it is whole, durable, and what was backed up. With --hub the hub serves the
     /// disks on ports of its 127.0.0.1, and they are written and compared here: from another machine
-    /// forward those ports under the same numbers.
+    /// forward those ports under the same numbers. What a VM of a vCenter gets is read back too.
     #[command(after_help = crate::restore::EXAMPLES,
         after_long_help = const_str(crate::restore::EXAMPLES, EXIT_CODES))]
     Restore(Box<RestoreOptions>),

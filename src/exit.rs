@@ -102,9 +102,9 @@ impl Exit {
 
     /// How a command ended that could not read what was kept, or not write it where it was wanted.
     pub(crate) fn of_read(error: &ReadError) -> Self {
-        match error {
+        match error.root() {
             ReadError::Cancelled => Self::Interrupted,
-            ReadError::Differs { .. } => Self::Differs,
+            ReadError::Differs { .. } | ReadError::ReadBack { .. } => Self::Differs,
             other => Self::of_failure(other.failure()),
         }
     }

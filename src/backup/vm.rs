@@ -6,8 +6,7 @@ use blockferry_control::backup::{
     BackupError, BackupReport, BackupSettings, VmSource, Watch, back_up_vm,
 };
 use blockferry_control::repository::Repository;
-use blockferry_control::sources::vddk::REQUEST_BYTES;
-use blockferry_dataplane::LaneSettings;
+use blockferry_control::sources::vddk::fitted;
 
 use super::asked::refusal;
 use super::options::BackupOptions;
@@ -38,16 +37,8 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         None => vm_name(&vm.name)?,
     };
     let disks = u16::try_from(vm.disks.len()).unwrap_or(u16::MAX);
-    let lane = options.lane.lane();
     let settings = BackupSettings {
-        lane: LaneSettings {
-            // More at once are slower there, and longer requests may be refused.
-            connections: 1,
-            adapt_bytes: (*lane.adapt_bytes.start()).min(REQUEST_BYTES)
-                ..=(*lane.adapt_bytes.end()).min(REQUEST_BYTES),
-            request_bytes: lane.request_bytes.map(|bytes| bytes.min(REQUEST_BYTES)),
-            ..lane
-        },
+        lane: fitted(options.lane.lane()),
         mover: options.lane.mover(),
         ..BackupSettings::for_disks(disks)
     };

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use blockferry_control::reading::{
-    RestoreReport, RestoreRequest, RestoreTarget, RestoredDisk, restore,
+    ReadError, RestoreReport, RestoreRequest, RestoreTarget, RestoredDisk, restore,
 };
 use blockferry_dataplane::{Counts, Endpoint};
 
 use super::options::RestoreOptions;
 use super::telling::{Json, summary};
+use super::vm;
 use crate::copy::{Place, named_place};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line, tell};
@@ -43,12 +44,12 @@ pub(crate) fn command(options: &RestoreOptions) -> anyhow::Result<Exit> {
 }
 
 fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
+    if vm::is_meant(options)? {
+        return vm::restore(options);
+    }
     let target = target(options)?;
     let request = RestoreRequest { point: options.point, disks: options.disk.clone(), target };
     let settings = settings(&options.lane)?;
-    let totals = |report: &RestoreReport| {
-        report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
-    };
     // Who has the repository serves the disks; they are moved and compared here in any case.
     if let Some(hub) = options.repository.remote.client()? {
         let (name, node) = (options.repository.name()?, options.node.clone());
@@ -62,6 +63,11 @@ fn restore_as_asked(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
         restore(&repository, &request, &settings, watch, cancellation)
             .map_err(|error| refusal(&error))
     })
+}
+
+/// What was moved of all disks.
+pub(super) fn totals(report: &RestoreReport) -> Counts {
+    report.disks.iter().fold(Counts::default(), |sum, disk| sum.plus(&disk.counts))
 }
 
 fn target(options: &RestoreOptions) -> anyhow::Result<RestoreTarget> {
@@ -102,7 +108,9 @@ fn folder(path: PathBuf, options: &RestoreOptions) -> RestoreTarget {
 /// goes first: it is what a person has to know.
 fn exit_of(report: &RestoreReport) -> Exit {
     let exit = |disk: &RestoredDisk| disk.outcome.as_ref().err().map_or(Exit::Done, Exit::of_read);
-    let exits: Vec<Exit> = report.disks.iter().map(exit).collect();
+    // Disks that went with their new VM did so for the sake of others, which count.
+    let is_cause = |disk: &&RestoredDisk| !matches!(disk.outcome, Err(ReadError::NotKept { .. }));
+    let exits: Vec<Exit> = report.disks.iter().filter(is_cause).map(exit).collect();
     if exits.contains(&Exit::Differs) && !exits.contains(&Exit::Done) {
         return Exit::Differs;
     }

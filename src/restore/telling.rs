@@ -22,8 +22,12 @@ pub(super) fn summary(report: &RestoreReport) -> String {
         row
     });
     let restored = report.disks.iter().filter(|disk| disk.outcome.is_ok()).count();
+    let into = report.into.as_ref().map_or_else(String::new, |into| {
+        let kind = if into.is_new { "new VM" } else { "VM" };
+        format!(" into {kind} {} ({})", into.path, into.vm)
+    });
     format!(
-        "{restored} of {} disks of point {} of VM {} restored, after {:.1} s\n{}",
+        "{restored} of {} disks of point {} of VM {} restored{into}, after {:.1} s\n{}",
         report.disks.len(),
         report.point,
         report.vm,
@@ -42,10 +46,20 @@ pub(super) struct Json<'a> {
     error: Option<String>,
     point: &'a str,
     vm: Option<&'a str>,
+    /// The VM of a vCenter that they are disks of now.
+    into: Option<Into<'a>>,
     seconds: f64,
     cpu_seconds: f64,
     bytes: BytesRecord,
     disks: Vec<Disk<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Into<'a> {
+    id: &'a str,
+    path: &'a str,
+    /// It was made for this.
+    new: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,6 +87,11 @@ impl<'a> Json<'a> {
             error: errors.next().map(ToString::to_string),
             point: report.point.as_str(),
             vm: Some(report.vm.as_str()),
+            into: report.into.as_ref().map(|into| Into {
+                id: into.vm.as_str(),
+                path: &into.path,
+                new: into.is_new,
+            }),
             seconds: report.elapsed.as_secs_f64(),
             cpu_seconds: cpu_seconds(),
             bytes: totals.into(),
@@ -87,6 +106,7 @@ impl<'a> Json<'a> {
             error: Some(error),
             point,
             vm: None,
+            into: None,
             seconds: 0.0,
             cpu_seconds: cpu_seconds(),
             bytes: BytesRecord::default(),

@@ -72,9 +72,21 @@ impl ServerOptions {
     /// # Errors
     /// Wrong usage, or why there is no session.
     pub(crate) fn connect(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        self.connect_as(Exit::Source)
+    }
+
+    /// The same where disks are to be written.
+    ///
+    /// # Errors
+    /// Wrong usage, or why there is no session.
+    pub(crate) fn connect_to_write(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        self.connect_as(Exit::Target)
+    }
+
+    fn connect_as(&self, side: Exit) -> anyhow::Result<Arc<dyn Hypervisor>> {
         let server = self.server()?;
-        let session = Vsphere::connect(&server)
-            .map_err(|error| Refusal::of(Exit::Source, error.to_string()))?;
+        let session =
+            Vsphere::connect(&server).map_err(|error| Refusal::of(side, error.to_string()))?;
         Ok(Arc::new(session))
     }
 

@@ -395,11 +395,15 @@ impl Frozen for Held {
     }
 }
 
-fn as_served(place: &DiskPlace) -> Disk {
+/// A disk as nbdkit is told of it.
+pub(crate) fn as_served(place: &DiskPlace) -> Disk {
     Disk {
         vm: place.vm.to_string(),
         file: place.file.clone(),
-        access: Access::Snapshot { id: place.snapshot.to_string() },
+        access: match &place.snapshot {
+            Some(snapshot) => Access::Snapshot { id: snapshot.to_string() },
+            None => Access::Write,
+        },
     }
 }
 

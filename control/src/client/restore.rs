@@ -61,7 +61,7 @@ impl HubClient {
         if let Err(error) = opened.export.end(watch) {
             watch.detail(&error.to_string());
         }
-        Ok(RestoreReport { point, vm, disks: restored?, elapsed: started.elapsed() })
+        Ok(RestoreReport { point, vm, disks: restored?, into: None, elapsed: started.elapsed() })
     }
 
     /// What the chain of a disk of an export should hold, as a manifest at `path`.

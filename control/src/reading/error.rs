@@ -11,6 +11,9 @@ use crate::catalog::{CatalogError, DiskName, FailureKind, LayerId, PointId};
 use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::repository::{RepositoryError, disk_names, point_list};
+use crate::snapshots::{HypervisorError, LedgerError};
+use crate::sources::vddk::SourceError;
+use crate::vsphere::PasswordError;
 
 /// One line that says what went wrong, and what to do. The repository is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +102,73 @@ pub enum ReadError {
         /// All that differs, in blocks of 64 KiB.
         bytes: u64,
     },
+    /// What was written is not what was read back.
+    #[error(
+        "disk {disk}: {target} gives back something else than was written to it, first at bytes {} to \
+         {} ({bytes} bytes in all); look at what it lies on",
+        first.start,
+        first.end()
+    )]
+    ReadBack {
+        /// The disk.
+        disk: DiskName,
+        /// What was written.
+        target: String,
+        /// The first range.
+        first: Area,
+        /// All that differs, in blocks of 64 KiB.
+        bytes: u64,
+    },
+    /// A disk of a VM was begun to be written, and is not what it was, nor what it should be.
+    #[error(
+        "{cause}; {target} is now partly overwritten: restore it again before the VM is started"
+    )]
+    Overwritten {
+        /// What is overwritten.
+        target: String,
+        /// Why it is not whole.
+        cause: Box<ReadError>,
+    },
+    /// A disk that was right, and went with the new VM that it was in.
+    #[error("disk {disk} is removed again with the new VM {vm}, for another disk failed")]
+    NotKept {
+        /// The disk.
+        disk: DiskName,
+        /// Where the VM stood.
+        vm: String,
+    },
+    /// A VM that cannot be restored into as it is.
+    #[error("VM {vm} is not restored into: {why}")]
+    UnfitVm {
+        /// Where it stands.
+        vm: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// Disks of a point and of a VM that do not go together.
+    #[error("disk {disk} has no place in VM {vm}: {why}; the VM has {has}")]
+    NoMatch {
+        /// The disk of the point.
+        disk: DiskName,
+        /// Where the VM stands.
+        vm: String,
+        /// Why not.
+        why: String,
+        /// The disks of the VM.
+        has: String,
+    },
+    /// What the hypervisor said.
+    #[error(transparent)]
+    Hypervisor(Box<HypervisorError>),
+    /// Where it is written down who works with a VM.
+    #[error(transparent)]
+    Ledger(Box<LedgerError>),
+    /// The password of the hypervisor.
+    #[error(transparent)]
+    Password(Box<PasswordError>),
+    /// A disk of a VM that cannot be opened for writing.
+    #[error(transparent)]
+    Vddk(Box<SourceError>),
     /// An export of the repository.
     #[error("disk {disk}: {error}")]
     Export {
@@ -192,7 +262,37 @@ impl From<CatalogError> for ReadError {
     }
 }
 
+impl From<HypervisorError> for ReadError {
+    fn from(error: HypervisorError) -> Self {
+        match error {
+            HypervisorError::CalledOff => Self::Cancelled,
+            error => Self::Hypervisor(Box::new(error)),
+        }
+    }
+}
+
+impl From<LedgerError> for ReadError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(Box::new(error))
+    }
+}
+
+impl From<SourceError> for ReadError {
+    fn from(error: SourceError) -> Self {
+        Self::Vddk(Box::new(error))
+    }
+}
+
 impl ReadError {
+    /// What is behind it, without what came of it.
+    #[must_use]
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Overwritten { cause, .. } => cause.root(),
+            other => other,
+        }
+    }
+
     pub(crate) fn system(path: &Path, what: &'static str, error: io::Error) -> Self {
         Self::System { path: path.to_owned(), what, error }
     }
@@ -200,8 +300,10 @@ impl ReadError {
     /// Whose fault it is. The repository is the source.
     #[must_use]
     pub fn failure(&self) -> FailureKind {
-        match self {
+        match self.root() {
             Self::NotOneDisk { .. }
+            | Self::NoMatch { .. }
+            | Self::Password(_)
             | Self::Exists { .. }
             | Self::NoPorts { .. }
             | Self::Repository(
@@ -212,6 +314,7 @@ impl ReadError {
             Self::Lane { fault, .. } if matches!(**fault, Fault::Request(_)) => {
                 FailureKind::Request
             }
+            Self::Hypervisor(error) if error.is_wrong_request() => FailureKind::Request,
             Self::Remote { failure, .. } => *failure,
             other => match other.side() {
                 Some(Side::Source) => FailureKind::Source,
@@ -224,11 +327,15 @@ impl ReadError {
     /// The side that is to blame, if it is one. The repository is the source.
     #[must_use]
     pub fn side(&self) -> Option<Side> {
-        match self {
+        match self.root() {
             Self::Lane { fault, .. } => fault.side(),
             Self::Repository(_) | Self::Digests { .. } => Some(Side::Source),
             Self::Export { .. } | Self::Image { .. } | Self::Lost { .. } => Some(Side::Source),
             Self::NewImage { .. }
+            | Self::ReadBack { .. }
+            | Self::UnfitVm { .. }
+            | Self::Hypervisor(_)
+            | Self::Vddk(_)
             | Self::System { .. }
             | Self::NotOurs { .. }
             | Self::Swapped { .. } => Some(Side::Target),

@@ -21,12 +21,14 @@ mod list;
 mod offer;
 mod opened;
 mod partial;
+mod read_back;
 mod restore;
 mod scratch;
 mod serve;
 mod settings;
 mod target;
 mod verify;
+mod vm;
 
 pub(crate) use digests::ChainDigests;
 pub use error::ReadError;
@@ -35,12 +37,13 @@ pub use list::{DamagedFile, ListedDisk, ListedPoint, find_point, find_points, li
 pub(crate) use offer::offer_at;
 pub use offer::{Offer, OfferAt, OfferRequest, Offered, offer};
 pub(crate) use opened::{Opened, OpenedDisk, no_digests};
-pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, restore};
+pub use restore::{RestoreReport, RestoreRequest, RestoredDisk, RestoredInto, restore};
 pub(crate) use restore::{notes_folder, restore_opened};
 pub(crate) use scratch::Scratch;
 pub use settings::{DiskFormat, ReadSettings};
-pub use target::RestoreTarget;
+pub use target::{RestoreTarget, WholeDisk};
 pub use verify::{
     Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
     VerifiedPoint, VerifyReport, VerifyRequest, verify,
 };
+pub use vm::{IntoVm, VmRestoreRequest, VmTarget, restore_to_vm};

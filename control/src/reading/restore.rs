@@ -10,12 +10,14 @@ use tempfile::TempDir;
 use super::error::ReadError;
 use super::lanes::{self, Reviver};
 use super::opened::{Opened, OpenedDisk, OpenedHere};
+use super::read_back::read_back;
 use super::scratch::Scratch;
 use super::settings::ReadSettings;
 use super::target::{RestoreTarget, Target, make_folder};
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
-use crate::repository::Repository;
+use crate::repository::{HeldPoint, Repository};
+use crate::snapshots::VmId;
 
 /// What is to be restored, and where to.
 #[derive(Clone, Debug)]
@@ -38,8 +40,21 @@ pub struct RestoreReport {
     pub vm: VmName,
     /// Its disks, by their names.
     pub disks: Vec<RestoredDisk>,
+    /// The VM that they are disks of now, where it is one.
+    pub into: Option<RestoredInto>,
     /// Time from the request to the end.
     pub elapsed: Duration,
+}
+
+/// The VM that disks were restored into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredInto {
+    /// What the hypervisor knows it by.
+    pub vm: VmId,
+    /// Where it stands.
+    pub path: String,
+    /// Whether it was made for this. It is there only if all disks are right.
+    pub is_new: bool,
 }
 
 /// A disk of it.
@@ -80,6 +95,19 @@ pub fn restore(
         &held.layers.iter().map(OpenedDisk::of).collect::<Vec<_>>(),
         &request.target,
     )?;
+    restore_held(repository, held, &request.target, settings, started, watch, cancellation)
+}
+
+/// The same of a point that is held already, as it was found.
+pub(super) fn restore_held(
+    repository: &Repository,
+    held: HeldPoint,
+    target: &RestoreTarget,
+    settings: &ReadSettings,
+    started: Instant,
+    watch: &Arc<dyn Watch>,
+    cancellation: &Cancellation,
+) -> Result<RestoreReport, ReadError> {
     // Before all that is in it, so that it goes last.
     let scratch = Scratch::make(&settings.folder)?;
     // Images are written through exports too.
@@ -87,12 +115,12 @@ pub fn restore(
     let (mut opened, failed) = OpenedHere::open(repository, held, settings);
     let mut disks = Vec::new();
     if !opened.disks().is_empty() {
-        disks = restore_opened(&mut opened, &request.target, settings, watch, cancellation)?;
+        disks = restore_opened(&mut opened, target, settings, watch, cancellation)?;
     }
     disks.extend(failed.into_iter().map(|(disk, error)| RestoredDisk::not(disk, error)));
     disks.sort_by(|one, other| one.name.cmp(&other.name));
     let (point, vm) = (opened.point(), opened.vm().clone());
-    Ok(RestoreReport { point, vm, disks, elapsed: started.elapsed() })
+    Ok(RestoreReport { point, vm, disks, into: None, elapsed: started.elapsed() })
 }
 
 /// The same of a point that is open, wherever it is kept.
@@ -121,6 +149,13 @@ pub(crate) fn restore_opened(
     }
     if cancellation.is_cancelled() {
         return Err(ReadError::Cancelled);
+    }
+    let is_whole: Vec<bool> = compared.iter().map(|(_, _, same)| same.is_ok()).collect();
+    let mut back = read_back(&disks, &targets, &is_whole, &notes, settings, watch, cancellation)?;
+    for ((_, _, same), back) in compared.iter_mut().zip(&mut back) {
+        if let Some(error) = back.take() {
+            *same = Err(error);
+        }
     }
     let each = disks.into_iter().zip(compared).zip(targets);
     let restored = each.map(|((disk, (counts, elapsed, same)), target)| {
@@ -176,6 +211,8 @@ fn move_all(
             ..settings.lane.clone()
         }));
     }
+    // What is read back later counts as work from the start.
+    let later = vec![Counts::default(); targets.iter().filter(|it| it.is_read_back()).count()];
     let mut keep = |reviver: &mut Reviver<'_>| {
         opened.keep(reviver)?;
         let mut targets = names.iter().zip(targets.iter_mut());
@@ -184,7 +221,7 @@ fn move_all(
         })
     };
     let told = Arc::clone(watch);
-    let progress = move |counts: &[Counts]| told.progress(counts);
+    let progress = move |counts: &[Counts]| told.progress(&[counts, &later].concat());
     lanes::run(&names, work, &mut keep, settings, watch, &progress, cancellation)
 }
 

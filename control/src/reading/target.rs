@@ -1,5 +1,6 @@
 //! Where restored disks go.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,20 @@ pub enum RestoreTarget {
     /// One disk over an export or a block device that is as large as the disk, or larger. What
     /// it has behind the end of the disk stays.
     Whole(Endpoint),
+    /// Each disk over an export of its own, which is as large. What they hold afterwards is read
+    /// back.
+    Each(BTreeMap<DiskName, WholeDisk>),
+}
+
+/// An export that takes a disk as a whole.
+#[derive(Clone, Debug)]
+pub struct WholeDisk {
+    /// Where it is written.
+    pub endpoint: Endpoint,
+    /// What people call it.
+    pub named: String,
+    /// Whether it holds nothing but zeros.
+    pub is_new: bool,
 }
 
 /// The target of one disk, ready to be written.
@@ -53,6 +68,8 @@ pub(super) enum Target {
         /// Keeps a device from being mounted meanwhile.
         _device: Option<File>,
     },
+    /// An export of its own.
+    Each(WholeDisk),
 }
 
 impl RestoreTarget {
@@ -69,6 +86,11 @@ impl RestoreTarget {
                     _ => None,
                 };
                 Ok(Target::Whole { endpoint: endpoint.clone(), _device: device })
+            }
+            Self::Each(targets) => {
+                let target = targets.get(&disk.name);
+                let target = target.expect("each disk that is restored has its target");
+                Ok(Target::Each(target.clone()))
             }
             Self::Folder { path, format, force } => {
                 let name = format!("{}.{}", disk.name, format.as_str());
@@ -105,6 +127,7 @@ impl Target {
             Self::Raw(file) => Endpoint::File(file.held()),
             Self::Image { served, .. } => served.endpoint(),
             Self::Whole { endpoint, .. } => endpoint.clone(),
+            Self::Each(disk) => disk.endpoint.clone(),
         }
     }
 
@@ -113,19 +136,30 @@ impl Target {
         match self {
             Self::Raw(file) | Self::Image { file, .. } => file.partial().display().to_string(),
             Self::Whole { endpoint, .. } => endpoint.to_string(),
+            Self::Each(disk) => disk.named.clone(),
         }
     }
 
     /// Whether it is new, so that nothing has to be written for zeros to be there.
     pub(super) fn is_zero(&self) -> bool {
-        !matches!(self, Self::Whole { .. })
+        match self {
+            Self::Raw(_) | Self::Image { .. } => true,
+            Self::Whole { .. } => false,
+            Self::Each(disk) => disk.is_new,
+        }
+    }
+
+    /// Whether what it holds is read back: it is not ours, and lies behind a library that is not
+    /// either.
+    pub(super) fn is_read_back(&self) -> bool {
+        matches!(self, Self::Each(_))
     }
 
     /// Its export, if it has one of ours.
     pub(super) fn served(&mut self) -> Option<&mut KeptExport> {
         match self {
             Self::Image { served, .. } => Some(served),
-            Self::Raw(_) | Self::Whole { .. } => None,
+            Self::Raw(_) | Self::Whole { .. } | Self::Each(_) => None,
         }
     }
 
@@ -137,6 +171,7 @@ impl Target {
     ) -> Result<String, ReadError> {
         let finished = match self {
             Self::Whole { endpoint, .. } => return Ok(endpoint.to_string()),
+            Self::Each(disk) => return Ok(disk.named),
             Self::Raw(file) => file.finish()?,
             Self::Image { file, served } => {
                 let failed = |what: String| ReadError::NewImage { disk: disk.clone(), what };

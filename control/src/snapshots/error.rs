@@ -29,6 +29,16 @@ pub enum HypervisorError {
     /// It is not there any more.
     #[error("VM {0} is not there any more; was it removed, or registered anew?")]
     Gone(VmId),
+    /// A new VM has no place, or several.
+    #[error("{}", no_place(what, named.as_deref(), has))]
+    NoPlace {
+        /// What is missing: `host`.
+        what: &'static str,
+        /// Which was asked for, if one was.
+        named: Option<String>,
+        /// Those that there are.
+        has: Vec<String>,
+    },
     /// The one who asked does not want it any more.
     #[error("it was called off")]
     CalledOff,
@@ -62,7 +72,7 @@ impl HypervisorError {
     /// Whether whoever asked named something that is not there, or several.
     #[must_use]
     pub fn is_wrong_request(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. })
+        matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NoPlace { .. })
     }
 
     /// What follows, if it came of a question for changed areas.
@@ -81,4 +91,17 @@ impl HypervisorError {
 
 fn or_rather(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) }
+}
+
+fn no_place(what: &str, named: Option<&str>, has: &[String]) -> String {
+    let there = match has {
+        [] => format!("there is no {what} that could take it"),
+        has => format!("there is {}", has.join(", ")),
+    };
+    match named {
+        Some(named) => {
+            format!("a new VM needs one {what}, and {named:?} is none or several: {there}")
+        }
+        None => format!("a new VM needs one {what}; name it: {there}"),
+    }
 }

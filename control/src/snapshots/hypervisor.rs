@@ -1,4 +1,4 @@
-//! What a backup asks of a hypervisor.
+//! What backups and restores ask of a hypervisor.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use blockferry_dataplane::plan::AreaSet;
 
 use super::error::HypervisorError;
 use super::name::SnapshotName;
+use super::new_vm::NewVm;
 use super::vm::{SnapshotFacts, SnapshotId, Vm, VmDisk, VmId};
 use crate::backup::Cancellation;
 use crate::catalog::ChangeId;
@@ -61,7 +62,7 @@ pub struct TakenSnapshot {
     pub quiesced: Quiesced,
 }
 
-/// Where the content of a snapshot's disk is read: what nbdkit's vddk plugin has to be told.
+/// Where the content of a disk is read or written: what nbdkit's vddk plugin has to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskPlace {
     /// The server's name or address.
@@ -76,9 +77,9 @@ pub struct DiskPlace {
     pub thumbprint: String,
     /// The VM.
     pub vm: VmId,
-    /// The snapshot.
-    pub snapshot: SnapshotId,
-    /// The file: that of the snapshot's disk.
+    /// The snapshot that is read; none, if the VM's own disk is written.
+    pub snapshot: Option<SnapshotId>,
+    /// The file: that of the snapshot's disk, or the VM's own.
     pub file: String,
 }
 
@@ -109,6 +110,31 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`HypervisorError`].
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
+
+    /// Has the changes of a VM's disks tracked no more, and forgets what is known of them.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn forget_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
+
+    /// Makes a VM, which is off. Where that fails, nothing is left, unless the error says so.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NoPlace`], and others.
+    fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError>;
+
+    /// Replaces what people read about a VM.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn note(&self, vm: &VmId, note: &str) -> Result<(), HypervisorError>;
+
+    /// Removes a VM with its disks. Only for one that [`make_vm`](Self::make_vm) has made. One that is
+    /// not there any more is removed.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn destroy_vm(&self, vm: &VmId) -> Result<(), HypervisorError>;
 
     /// Makes a snapshot. Where that fails, it may be there nevertheless, now or in a moment:
     /// [`remove_named`](Self::remove_named) sees to that, and has to be called. One that is called off
@@ -168,4 +194,7 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
 
     /// Where the content of a snapshot's disk is read.
     fn place(&self, vm: &VmId, snapshot: &SnapshotId, disk: &VmDisk) -> DiskPlace;
+
+    /// Where a VM's own disk is written, while the VM is off and has no snapshot.
+    fn place_to_write(&self, vm: &VmId, disk: &VmDisk) -> DiskPlace;
 }

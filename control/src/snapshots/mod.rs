@@ -20,6 +20,7 @@ mod findings;
 mod hypervisor;
 mod ledger;
 mod name;
+mod new_vm;
 mod sweep;
 mod vm;
 
@@ -31,6 +32,7 @@ pub use hypervisor::{
 };
 pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord};
 pub use name::{NotOurs, SnapshotName};
+pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
 pub use sweep::{Swept, sweep};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,

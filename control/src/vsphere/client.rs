@@ -5,13 +5,14 @@ use blockferry_dataplane::plan::AreaSet;
 use super::areas::changed;
 use super::error::VsphereError;
 use super::inventory::{Meant, candidates, look, meant, vms};
+use super::making::{destroy, make, note};
 use super::session::Session;
 use super::settings::VsphereServer;
 use super::snapshot::{disks_of, named, remove, remove_named, take, track_changes};
 use crate::backup::Cancellation;
 use crate::catalog::ChangeId;
 use crate::snapshots::{
-    DiskPlace, Hypervisor, HypervisorError, SnapshotFacts, SnapshotId, SnapshotName,
+    DiskPlace, Hypervisor, HypervisorError, NewVm, SnapshotFacts, SnapshotId, SnapshotName,
     SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId,
 };
 
@@ -35,6 +36,20 @@ impl Vsphere {
     #[must_use]
     pub fn product(&self) -> &str {
         &self.session.content().full_name
+    }
+
+    fn disk_place(&self, vm: &VmId, snapshot: Option<&SnapshotId>, disk: &VmDisk) -> DiskPlace {
+        let server = self.session.server();
+        DiskPlace {
+            server: server.host.clone(),
+            port: server.port,
+            user: server.user.clone(),
+            password_file: server.password.path().to_owned(),
+            thumbprint: self.session.wire().thumbprint(),
+            vm: vm.clone(),
+            snapshot: snapshot.cloned(),
+            file: disk.file.clone(),
+        }
     }
 
     fn gone(error: VsphereError, vm: &VmId) -> HypervisorError {
@@ -65,7 +80,24 @@ impl Hypervisor for Vsphere {
     }
 
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
-        track_changes(&self.session, vm).map_err(|error| Self::gone(error, vm))
+        track_changes(&self.session, vm, true).map_err(|error| Self::gone(error, vm))
+    }
+
+    fn forget_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
+        track_changes(&self.session, vm, false).map_err(|error| Self::gone(error, vm))
+    }
+
+    fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError> {
+        let made = make(&self.session, wanted, called_off)?;
+        self.look(&made)
+    }
+
+    fn note(&self, vm: &VmId, words: &str) -> Result<(), HypervisorError> {
+        note(&self.session, vm, words).map_err(|error| Self::gone(error, vm))
+    }
+
+    fn destroy_vm(&self, vm: &VmId) -> Result<(), HypervisorError> {
+        Ok(destroy(&self.session, vm)?)
     }
 
     fn take_snapshot(
@@ -115,16 +147,10 @@ impl Hypervisor for Vsphere {
     }
 
     fn place(&self, vm: &VmId, snapshot: &SnapshotId, disk: &VmDisk) -> DiskPlace {
-        let server = self.session.server();
-        DiskPlace {
-            server: server.host.clone(),
-            port: server.port,
-            user: server.user.clone(),
-            password_file: server.password.path().to_owned(),
-            thumbprint: self.session.wire().thumbprint(),
-            vm: vm.clone(),
-            snapshot: snapshot.clone(),
-            file: disk.file.clone(),
-        }
+        self.disk_place(vm, Some(snapshot), disk)
+    }
+
+    fn place_to_write(&self, vm: &VmId, disk: &VmDisk) -> DiskPlace {
+        self.disk_place(vm, None, disk)
     }
 }

@@ -4,6 +4,7 @@
 //!  Vsphere (a Hypervisor)
 //!    │  inventory   all VMs, the one that is meant            config: VMs, disks, snapshots as told
 //!    │  snapshot    made, found, removed ── task              areas: what changed, page by page
+//!    │  making      new VMs, and the end of half-made ones    site: where they come to be
 //!    ▼
 //!  Session         versions, login, renewal ── property       faults, as kinds
 //!    │
@@ -22,10 +23,12 @@ mod config;
 mod error;
 mod fault;
 mod inventory;
+mod making;
 mod password;
 mod property;
 mod session;
 mod settings;
+mod site;
 mod snapshot;
 mod task;
 mod trust;

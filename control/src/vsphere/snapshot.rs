@@ -19,13 +19,13 @@ use crate::snapshots::{
 const CREATE: &str = "CreateSnapshot_Task";
 const CREATE_EX: &str = "CreateSnapshotEx_Task";
 const REMOVE: &str = "RemoveSnapshot_Task";
-const RECONFIGURE: &str = "ReconfigVM_Task";
+pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
 /// Before a VM that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// What a guest may be given to put its data in order (`VirtualMachineGuestQuiesceSpec`).
 const QUIESCE_MINUTES: std::ops::RangeInclusive<u64> = 5..=240;
 
-fn vm_moref(vm: &VmId) -> Moref {
+pub(super) fn vm_moref(vm: &VmId) -> Moref {
     Moref::new("VirtualMachine", vm.as_str())
 }
 
@@ -166,7 +166,7 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), Vsp
 
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
 /// over. Only for what may be done twice.
-fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
+pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
     loop {
@@ -243,16 +243,21 @@ pub(super) fn named(session: &Session, vm: &VmId) -> Result<Vec<SnapshotFacts>, 
     Ok(found.unwrap_or_default())
 }
 
-/// Has changes tracked from the next snapshot on.
-pub(super) fn track_changes(session: &Session, vm: &VmId) -> Result<(), VsphereError> {
+/// Has changes tracked from the next snapshot on, or no more.
+pub(super) fn track_changes(session: &Session, vm: &VmId, on: bool) -> Result<(), VsphereError> {
     let body = Body::call(RECONFIGURE, &vm_moref(vm))
         .open("spec")
-        .value("changeTrackingEnabled", "true")
+        .value("changeTrackingEnabled", if on { "true" } else { "false" })
         .close();
+    reconfigure(session, &body)
+}
+
+/// Has a VM changed, and waits until it is.
+pub(super) fn reconfigure(session: &Session, body: &Body) -> Result<(), VsphereError> {
     let deadline = session.server().deadlines.change;
-    let task = session.renewed(|| session.begin_task(&body))?;
+    let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, &Cancellation::default())? {
         Ended::Done(_) => Ok(()),
-        ended => Err(session.not_done(RECONFIGURE, &task, deadline, ended)),
+        ended => Err(session.not_done(body.name(), &task, deadline, ended)),
     }
 }

@@ -41,7 +41,7 @@ mod tests;
 pub use cause::Refusal;
 pub use error::SourceError;
 pub use running::Running;
-pub use settings::REQUEST_BYTES;
 pub use settings::{Access, Compression, Credentials, Disk, ExtraParameter, Password, Settings};
+pub use settings::{REQUEST_BYTES, fitted};
 pub use start::VddkSource;
 pub use version::NbdkitVersion;

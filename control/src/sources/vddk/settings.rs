@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use blockferry_dataplane::LaneSettings;
+
 use super::error::SourceError;
 
 /// Time from the start of the process to the end of the first handshake. The server has to be
@@ -22,6 +24,19 @@ const MAX_PASSWORD_BYTES: usize = 4095;
 /// What a lane should ask for at once, in bytes: small reads are slow, and through vCenter those of
 /// more than 2 MiB may fail for want of memory for transfers ("NFC error 5").
 pub const REQUEST_BYTES: u32 = 1 << 20;
+
+/// What a lane has to keep to: one connection, and requests that are not too long.
+#[must_use]
+pub fn fitted(lane: LaneSettings) -> LaneSettings {
+    LaneSettings {
+        // More at once are slower there, and longer requests may be refused.
+        connections: 1,
+        adapt_bytes: (*lane.adapt_bytes.start()).min(REQUEST_BYTES)
+            ..=(*lane.adapt_bytes.end()).min(REQUEST_BYTES),
+        request_bytes: lane.request_bytes.map(|bytes| bytes.min(REQUEST_BYTES)),
+        ..lane
+    }
+}
 
 /// Parameters that are not for the operator to add, and why.
 const TAKEN: &[(&[&str], &str)] = &[

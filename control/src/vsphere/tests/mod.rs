@@ -5,6 +5,7 @@ mod changes;
 mod finding;
 mod hostile;
 mod load;
+mod making;
 mod sessions;
 mod simulator;
 mod snapshotting;

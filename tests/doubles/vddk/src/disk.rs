@@ -22,6 +22,8 @@ const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Read by this process, for [`Faults::die_after_bytes`].
 static READ_BYTES: AtomicU64 = AtomicU64::new(0);
+/// Written by it, for [`Faults::die_after_written`].
+static WRITTEN_BYTES: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) struct Disk {
     file: File,
@@ -55,13 +57,14 @@ impl Disk {
         let end = seek(&self.file, SeekFrom::Hole(start)).map_err(std::io::Error::from)?;
         Ok(Some((start / CHUNK_BYTES * CHUNK_BYTES, end.next_multiple_of(CHUNK_BYTES))))
     }
+}
 
-    fn count(&self, bytes: usize) {
-        let read = READ_BYTES.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        if self.faults.die_after_bytes.is_some_and(|limit| read >= limit) {
-            // As the kernel does where memory is short: without a word.
-            let _ = kill_process(getpid(), Signal::KILL);
-        }
+/// Dies when so much was moved.
+fn count(moved: &AtomicU64, bytes: usize, limit: Option<u64>) {
+    let moved = moved.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+    if limit.is_some_and(|limit| moved >= limit) {
+        // As the kernel does where memory is short: without a word.
+        let _ = kill_process(getpid(), Signal::KILL);
     }
 }
 
@@ -155,7 +158,7 @@ impl Server for Disk {
         if self.faults.fail_reads_at.is_some_and(|at| covered.contains(&at)) {
             return Err(Error::new(libc::EIO, "VixDiskLib_Read: Unknown error"));
         }
-        self.count(buffer.len());
+        count(&READ_BYTES, buffer.len(), self.faults.die_after_bytes);
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read_at(&mut buffer[filled..], offset + filled as u64)? {
@@ -171,7 +174,11 @@ impl Server for Disk {
 
     fn write_at(&self, buffer: &[u8], offset: u64, flags: Flags) -> Result<()> {
         aligned("write", buffer.len(), offset)?;
-        self.file.write_all_at(buffer, offset)?;
+        let covered = offset..offset + buffer.len() as u64;
+        if !self.faults.lose_writes_at.is_some_and(|at| covered.contains(&at)) {
+            self.file.write_all_at(buffer, offset)?;
+        }
+        count(&WRITTEN_BYTES, buffer.len(), self.faults.die_after_written);
         if flags.contains(Flags::FUA) { self.flush() } else { Ok(()) }
     }
 

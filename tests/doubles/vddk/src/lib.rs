@@ -39,6 +39,8 @@
 //! | `read_delay_ms` | each read takes so long |
 //! | `fail_reads_at`: offset | reads of that byte fail |
 //! | `die_after_bytes` | nbdkit is killed when it has read so much |
+//! | `die_after_written` | nbdkit is killed when it has written so many bytes |
+//! | `lose_writes_at`: offset | writes of that byte are acknowledged, and do nothing |
 //!
 //! Its words are those of the real plugin where they are known (see the comments), and else what
 //! VMware's error codes are called. Nothing here was compared with a real library.

@@ -50,6 +50,8 @@ pub(crate) struct Faults {
     pub(crate) read_delay_ms: u64,
     pub(crate) fail_reads_at: Option<u64>,
     pub(crate) die_after_bytes: Option<u64>,
+    pub(crate) die_after_written: Option<u64>,
+    pub(crate) lose_writes_at: Option<u64>,
 }
 
 fn refused(call: &str, why: &str) -> Error {

@@ -1,0 +1,444 @@
+//! `restore --to vsphere`: disks of a point into a VM that is there, and into a new one.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+mod blockferry;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use blockferry::{Backed, VmPlace, code, stderr};
+use blockferry_doubles::disk::compare_raw;
+use blockferry_doubles::vsphere::{
+    CHANGE_BYTES, Failure, NewMachine, Trouble, VirtualMachine, Vsphere,
+};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+/// Not a multiple of what anything is counted in but sectors.
+const ODD: u64 = 8 * MIB + 512;
+const ROOT: i32 = 2000;
+const DATA: i32 = 2001;
+
+fn web() -> NewMachine {
+    NewMachine::new("web").folder("prod/linux").disk(16 * MIB).disk(ODD).tracked()
+}
+
+/// A VM with content, and two points of it. It is off then, and has other content than either.
+fn backed_up_twice() -> (VmPlace, Backed, Backed) {
+    let place = VmPlace::new(web());
+    let machine = place.machine("web");
+    scribble(&machine, 1);
+    let first = place.back_up("web", "");
+    scribble(&machine, 2);
+    let second = place.back_up("web", "");
+    assert_eq!(second.mode("disk-2000"), "incremental", "{}", second.report);
+    scribble(&machine, 3);
+    machine.power(false).unwrap();
+    (place, first, second)
+}
+
+/// Writes here and there on both disks, to their last bytes.
+fn scribble(machine: &VirtualMachine, round: u8) {
+    for (key, size) in machine.disks().unwrap() {
+        let block = vec![round * 16 + u8::try_from(key - ROOT).unwrap(); 200_000];
+        machine.write(key, u64::from(round) * MIB + 700, &block).unwrap();
+        // Zeros in the midst of other data: they have to be written too.
+        machine.write(key, 5 * MIB, &vec![round; 3 * 65_536]).unwrap();
+        machine.write(key, 5 * MIB + 65_536, &vec![0; usize::from(round % 2) * 65_536]).unwrap();
+        machine.write(key, size - 512, &[round; 512]).unwrap();
+    }
+}
+
+/// The line that restores a point into a VM.
+fn line(place: &VmPlace, backed: &Backed, extra: &str) -> String {
+    format!(
+        "restore {} --repository repository --to vsphere --json {} {} {extra}",
+        backed.id(),
+        place.server(),
+        place.vddk()
+    )
+}
+
+fn restore(place: &VmPlace, backed: &Backed, extra: &str) -> (i32, Value) {
+    place.kept.json(&line(place, backed, extra))
+}
+
+/// The files of a VM's disks by the names that a point has for them.
+fn files(machine: &VirtualMachine) -> BTreeMap<String, PathBuf> {
+    let keys = machine.disks().unwrap().into_keys();
+    keys.map(|key| (format!("disk-{key}"), machine.path(key).unwrap())).collect()
+}
+
+/// What is on its disks now.
+fn contents(machine: &VirtualMachine) -> Vec<Vec<u8>> {
+    files(machine).values().map(|path| fs::read(path).unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_holds(machine: &VirtualMachine, backed: &Backed) {
+    let files = files(machine);
+    assert_eq!(files.len(), backed.copies.len());
+    for (name, copy) in &backed.copies {
+        compare_raw(copy, &files[name]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+/// It is as a restore leaves it: off, without snapshots, and nothing of the program is left.
+#[track_caller]
+fn assert_at_rest(place: &VmPlace, machine: &VirtualMachine) {
+    assert!(!machine.is_on().unwrap());
+    assert_eq!(machine.snapshots().unwrap(), []);
+    assert_eq!(place.vsphere.sessions(), 0);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_gets_its_disks_back_and_its_next_backup_is_a_full_that_is_right() {
+    let (place, first, second) = backed_up_twice();
+    let machine = place.machine("web");
+    let before = machine.disks().unwrap();
+    for backed in [&second, &first] {
+        let (code, report) = restore(&place, backed, "--vm web");
+        assert_eq!(code, 0, "{report}");
+        let into = json!({"id": machine.id(), "path": "dc/prod/linux/web", "new": false});
+        assert_eq!(report["into"], into, "{report}");
+        let to = format!("{} of VM dc/prod/linux/web", machine.file(ROOT).unwrap());
+        assert_eq!(report["disks"][0]["to"], to.as_str(), "{report}");
+        assert_holds(&machine, backed);
+        assert_at_rest(&place, &machine);
+        assert_eq!(machine.disks().unwrap(), before);
+    }
+    // Tracking was on before, and is again; what it knew is of another content.
+    let full = place.back_up("web", "");
+    for disk in ["disk-2000", "disk-2001"] {
+        assert_eq!(full.mode(disk), "full", "{}", full.report);
+        assert!(full.reason(disk).contains("change"), "{}", full.report);
+    }
+    place.assert_equal(&full);
+    machine.power(true).unwrap();
+    scribble(&machine, 4);
+    let started = place.back_up("web", "");
+    place.assert_equal(&started);
+    scribble(&machine, 5);
+    let delta = place.back_up("web", "");
+    assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
+    place.assert_equal(&delta);
+}
+
+#[test]
+fn a_vm_that_was_not_tracked_is_not_tracked_afterwards() {
+    let place = VmPlace::new(NewMachine::new("web").disk(4 * MIB));
+    let machine = place.machine("web");
+    machine.write(ROOT, MIB, &[7; 100_000]).unwrap();
+    let backed = place.back_up("web", "");
+    machine.write(ROOT, MIB, &[8; 100_000]).unwrap();
+    machine.power(false).unwrap();
+    let (code, report) = restore(&place, &backed, "--vm web");
+    assert_eq!(code, 0, "{report}");
+    assert_holds(&machine, &backed);
+    assert!(!machine.is_tracked().unwrap());
+    assert_eq!(place.vsphere.count("ReconfigVM_Task"), 0);
+}
+
+#[test]
+fn one_disk_is_restored_and_the_other_stays() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let before = contents(&machine);
+    let output =
+        place.kept.run(&line(&place, &first, &format!("--vm {} --disk disk-2001", machine.id())));
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 of its disks stay as they are"), "{}", stderr(&output));
+    compare_raw(&first.copies["disk-2001"], &machine.path(DATA).unwrap()).unwrap();
+    assert!(contents(&machine)[0] == before[0]);
+    assert_at_rest(&place, &machine);
+}
+
+#[test]
+fn a_disk_is_found_by_its_uuid_when_it_hangs_elsewhere() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let moved = machine.move_to_unit(DATA, 5).unwrap();
+    let (code, report) = restore(&place, &first, "--vm path=dc/prod/linux/web");
+    assert_eq!(code, 0, "{report}");
+    compare_raw(&first.copies["disk-2000"], &machine.path(ROOT).unwrap()).unwrap();
+    compare_raw(&first.copies["disk-2001"], &machine.path(moved).unwrap()).unwrap();
+}
+
+#[test]
+fn a_new_vm_is_made_beside_the_old_one_and_can_be_backed_up() {
+    let (place, first, _) = backed_up_twice();
+    let (old, before) = (place.machine("web"), contents(&place.machine("web")));
+    let (code, report) = restore(&place, &first, "--new-vm web-restored");
+    assert_eq!(code, 0, "{report}");
+    let new = place.machine("web-restored");
+    let into = json!({"id": new.id(), "path": "dc/prod/linux/web-restored", "new": true});
+    assert_eq!(report["into"], into, "{report}");
+    assert_holds(&new, &first);
+    assert_eq!(new.disks().unwrap(), BTreeMap::from([(ROOT, 16 * MIB), (DATA, ODD)]));
+    assert_at_rest(&place, &new);
+    assert!(contents(&old) == before);
+    assert!(old.is_tracked().unwrap());
+    assert_eq!(place.vsphere.count("Destroy_Task"), 0);
+    // Zeros were not written to what is zero.
+    let thin = fs::metadata(new.path(ROOT).unwrap()).unwrap();
+    assert!(std::os::unix::fs::MetadataExt::blocks(&thin) * 512 < 8 * MIB);
+
+    let backed = place.back_up("web-restored", "--enable-cbt");
+    assert_eq!(backed.mode("disk-2000"), "full", "{}", backed.report);
+    place.assert_equal(&backed);
+    assert_holds(&new, &backed);
+}
+
+#[test]
+fn a_new_vm_is_made_at_a_server_that_knows_nothing_of_the_old_one() {
+    let (place, first, _) = backed_up_twice();
+    let other = Vsphere::builder().user("backup", "secret").datacenter(
+        "far",
+        &["esx7", "esx8"],
+        &["slow", "fast"],
+    );
+    let other = other.start(&place.kept.path("other")).unwrap();
+    let place = VmPlace { kept: place.kept, vsphere: other };
+    let line = |extra: &str| {
+        line(&place, &first, extra).replace("--vddk-libdir vsphere", "--vddk-libdir other")
+    };
+    // Whatever there is more than one of has to be named.
+    for (extra, says) in [
+        ("", "a new VM needs one host; name it: there is esx7, esx8"),
+        ("--host esx9", "\"esx9\" is none or several: there is esx7, esx8"),
+        ("--host esx8", "a new VM needs one datastore; name it: there is slow, fast"),
+        ("--host esx8 --datastore fast --folder x", "one folder, and \"x\" is none or several"),
+        ("--host esx8 --datastore fast --resource-pool x", "one resource pool, and \"x\""),
+    ] {
+        let (code, report) = place.kept.json(&line(&format!("--new-vm web {extra}")));
+        let error = report["error"].as_str().unwrap();
+        assert_eq!(code, 2, "{report}");
+        assert!(error.contains(says), "{error}");
+        assert!(place.vsphere.machine_named("web").is_none());
+    }
+    let extra = "--new-vm web --host esx8 --datastore fast --cpus 3 --memory 2048 \
+                 --guest-id debian12_64Guest --firmware efi --controller lsilogic-sas";
+    let (code, report) = place.kept.json(&line(extra));
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(report["into"]["path"], "far/web", "{report}");
+    let machine = place.machine("web");
+    assert_holds(&machine, &first);
+    assert_eq!(machine.file(ROOT).unwrap(), "[fast] web/web.vmdk");
+    assert_at_rest(&place, &machine);
+}
+
+#[test]
+fn a_vm_that_is_on_or_has_snapshots_is_left_alone() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let before = contents(&machine);
+    let refused = |says: &str| {
+        let (code, report) = restore(&place, &first, "--vm web");
+        let error = report["error"].as_str().unwrap();
+        assert_eq!(code, 5, "{report}");
+        assert!(error.starts_with("VM dc/prod/linux/web is not restored into: "), "{error}");
+        assert!(error.contains(says), "{error}");
+        assert!(contents(&machine) == before);
+        assert_eq!(place.vsphere.count("ReconfigVM_Task"), 0);
+    };
+    machine.power(true).unwrap();
+    refused("it is on; shut it down first");
+    machine.power(false).unwrap();
+    let snapshot = machine.take_snapshot("before update").unwrap();
+    refused("it has snapshots (\"before update\")");
+    machine.remove_snapshot(&snapshot).unwrap();
+    machine.set_consolidation_needed(true).unwrap();
+    refused("need consolidation");
+    machine.set_consolidation_needed(false).unwrap();
+
+    // A backup has it, or another restore.
+    let record = json!({
+        "server": place.vsphere.address().to_string(), "vm": machine.id(), "vm_path": "web",
+        "job": "01kat0h4m2f6q8r0s2", "since_ms": 1,
+    });
+    let path = place.kept.path("repository/snapshots/01kat0h4m2f6q8r0s2.json");
+    fs::write(&path, record.to_string()).unwrap();
+    let held = File::open(&path).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    refused("job 01kat0h4m2f6q8r0s2 is at work with it");
+    drop(held);
+    // That job is dead now, and swept.
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 0, "{report}");
+    assert_holds(&machine, &first);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn disks_that_do_not_go_together_are_wrong_usage_and_listed() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    place.vsphere.add_machine(&NewMachine::new("db").powered_off().disk(16 * MIB)).unwrap();
+    place.vsphere.add_machine(&NewMachine::new("db").folder("old").powered_off()).unwrap();
+    let refused = |vm: &str, says: &[&str]| {
+        let (code, report) = restore(&place, &first, vm);
+        let error = report["error"].as_str().unwrap();
+        assert_eq!(code, 2, "{report}");
+        assert!(says.iter().all(|says| error.contains(says)), "{error}");
+    };
+    refused("--vm db", &["\"db\" is several VMs", "dc/db", "dc/old/db"]);
+    refused("--vm wep", &["no VM \"wep\"", "did you mean dc/prod/linux/web?"]);
+    let uuid = machine.disk_uuid(ROOT).unwrap();
+    refused(
+        "--vm path=dc/db",
+        &["none has its UUID", &uuid[9..], "the VM has Hard disk 1 (disk-2000"],
+    );
+    refused(
+        "--vm path=dc/old/db",
+        &["disk disk-2000 has no place in VM dc/old/db", "the VM has no disk"],
+    );
+    refused("--vm web --disk swap", &["no disk \"swap\""]);
+    machine.grow(DATA, ODD + CHANGE_BYTES).unwrap();
+    let (has, wants) = ((ODD + CHANGE_BYTES).to_string(), ODD.to_string());
+    refused("--vm web", &["disk disk-2001 has no place", &has, &wants, "restore to a new VM"]);
+    machine.remove_disk(DATA).unwrap();
+    refused("--vm web", &["disk disk-2001 has no place", "none has its UUID"]);
+    let (code, report) = restore(&place, &first, "--vm web --disk disk-2000");
+    assert_eq!(code, 0, "{report}");
+    compare_raw(&first.copies["disk-2000"], &machine.path(ROOT).unwrap()).unwrap();
+}
+
+#[test]
+fn words_that_do_not_go_together_are_wrong_usage() {
+    let (place, first, _) = backed_up_twice();
+    let (server, id) = (place.server(), first.id());
+    let base = format!("restore {id} --repository repository --vddk-runtime run");
+    for (words, says) in [
+        (format!("--to vsphere {server}"), "which VM?"),
+        (format!("--to vsphere {server} --vm web --force"), "about files"),
+        (format!("--to vsphere {server} --vm web --new-vm x"), "cannot be used with"),
+        (format!("--to vsphere {server} --vm web --cpus 2"), "--new-vm"),
+        ("--to vsphere --vm web".into(), "which vCenter"),
+        (format!("--to out {server}"), "are for --to vsphere"),
+        ("--to out --vm web".into(), "are for --to vsphere"),
+    ] {
+        let output = place.kept.run(&format!("{base} {words}"));
+        assert_eq!(code(&output), 2, "{words}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{words}: {}", stderr(&output));
+    }
+    assert_eq!(place.vsphere.count("Login"), 2, "that of each backup");
+}
+
+#[test]
+fn a_restore_that_breaks_off_says_what_is_overwritten_and_the_next_one_mends_it() {
+    let (place, first, second) = backed_up_twice();
+    let machine = place.machine("web");
+    place.vsphere.plugin_fault("die_after_written", json!(2 * MIB));
+    let (code, report) = restore(&place, &first, "--vm web --retries 1");
+    assert_eq!(code, 5, "{report}");
+    assert_eq!(report["outcome"], "target_fault", "{report}");
+    for (disk, key) in report["disks"].as_array().unwrap().iter().zip([ROOT, DATA]) {
+        let error = disk["error"].as_str().unwrap();
+        let file = machine.file(key).unwrap();
+        let says = format!(
+            "; {file} of VM dc/prod/linux/web is now partly overwritten: restore it again before \
+             the VM is started"
+        );
+        assert!(error.ends_with(&says), "{error}");
+        assert!(error.contains("was ended by signal 9"), "{error}");
+    }
+    assert!(machine.is_tracked().unwrap());
+    assert_at_rest(&place, &machine);
+    place.vsphere.clear_plugin_faults();
+
+    let (code, report) = restore(&place, &second, "--vm web");
+    assert_eq!(code, 0, "{report}");
+    assert_holds(&machine, &second);
+    let next = place.back_up("web", "");
+    assert_eq!(next.mode("disk-2000"), "full", "{}", next.report);
+    place.assert_equal(&next);
+}
+
+#[test]
+fn a_new_vm_goes_when_not_all_of_its_disks_come_to_be_right() {
+    let (place, first, _) = backed_up_twice();
+    // Of the smaller disk so little is written that it survives.
+    let image = place.kept.image(first.id(), "disk-2000");
+    place.kept.flip_a_bit_of(&image);
+    let (code, report) = restore(&place, &first, "--new-vm web-restored");
+    assert_eq!(code, 6, "{report}");
+    assert_eq!(report["disks"][0]["outcome"], "content_differs", "{report}");
+    let error = report["disks"][1]["error"].as_str().unwrap();
+    assert!(error.contains("removed again with the new VM"), "{error}");
+    assert_eq!(report["into"], Value::Null);
+    assert!(place.vsphere.machine_named("web-restored").is_none());
+    place.assert_nothing_left();
+    place.kept.flip_a_bit_of(&image);
+
+    place.vsphere.plugin_fault("die_after_written", json!(100_000));
+    let (code, report) = restore(&place, &first, "--new-vm web-restored --retries 1");
+    assert_eq!(code, 5, "{report}");
+    assert!(!report.to_string().contains("overwritten"), "{report}");
+    assert!(place.vsphere.machine_named("web-restored").is_none());
+    assert_eq!(place.vsphere.count("Destroy_Task"), 2);
+    assert_at_rest(&place, &place.machine("web"));
+}
+
+#[test]
+fn writes_that_are_acknowledged_and_lost_are_found_by_reading_back() {
+    let (place, first, _) = backed_up_twice();
+    place.vsphere.plugin_fault("lose_writes_at", json!(5 * MIB + 1));
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 6, "{report}");
+    let error = report["disks"][0]["error"].as_str().unwrap();
+    let says = "gives back something else than was written to it, first at bytes 5242880 to ";
+    assert!(error.contains(says) && error.contains("overwritten"), "{error}");
+    let (code, report) = restore(&place, &first, "--new-vm other");
+    assert_eq!(code, 6, "{report}");
+    assert!(place.vsphere.machine_named("other").is_none());
+    place.assert_nothing_left();
+}
+
+#[test]
+fn who_may_not_in_changes_nothing() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let before = contents(&machine);
+    let password = place.kept.path("vc.password");
+    fs::write(&password, "wrong").unwrap();
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 5, "{report}");
+    assert!(report["error"].as_str().unwrap().contains("InvalidLogin"), "{report}");
+    fs::write(&password, "secret").unwrap();
+
+    // The server lets us in, and its disks do not.
+    let words = "VixDiskLib_Open: You do not have access rights to this file";
+    place.vsphere.plugin_fault("refuse_open", json!(words));
+    for into in ["--vm web", "--new-vm other"] {
+        let (code, report) = restore(&place, &first, into);
+        assert_eq!(code, 5, "{report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("access rights") && !error.contains("overwritten"), "{error}");
+    }
+    assert!(contents(&machine) == before);
+    assert!(machine.is_tracked().unwrap());
+    assert!(place.vsphere.machine_named("other").is_none());
+    assert_at_rest(&place, &machine);
+}
+
+#[test]
+fn a_vm_that_is_not_made_is_an_error_of_the_target() {
+    let (place, first, _) = backed_up_twice();
+    let failure = Failure::new("NoDiskSpace", "Insufficient disk space on datastore");
+    place.vsphere.trouble(Trouble::TaskFails { method: "CreateVM_Task", failure });
+    let (code, report) = restore(&place, &first, "--new-vm other");
+    assert_eq!(code, 5, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("CreateVM_Task") && error.contains("make room"), "{error}");
+    let (code, report) = restore(&place, &first, "--new-vm web");
+    assert_eq!(code, 5, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("DuplicateName"), "{error}");
+    assert!(place.vsphere.machine_named("other").is_none());
+    place.assert_nothing_left();
+}
