@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_dataplane::plan::AreaSet;
 
@@ -23,8 +23,8 @@ use crate::catalog::{
 };
 use crate::snapshots::{
     Base, Decision, DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry,
-    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotId, SnapshotName, SnapshotRecord,
-    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
+    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotFacts, SnapshotId, SnapshotName,
+    SnapshotRecord, SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -35,6 +35,8 @@ const MAX_AREAS: usize = 1 << 20;
 const ASKED: u32 = 4;
 /// Pause after the first time; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often is looked meanwhile whether the job is called off.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A VM that is backed up through its hypervisor.
 #[derive(Clone, Debug)]
@@ -92,6 +94,28 @@ impl VmSource {
         Ok(notes)
     }
 
+    /// Refuses a VM that has a snapshot of a backup that is not written down here: that job is at
+    /// work elsewhere, for all that anybody here can tell. `above` is a snapshot of this job: of two
+    /// that began at once, the one whose snapshot stands on the other's gives way.
+    fn refuse_other_backup<'a>(
+        &self,
+        snapshots: impl IntoIterator<Item = (SnapshotName, &'a SnapshotFacts)>,
+        above: Option<&SnapshotName>,
+    ) -> Result<(), BackupError> {
+        let own: Vec<_> = snapshots.into_iter().collect();
+        let ours = above.and_then(|above| own.iter().find(|(name, _)| name == above));
+        let below = |facts: &SnapshotFacts| ours.is_none_or(|(_, own)| facts.depth < own.depth);
+        let written = self.ledger.names()?;
+        let other = own.iter().find(|(name, facts)| below(facts) && !written.contains(name));
+        let Some((name, _)) = other else { return Ok(()) };
+        let why = format!(
+            "another backup has a snapshot of it, {name}, which is not written down in this \
+             repository; wait for its end, or if it is dead, have `blockferry node sweep` with its own \
+             repository remove it"
+        );
+        Err(BackupError::Unready { vm: self.vm.path.clone(), why })
+    }
+
     fn wanted(&self, name: &SnapshotName) -> SnapshotRequest {
         SnapshotRequest {
             name: name.clone(),
@@ -123,6 +147,7 @@ impl Origin for VmSource {
     ) -> Result<Box<dyn Frozen>, BackupError> {
         let vm = self.hypervisor.look(&self.vm.id)?;
         let notes = self.check(&vm, &**watch)?;
+        self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.server, &vm.id, &vm.path, job);
         let mut held = Held {
@@ -142,9 +167,20 @@ impl Origin for VmSource {
         }
         let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
         held.take(taken);
+        let own = self.hypervisor.own_snapshots(&vm.id)?;
+        self.refuse_other_backup(
+            own.iter().map(|(name, facts)| (name.clone(), facts)),
+            Some(&name),
+        )?;
         held.serve(&vm.id, cancellation)?;
         Ok(Box::new(held))
     }
+}
+
+fn named_as_ours(
+    snapshots: &[SnapshotFacts],
+) -> impl Iterator<Item = (SnapshotName, &SnapshotFacts)> {
+    snapshots.iter().filter_map(|snapshot| Some((snapshot.name.parse().ok()?, snapshot)))
 }
 
 fn may_enable(vm: &Vm) -> bool {
@@ -360,17 +396,32 @@ impl ChangeTracker for Tracker {
                 Ok(areas) => return Ok(Ok(areas)),
                 Err(error) => error,
             };
+            if cancellation.is_cancelled() {
+                return Err(BackupError::Cancelled);
+            }
             match error.reaction() {
                 Reaction::Full(reason) => return Ok(Err(reason.to_string())),
-                Reaction::Retry if asked < ASKED && !cancellation.is_cancelled() => {
+                Reaction::Retry if asked < ASKED => {
                     watch.note(&format!("{}: {error}; it is asked again", self.disk.label));
-                    thread::sleep(pause);
+                    pass(pause, cancellation);
                     pause *= 2;
                 }
                 _ => return Err(error.into()),
             }
         }
         Ok(Err("it was never asked".into()))
+    }
+}
+
+/// Lets time pass, and no more of it once the job is called off.
+fn pass(time: Duration, cancellation: &Cancellation) {
+    let end = Instant::now() + time;
+    while !cancellation.is_cancelled() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(LOOK));
     }
 }
 
