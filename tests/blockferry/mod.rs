@@ -8,6 +8,7 @@ mod kept;
 mod node;
 mod reading;
 mod tunnel;
+mod vm;
 
 use std::fs;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub(crate) use node::{Node, NodePlace, seen_by, tunnel_of};
 pub(crate) use reading::{HubPlace, by, wait_until};
 #[allow(unused_imports)]
 pub(crate) use tunnel::{Ended, Fleet, Pair, Running, Way};
+#[allow(unused_imports)]
+pub(crate) use vm::{Backed, VmPlace, processes_of, write_secret};
 
 /// The program in a folder, with these words.
 pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {

@@ -104,6 +104,12 @@ impl Vsphere {
         Some(VirtualMachine::new(&self.shared, id))
     }
 
+    /// All VMs.
+    pub fn machines(&self) -> Vec<VirtualMachine> {
+        let ids: Vec<String> = self.shared.world().machines.keys().cloned().collect();
+        ids.into_iter().map(|id| VirtualMachine::new(&self.shared, id)).collect()
+    }
+
     /// Orders that something goes wrong, once, the next time that it can.
     pub fn trouble(&self, trouble: Trouble) {
         lock(&self.shared.troubles).push(trouble);

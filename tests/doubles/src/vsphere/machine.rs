@@ -22,6 +22,7 @@ pub struct NewDisk {
     pub(crate) mode: DiskMode,
     pub(crate) backing: Backing,
     pub(crate) multi_writer: bool,
+    pub(crate) uuid: Option<String>,
 }
 
 /// Whether snapshots reach a disk.
@@ -137,6 +138,7 @@ impl NewDisk {
             mode: DiskMode::default(),
             backing: Backing::default(),
             multi_writer: false,
+            uuid: None,
         }
     }
 
@@ -150,6 +152,12 @@ impl NewDisk {
     #[must_use]
     pub fn backing(self, backing: Backing) -> Self {
         Self { backing, ..self }
+    }
+
+    /// This UUID, as a copy of another disk has.
+    #[must_use]
+    pub fn uuid(self, uuid: &str) -> Self {
+        Self { uuid: Some(uuid.to_owned()), ..self }
     }
 
     /// Other VMs write to it too.

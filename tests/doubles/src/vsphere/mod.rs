@@ -19,6 +19,7 @@
 //! that has a task refuses another. `tests/pyvmomi.rs` drives it with VMware's own client.
 
 mod builder;
+mod by_hand;
 mod call;
 mod certificate;
 mod changes;

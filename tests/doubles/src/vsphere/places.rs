@@ -14,11 +14,11 @@ use super::world::{
 };
 
 /// The key of the disk at unit 0.
-const FIRST_DISK_KEY: i32 = 2000;
+pub(crate) const FIRST_DISK_KEY: i32 = 2000;
 /// The unit that the controller itself has.
 const CONTROLLER_UNIT: i32 = 7;
 /// Units of a paravirtual controller.
-const UNITS: i32 = 64;
+pub(crate) const UNITS: i32 = 64;
 /// What a datastore holds.
 const DATASTORE_BYTES: u64 = 4 << 40;
 
@@ -253,13 +253,14 @@ impl Machine {
         let suffix = if unit == 0 { String::new() } else { format!("_{unit}") };
         let stem = self.path_name().trim_end_matches(".vmx").to_owned();
         let hex = draw.hex();
+        let drawn = format!("6000C29{}", &draw.uuid()[7..]);
         // Another disk than one of the same key that was there before.
         let path = files.join(format!("{id}-{key}-{}.raw", &hex[..8]));
         Ok(Disk {
             key,
             unit,
             capacity: order.capacity,
-            uuid: format!("6000C29{}", &draw.uuid()[7..]),
+            uuid: order.uuid.clone().unwrap_or(drawn),
             mode: order.mode,
             backing: order.backing,
             multi_writer: order.multi_writer,

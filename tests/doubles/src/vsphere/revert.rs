@@ -43,7 +43,7 @@ pub(crate) fn to_current(call: &Call<'_>) -> Result<Value, Fault> {
     })
 }
 
-fn go_back(shared: &Arc<Shared>, machine: &str, snapshot: &str) -> Result<Value, Fault> {
+pub(crate) fn go_back(shared: &Arc<Shared>, machine: &str, snapshot: &str) -> Result<Value, Fault> {
     let (then, content, kept, uuids) = {
         let mut world = shared.world();
         let (_, it, then) = world.snapshot(snapshot)?;

@@ -17,10 +17,10 @@ use super::value::{Kind, Reference, Value};
 use super::world::{Copy, Machine, Snapshot, World};
 
 /// What a snapshot is to be.
-struct Order {
-    name: String,
-    description: String,
-    quiesce: bool,
+pub(crate) struct Order {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) quiesce: bool,
 }
 
 pub(crate) fn create(call: &Call<'_>) -> Result<Value, Fault> {
@@ -51,7 +51,7 @@ fn begin(call: &Call<'_>, method: &'static str, quiesce: bool) -> Result<Value, 
     task::start(call.shared, method, &call.this.id, move |shared| make(shared, &id, order))
 }
 
-fn make(shared: &Arc<Shared>, machine: &str, order: Order) -> Result<Value, Fault> {
+pub(crate) fn make(shared: &Arc<Shared>, machine: &str, order: Order) -> Result<Value, Fault> {
     let quiesced = can_start(shared, machine, order.quiesce)?;
     let (id, content, keys) = shared.change(|world| {
         let id = snapshot_name(world, machine);
@@ -246,7 +246,7 @@ fn consolidates(call: &Call<'_>) -> bool {
     super::call::boolean(call.arguments, "consolidate").unwrap_or(true)
 }
 
-fn drop_snapshots(
+pub(crate) fn drop_snapshots(
     shared: &Arc<Shared>,
     machine: &str,
     gone: &[String],

@@ -17,8 +17,8 @@ use super::world::Machine;
 /// A VM; it may be gone from the server, and then everything fails.
 #[derive(Clone, Debug)]
 pub struct VirtualMachine {
-    shared: Arc<Shared>,
-    id: String,
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: String,
 }
 
 /// A snapshot as it is in the tree.
@@ -181,15 +181,15 @@ impl VirtualMachine {
         reconfigure::remove(&self.shared, &self.id, key, true).map_err(failed)
     }
 
-    fn content(&self) -> io::Result<Arc<Mutex<Content>>> {
+    pub(super) fn content(&self) -> io::Result<Arc<Mutex<Content>>> {
         self.look(|machine| Arc::clone(&machine.content))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> io::Result<T> {
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> io::Result<T> {
         self.shared.world().machine(&self.id).map(look).map_err(failed)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Machine)) -> io::Result<()> {
+    pub(super) fn change(&self, change: impl FnOnce(&mut Machine)) -> io::Result<()> {
         let changed = self.shared.change(|world| {
             change(world.machine_mut(&self.id)?);
             Ok(())
@@ -198,6 +198,6 @@ impl VirtualMachine {
     }
 }
 
-fn failed(fault: Fault) -> io::Error {
+pub(super) fn failed(fault: Fault) -> io::Error {
     io::Error::other(format!("{}: {}", fault.kind, fault.message))
 }
