@@ -238,8 +238,8 @@ fn an_audit_finds_what_tracking_hid_and_the_whole_disk_is_compared() {
     web.write(2001, 0, &bytes).unwrap();
     place.back_up("web", "");
     web.write(2000, MIB, b"told").unwrap();
-    web.write_untracked(2000, 3 * MIB + 7, b"hidden").unwrap();
-    web.write_untracked(2000, 6 * MIB, b"hidden, where there was nothing").unwrap();
+    web.write_unseen(2000, 3 * MIB + 7, b"hidden").unwrap();
+    web.write_unseen(2000, 6 * MIB, b"hidden, where there was nothing").unwrap();
     let backed = place.back_up("web", "--cbt-audit 100");
     place.assert_equal(&backed);
     for disk in ["disk-2000", "disk-2001"] {
@@ -291,7 +291,7 @@ fn an_audit_reads_about_the_share_that_it_was_told() {
 fn blocks_that_are_called_changed_and_are_not_are_not_sent() {
     let place = VmPlace::new(NewMachine::new("web").disk(4 * MIB).tracked());
     let web = place.machine("web");
-    let block = [7; CHANGE_BYTES as usize];
+    let block = vec![7; usize::try_from(CHANGE_BYTES).unwrap()];
     for number in 0..8 {
         web.write(2000, number * CHANGE_BYTES, &block).unwrap();
     }

@@ -134,7 +134,7 @@ fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
     let _node = place.node("--cbt-audit 100");
     place.back_up("web");
     let machine = place.vms.machine("web");
-    machine.write_untracked(2000, 5 * MIB, b"nobody was told of this").unwrap();
+    machine.write_unseen(2000, 5 * MIB, b"nobody was told of this").unwrap();
     let backed = place.back_up("web");
     place.assert_equal(&backed);
     let point = place.hubs.hub.get(&place.hubs.token, &format!("/points/{}", backed.id()));

@@ -25,8 +25,8 @@ use crate::catalog::{
 };
 use crate::snapshots::{
     Base, Decision, DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry,
-    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotId, SnapshotName, SnapshotRecord,
-    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
+    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotFacts, SnapshotId, SnapshotName,
+    SnapshotRecord, SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -140,6 +140,28 @@ impl VmSource {
         Claim { job: job.to_string(), vm: vm.path.clone(), shares }
     }
 
+    /// Refuses a VM that has a snapshot of a backup that is not written down here: that job is at
+    /// work elsewhere, for all that anybody here can tell. `above` is a snapshot of this job: of two
+    /// that began at once, the one whose snapshot stands on the other's gives way.
+    fn refuse_other_backup<'a>(
+        &self,
+        snapshots: impl IntoIterator<Item = (SnapshotName, &'a SnapshotFacts)>,
+        above: Option<&SnapshotName>,
+    ) -> Result<(), BackupError> {
+        let own: Vec<_> = snapshots.into_iter().collect();
+        let ours = above.and_then(|above| own.iter().find(|(name, _)| name == above));
+        let below = |facts: &SnapshotFacts| ours.is_none_or(|(_, own)| facts.depth < own.depth);
+        let written = self.settings.ledger.names()?;
+        let other = own.iter().find(|(name, facts)| below(facts) && !written.contains(name));
+        let Some((name, _)) = other else { return Ok(()) };
+        let why = format!(
+            "another backup has a snapshot of it, {name}, which is not written down in this \
+             repository; wait for its end, or if it is dead, have `blockferry node sweep` with its own \
+             repository remove it"
+        );
+        Err(BackupError::Unready { vm: self.vm.path.clone(), why })
+    }
+
     fn wanted(&self, name: &SnapshotName) -> SnapshotRequest {
         SnapshotRequest {
             name: name.clone(),
@@ -174,6 +196,7 @@ impl Origin for VmSource {
         cancellation: &Cancellation,
     ) -> Result<Box<dyn Frozen>, BackupError> {
         let vm = self.look()?;
+        self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.settings.server, &vm.id, &vm.path, job);
         let mut held = Held {
@@ -197,9 +220,20 @@ impl Origin for VmSource {
         }
         let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
         held.take(taken);
+        let own = self.hypervisor.own_snapshots(&vm.id)?;
+        self.refuse_other_backup(
+            own.iter().map(|(name, facts)| (name.clone(), facts)),
+            Some(&name),
+        )?;
         held.serve(&vm.id, cancellation)?;
         Ok(Box::new(held))
     }
+}
+
+fn named_as_ours(
+    snapshots: &[SnapshotFacts],
+) -> impl Iterator<Item = (SnapshotName, &SnapshotFacts)> {
+    snapshots.iter().filter_map(|snapshot| Some((snapshot.name.parse().ok()?, snapshot)))
 }
 
 fn may_enable(vm: &Vm) -> bool {

@@ -132,11 +132,13 @@ fn told(f: &mut fmt::Formatter<'_>, words: &str, vms: &[(String, u32)]) -> fmt::
     Ok(())
 }
 
-/// Who counts in each pool, and by how much.
+/// Who counts in each pool, by its server and id, and by how much.
 #[derive(Default)]
 struct Taken<'a> {
-    pools: BTreeMap<(Pool, &'a str, &'a str), Vec<(&'a Standing, u32)>>,
+    pools: BTreeMap<PoolKey<'a>, Vec<(&'a Standing, u32)>>,
 }
+
+type PoolKey<'a> = (Pool, &'a str, &'a str);
 
 impl<'a> Taken<'a> {
     fn add(&mut self, by: &'a Standing, share: &'a Share) {

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  FOLDER/<job>.json    one snapshot; its owner has the file locked with flock(2)
+//!         <job>.part    the same while it is written, by whoever has the folder locked
 //! ```
 //!
 //! The lock ends with its process, however that ends: a file that nobody has locked is that of a
 //! dead job, and its snapshot may be removed. Nobody else's ever is, for nobody else's is written
 //! here.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -24,6 +26,8 @@ use crate::catalog::{JobId, UnixMillis};
 /// Bytes of a file of it: many times what there is to say.
 const MAX_BYTES: u64 = 64 << 10;
 const ENDING: &str = "json";
+/// Of one that is not written in full.
+const PART: &str = "part";
 
 /// What is written of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -141,7 +145,7 @@ impl Ledger {
             return Err(LedgerError::Taken { job: other.job.clone() });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
-        let part = path.with_extension("part");
+        let part = path.with_extension(PART);
         let failed = |error| system(&path, error);
         let mut file = OpenOptions::new()
             .write(true)
@@ -171,16 +175,34 @@ impl Ledger {
         self.read()
     }
 
+    /// The names of all snapshots that are written down, whosever they are.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`].
+    pub(crate) fn names(&self) -> Result<HashSet<SnapshotName>, LedgerError> {
+        let page = self.page()?;
+        let dead = page.dead.iter().map(LedgerEntry::record);
+        Ok(page.alive.iter().chain(dead).filter_map(|record| record.name().ok()).collect())
+    }
+
     fn read(&self) -> Result<LedgerPage, LedgerError> {
         let mut page = LedgerPage::default();
         for found in fs::read_dir(&self.folder).map_err(|error| system(&self.folder, error))? {
             let path = found.map_err(|error| system(&self.folder, error))?.path();
+            if path.extension().is_some_and(|ending| ending == PART) {
+                // Who wrote it was killed: all that is written is written in one's turn. No snapshot
+                // was made yet.
+                fs::remove_file(&path).map_err(|error| system(&path, error))?;
+                continue;
+            }
             if path.extension().is_none_or(|ending| ending != ENDING) {
                 continue;
             }
             match open(&path) {
                 Ok(Some((file, record))) => {
                     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                        // Its owner has struck it out between.
+                        Ok(()) if !path.exists() => {}
                         Ok(()) => page.dead.push(LedgerEntry { path, record, _lock: file }),
                         Err(rustix::io::Errno::WOULDBLOCK) => page.alive.push(record),
                         Err(error) => page.strange.push(system(&path, error.into())),
@@ -285,6 +307,17 @@ mod tests {
         drop(other);
         // A dead one is no reason to refuse: a sweep removes it.
         ledger.note(record("vm-2")).unwrap();
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_goes_with_the_next_look() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let part = folder.path().join(JobId::new().to_string()).with_extension("part");
+        fs::write(&part, "{").unwrap();
+        let page = ledger.page().unwrap();
+        assert_eq!((page.alive.len(), page.dead.len(), page.strange.len()), (0, 0, 0));
+        assert!(!part.exists());
     }
 
     #[test]

@@ -53,6 +53,22 @@ impl Default for VsphereDeadlines {
     }
 }
 
+impl VsphereDeadlines {
+    /// So long for a snapshot to be made, and to be removed; and no longer for anything else, which
+    /// has shorter ones of its own.
+    #[must_use]
+    pub fn within(longest: Duration) -> Self {
+        let usual = Self::default();
+        Self {
+            answer: usual.answer.min(longest),
+            areas: usual.areas.min(longest),
+            change: longest,
+            removal: longest,
+            cancel: usual.cancel.min(longest),
+        }
+    }
+}
+
 impl VsphereServer {
     /// The server at `host`, on port 443 and with the deadlines that are usual.
     #[must_use]

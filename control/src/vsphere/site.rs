@@ -64,7 +64,7 @@ struct HostSpot {
 }
 
 /// What there is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct There {
     tree: Tree,
     parents: HashMap<String, String>,
@@ -169,7 +169,15 @@ fn choose_first<'a>(
 
 impl There {
     fn read(session: &Session) -> Result<Self, VsphereError> {
-        let mut there = Self::default();
+        let mut there = Self {
+            tree: Tree::on(&session.content().root),
+            parents: HashMap::new(),
+            centers: Vec::new(),
+            folders: Vec::new(),
+            hosts: Vec::new(),
+            pools: Vec::new(),
+            datastores: Vec::new(),
+        };
         let mut wrong = None;
         session.inventory(&KINDS, &mut |object| {
             if let Err(error) = there.add(&object) {
@@ -214,9 +222,8 @@ impl There {
                 self.pools.extend(referred("owner")?.map(|owner| (spot(), owner)));
             }
             "Datastore" => {
-                if object.get("summary.accessible").map_or(Ok(true), Element::truth)? {
-                    self.datastores.push(spot());
-                }
+                let is_there = object.get("summary.accessible").map_or(Ok(true), Element::truth)?;
+                self.datastores.extend(is_there.then(spot));
             }
             _ => {}
         }

@@ -43,17 +43,6 @@ impl VirtualMachine {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The guest writes, and tracking does not notice.
-    pub fn write_untracked(&self, key: i32, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let content = self.content()?;
-        let mut content = lock(&content);
-        let disk = content.disks.get_mut(&key).ok_or(io::ErrorKind::NotFound)?;
-        let tracking = disk.tracking.take();
-        let written = disk.write(offset, bytes);
-        disk.tracking = tracking;
-        written
-    }
-
     /// A disk comes to another unit of its controller, which makes it another device with another
     /// label. Its tracking goes on. Returns its new key.
     pub fn move_to_unit(&self, key: i32, unit: i32) -> io::Result<i32> {
