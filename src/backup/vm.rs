@@ -6,7 +6,7 @@ use blockferry_control::backup::{
     BackupError, BackupReport, BackupSettings, VmSource, Watch, back_up_vm,
 };
 use blockferry_control::repository::Repository;
-use blockferry_control::sources::vddk::REQUEST_BYTES;
+use blockferry_control::sources::vddk::{REQUEST_BYTES, Settings};
 use blockferry_dataplane::LaneSettings;
 
 use super::asked::refusal;
@@ -27,6 +27,9 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         ));
     };
     let vddk = options.vddk.settings()?;
+    let lane = options.lane.lane();
+    // One that gives no answer does not end in order either.
+    let vddk = Settings { end_deadline: vddk.end_deadline.min(lane.deadline), ..vddk };
     let hypervisor = options.server.connect()?;
     let vm = hypervisor.find(&options.vm).map_err(|error| vcenter::refusal(&error))?;
     let repository =
@@ -38,7 +41,6 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         None => vm_name(&vm.name)?,
     };
     let disks = u16::try_from(vm.disks.len()).unwrap_or(u16::MAX);
-    let lane = options.lane.lane();
     let settings = BackupSettings {
         lane: LaneSettings {
             // More at once are slower there, and longer requests may be refused.

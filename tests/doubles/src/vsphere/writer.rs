@@ -227,6 +227,7 @@ const FAULTS: &[&str] = &[
     "DuplicateName",
     "FilesystemQuiesceFault",
     "ManagedObjectNotFound",
+    "NoDiskSpace",
     "NoPermission",
     "NotAuthenticated",
     "NotSupported",
