@@ -6,7 +6,7 @@ use blockferry_control::backup::{
     BackupError, BackupReport, BackupSettings, VmSource, Watch, back_up_vm,
 };
 use blockferry_control::repository::Repository;
-use blockferry_control::sources::vddk::fitted;
+use blockferry_control::sources::vddk::{Settings, fitted};
 
 use super::asked::refusal;
 use super::options::BackupOptions;
@@ -26,6 +26,9 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         ));
     };
     let vddk = options.vddk.settings()?;
+    let lane = options.lane.lane();
+    // One that gives no answer does not end in order either.
+    let vddk = Settings { end_deadline: vddk.end_deadline.min(lane.deadline), ..vddk };
     let hypervisor = options.server.connect()?;
     let vm = hypervisor.find(&options.vm).map_err(|error| vcenter::refusal(&error))?;
     let repository =

@@ -17,8 +17,9 @@ const PREFIX: &str = "blockferry-";
 
 /// A server with VMs, and a folder with a repository `repository` beside it.
 pub(crate) struct VmPlace {
-    pub(crate) kept: Kept,
+    // It writes to the folder until it is gone, so it goes first.
     pub(crate) vsphere: Vsphere,
+    pub(crate) kept: Kept,
 }
 
 /// A backup that was made, and what its snapshot held.

@@ -75,6 +75,7 @@ pub fn lane_words(disk: &DiskName, event: &Event<'_>) -> Option<String> {
         Event::Reconnecting { side, attempt, reason, .. } => Some(format!(
             "disk {disk}: connecting again to the {side}, attempt {attempt}: {reason}"
         )),
+        Event::Finished { fault: None, .. } => Some(format!("disk {disk}: copied and flushed")),
         _ => None,
     }
 }

@@ -341,7 +341,12 @@ impl Held {
         }
         let credentials = VmSource::credentials(first)?;
         let served: Vec<Disk> = places.iter().map(as_served).collect();
-        self.running = VddkSource::start_all(&self.source.settings.vddk, &served, &credentials)?;
+        let vddk = &self.source.settings.vddk;
+        let started = VddkSource::start_all_unless(cancellation, vddk, &served, &credentials);
+        if cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        self.running = started?;
         for (disk, running) in disks.into_iter().zip(&self.running) {
             let name = disk_name(&disk)?;
             let (has, size) = (running.session().size, disk.capacity_bytes);

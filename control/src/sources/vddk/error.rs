@@ -128,8 +128,8 @@ pub enum SourceError {
         /// The disk's file.
         file: String,
     },
-    /// Another disk of the same VM failed first.
-    #[error("the disk {file} was not waited for, since another one failed")]
+    /// Another disk of the same VM failed first, or the job is not wanted any more.
+    #[error("the disk {file} was not waited for: another one failed, or the job was called off")]
     CalledOff {
         /// The disk's file.
         file: String,

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,11 +18,14 @@ use super::folder::Folder;
 use super::running::{Running, Served};
 use super::settings::{Access, Credentials, Disk, Settings};
 use super::version::NbdkitVersion;
+use crate::backup::Cancellation;
 use crate::child::{Child, LaunchError, Streams, held};
 use crate::export::{NotReady, probe};
 
 /// Pause between two looks for the socket of an nbdkit that starts. Its end is seen at once.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// Pause between two looks whether the job is called off.
+const HEED_PAUSE: Duration = Duration::from_millis(50);
 /// Time from SIGTERM to SIGKILL for one that is not wanted any more before it was ready: enough to
 /// log out where nothing hangs.
 const CALL_OFF_GRACE: Duration = Duration::from_secs(2);
@@ -83,9 +87,24 @@ impl VddkSource {
         disks: &[Disk],
         credentials: &Credentials,
     ) -> Result<Vec<Running>, SourceError> {
+        Self::start_all_unless(&Cancellation::default(), settings, disks, credentials)
+    }
+
+    /// The same, until it is called off.
+    ///
+    /// # Errors
+    /// The same, and [`SourceError::CalledOff`].
+    pub fn start_all_unless(
+        called_off: &Cancellation,
+        settings: &Settings,
+        disks: &[Disk],
+        credentials: &Credentials,
+    ) -> Result<Vec<Running>, SourceError> {
         let version = Self::version(settings)?;
         let company = Company::default();
         let results: Vec<Result<Running, SourceError>> = thread::scope(|scope| {
+            let (all_ended, ended) = mpsc::channel::<()>();
+            scope.spawn(|| company.heed(called_off, ended));
             let starting: Vec<_> = disks
                 .iter()
                 .map(|disk| {
@@ -100,7 +119,10 @@ impl VddkSource {
                 })
                 .collect();
             let panicked = "starting a process does not panic";
-            starting.into_iter().map(|thread| thread.join().expect(panicked)).collect()
+            let results =
+                starting.into_iter().map(|thread| thread.join().expect(panicked)).collect();
+            drop(all_ended);
+            results
         });
         let is_cause = |result: &Result<Running, SourceError>| matches!(result, Err(error) if !matches!(error, SourceError::CalledOff { .. }));
         match results.iter().position(is_cause) {
@@ -132,6 +154,15 @@ impl Company {
 
     fn is_called_off(&self) -> bool {
         held(&self.starting).called_off
+    }
+
+    /// Calls it off with the job, as long as any is starting.
+    fn heed(&self, called_off: &Cancellation, ended: mpsc::Receiver<()>) {
+        while ended.recv_timeout(HEED_PAUSE) == Err(RecvTimeoutError::Timeout) {
+            if called_off.is_cancelled() {
+                return self.call_off();
+            }
+        }
     }
 
     /// Ends all, so that nobody waits for them any longer.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::value::Value;
 
 /// One thing that goes wrong, once. Methods are named as in the schema: `CreateSnapshot_Task`.
 #[derive(Clone, Debug)]
@@ -123,6 +124,10 @@ impl Failure {
     pub(crate) fn fault(&self) -> Fault {
         match self.kind {
             "FileFault" => Fault::file("/vmfs/volumes/datastore1/web/web-ctk.vmdk"),
+            // A file fault too, which says where there is no room.
+            "NoDiskSpace" => Fault::new(self.kind, &*self.message)
+                .with("file", Value::text("/vmfs/volumes/datastore1/web/web-000001.vmdk"))
+                .with("datastore", Value::text("datastore1")),
             kind => Fault::new(kind, &*self.message),
         }
     }

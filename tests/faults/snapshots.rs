@@ -1,0 +1,144 @@
+//! Snapshots that are not made, or half, or not removed.
+
+use std::time::{Duration, Instant};
+
+use blockferry_doubles::vsphere::{Failure, Trouble};
+
+use super::{PATIENCE, Stage};
+use crate::blockferry::{code, stderr};
+
+const CREATE: &str = "CreateSnapshot_Task";
+const REMOVE: &str = "RemoveSnapshot_Task";
+
+/// What a point says of its snapshot.
+fn notes(stage: &Stage, point: &crate::blockferry::Backed) -> String {
+    stage.place.point(point)["notes"].to_string()
+}
+
+#[test]
+fn a_snapshot_that_is_refused_is_told_with_the_servers_words() {
+    let stage = Stage::new();
+    let failure = Failure::new("NoDiskSpace", "Insufficient disk space on datastore1");
+    stage.place.vsphere.trouble(Trouble::TaskFails { method: CREATE, failure });
+    stage.fails("", 4, &[CREATE, "NoDiskSpace", "Insufficient disk space", "make room"]);
+    stage.recovers();
+}
+
+#[test]
+fn a_snapshot_that_is_there_although_its_task_failed_is_removed() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::SnapshotHalfway);
+    stage.fails("", 4, &[CREATE, "Timedout", "did not answer in time"]);
+    assert_eq!(stage.place.vsphere.count(REMOVE), 1);
+    stage.recovers();
+}
+
+#[test]
+fn a_quiesced_snapshot_that_is_there_although_its_task_failed_is_removed_before_another_is_made() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::SnapshotHalfway);
+    let backed = stage.succeeds("--quiesce try", &["could not put its data in order"]);
+    assert!(notes(&stage, &backed).contains("Timedout"), "{}", notes(&stage, &backed));
+    assert_eq!(stage.place.vsphere.count(REMOVE), 2);
+    stage.assert_tidy();
+}
+
+#[test]
+fn a_guest_that_cannot_be_quiesced_is_backed_up_all_the_same_and_the_point_says_so() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::QuiesceFails);
+    let backed = stage.succeeds("--quiesce try", &["as after a power cut"]);
+    let notes = notes(&stage, &backed);
+    assert!(notes.contains("ApplicationQuiesceFault") && notes.contains("warning"), "{notes}");
+    stage.assert_tidy();
+}
+
+#[test]
+fn a_guest_that_has_to_be_quiesced_and_cannot_be_has_no_point() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::QuiesceFails);
+    stage.fails(
+        "--quiesce require",
+        4,
+        &["cannot put its data in order", "ApplicationQuiesceFault"],
+    );
+    assert_eq!(stage.points(), 1);
+    stage.recovers();
+}
+
+#[test]
+fn a_snapshot_that_takes_too_long_is_cancelled_and_is_not_there() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::TaskSticks { method: CREATE, cancelable: true });
+    let began = Instant::now();
+    stage.fails("--vcenter-deadline 1s", 4, &[CREATE, "was not done within 1 s", "cancelled"]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    stage.recovers();
+}
+
+#[test]
+fn a_snapshot_whose_task_sticks_is_told_stays_in_the_ledger_and_goes_with_the_next_backup() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::TaskSticks { method: CREATE, cancelable: false });
+    let began = Instant::now();
+    let failed = stage.fails_and_leaves("--vcenter-deadline 1s", 4, &[CREATE, "sticks"]);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(failed.said.contains("is not removed"), "{}", failed.said);
+    assert_eq!(stage.place.left().len(), 1, "{:?}", stage.place.left());
+    // It is made after all, when nobody waits for it any more.
+    let task = stage.place.vsphere.tasks().into_iter().find(|task| task.ended.is_none()).unwrap();
+    stage.place.vsphere.release_task(&task.id);
+    let made = |_: &_| !stage.web.snapshots().unwrap().is_empty();
+    assert!(stage.place.vsphere.wait_until(PATIENCE, made));
+    stage.recovers();
+}
+
+#[test]
+fn a_removal_that_fails_costs_no_point_and_is_done_by_a_sweep() {
+    let stage = Stage::new();
+    let failure = Failure::new("InvalidState", "The host says no");
+    stage.place.vsphere.trouble(Trouble::TaskFails { method: REMOVE, failure });
+    stage.succeeds_but_leaves_its_snapshot("", "The host says no");
+    let swept = stage.place.ask("node sweep --repository repository");
+    assert_eq!(code(&swept), 0, "{}", stderr(&swept));
+    assert!(stderr(&swept).contains("is removed: its job is dead"), "{}", stderr(&swept));
+    stage.assert_tidy();
+    stage.recovers();
+}
+
+#[test]
+fn a_removal_that_sticks_is_given_up_in_time_and_done_by_the_next_backup() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::TaskSticks { method: REMOVE, cancelable: false });
+    stage.succeeds_but_leaves_its_snapshot("--vcenter-deadline 1s", "sticks");
+    let task = stage.place.vsphere.tasks().into_iter().find(|task| task.ended.is_none()).unwrap();
+    stage.place.vsphere.release_task(&task.id);
+    stage.recovers();
+}
+
+#[test]
+fn a_removal_is_asked_for_again_while_the_vm_is_busy() {
+    let stage = Stage::new();
+    let failure = Failure::new("TaskInProgress", "Another task is already in progress.");
+    stage.place.vsphere.trouble(Trouble::TaskFails { method: REMOVE, failure });
+    stage.succeeds("", &[]);
+    assert_eq!(stage.place.vsphere.count(REMOVE), 2);
+    stage.assert_tidy();
+}
+
+impl Stage {
+    fn succeeds_but_leaves_its_snapshot(&self, extra: &str, why: &str) {
+        let before = self.points();
+        let output = self.place.kept.run(&self.place.backup("web", extra));
+        let said = stderr(&output);
+        assert_eq!(code(&output), 0, "{said}");
+        let [line] = said.lines().filter(|line| line.contains(why)).collect::<Vec<_>>()[..] else {
+            panic!("{said}");
+        };
+        assert!(line.contains("is not removed") && line.contains("node sweep"), "{line}");
+        assert_eq!(self.points(), before + 1);
+        let left: Vec<String> = self.place.left().into_iter().collect();
+        let [snapshot, ledger] = &left[..] else { panic!("{left:?}") };
+        assert!(snapshot.starts_with("snapshot ") && ledger.starts_with("snapshots/"), "{left:?}");
+    }
+}
