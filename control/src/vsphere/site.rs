@@ -214,9 +214,8 @@ impl There {
                 self.pools.extend(referred("owner")?.map(|owner| (spot(), owner)));
             }
             "Datastore" => {
-                if object.get("summary.accessible").map_or(Ok(true), Element::truth)? {
-                    self.datastores.push(spot());
-                }
+                let said = object.get("summary.accessible").map_or(Ok(true), Element::truth)?;
+                self.datastores.extend(said.then(spot));
             }
             _ => {}
         }
