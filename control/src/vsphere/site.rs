@@ -222,8 +222,8 @@ impl There {
                 self.pools.extend(referred("owner")?.map(|owner| (spot(), owner)));
             }
             "Datastore" => {
-                let is_there = object.get("summary.accessible").map_or(Ok(true), Element::truth)?;
-                self.datastores.extend(is_there.then(spot));
+                let said = object.get("summary.accessible").map_or(Ok(true), Element::truth)?;
+                self.datastores.extend(said.then(spot));
             }
             _ => {}
         }
