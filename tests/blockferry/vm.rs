@@ -202,8 +202,9 @@ impl VmPlace {
         }
         let folder = self.kept.folder().to_str().unwrap();
         left.extend(processes_of(folder).into_iter().map(|line| format!("process {line}")));
-        for folder in ["run", "repository/work", "temporary"] {
-            let names = self.kept.names(folder).into_iter();
+        for folder in ["run", "run/budgets", "repository/work", "temporary"] {
+            // The folder of budgets stays, empty.
+            let names = self.kept.names(folder).into_iter().filter(|name| name != "budgets");
             left.extend(names.map(|name| format!("{folder}/{name}")));
         }
         let ledger = self.kept.names("repository/snapshots").into_iter();

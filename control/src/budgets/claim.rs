@@ -114,11 +114,11 @@ impl fmt::Display for Obstacle {
         let Self { share: Share { pool, name, amount, .. }, limit, .. } = self;
         let used: u32 = self.has.iter().map(|(_, amount)| amount).sum();
         match pool {
-            Pool::Host => write!(f, "{amount} of the {limit} disks of host {name}")?,
-            Pool::Server => write!(f, "{amount} of the {limit} connections of {name}")?,
-            Pool::Datastore => write!(f, "one of the {limit} snapshots of datastore {name}")?,
+            Pool::Host => write!(f, "disks of host {name}: {amount}")?,
+            Pool::Server => write!(f, "connections of {name}: {amount}")?,
+            Pool::Datastore => write!(f, "snapshots on datastore {name}: {amount}")?,
         }
-        write!(f, ", of which {used} are taken")?;
+        write!(f, ", where {used} of {limit} are taken")?;
         told(f, "by VM", &self.has)?;
         told(f, "and before it is VM", &self.before)
     }

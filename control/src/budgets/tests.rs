@@ -51,9 +51,7 @@ fn what_does_not_fit_waits_and_says_for_what_and_who_has_it() {
     let mine = standing(3, false, on("d", "esx1", 3, "ds1"));
     assert_eq!(
         told(&mine, &others),
-        [
-            "3 of the 8 disks of host esx1.example, of which 6 are taken by VM DC/vm/a (3), DC/vm/b (3)"
-        ]
+        ["disks of host esx1.example: 3, where 6 of 8 are taken by VM DC/vm/a (3), DC/vm/b (3)"]
     );
     assert!(told(&standing(3, false, on("e", "esx1", 2, "ds1")), &others).is_empty());
 }
@@ -64,11 +62,14 @@ fn a_datastore_has_four_snapshots_and_a_server_its_connections() {
         .map(|n| standing(n, true, on(&format!("vm{n}"), &format!("esx{n}"), 1, "ds1")))
         .collect();
     let words = told(&standing(4, false, on("e", "esx9", 1, "ds1")), &others);
-    assert!(words[0].starts_with("one of the 4 snapshots of datastore ds1.example"), "{words:?}");
+    assert!(
+        words[0].starts_with("snapshots on datastore ds1.example: 1, where 4 of 4 are"),
+        "{words:?}"
+    );
     let through = |vm, disks| claim(vm, &[share(Pool::Server, "vc", disks)]);
     let others = [standing(0, true, through("a", 50))];
     let words = told(&standing(1, false, through("b", 3)), &others);
-    assert!(words[0].starts_with("3 of the 52 connections of vc.example"), "{words:?}");
+    assert!(words[0].starts_with("connections of vc.example: 3, where 50 of 52 are"), "{words:?}");
 }
 
 #[test]
@@ -100,10 +101,8 @@ fn a_vm_with_many_disks_is_not_passed_by_those_behind_it() {
     let words = told(&standing(2, false, on("b", "esx1", 1, "ds3")), &others);
     assert_eq!(
         words,
-        [
-            "1 of the 8 disks of host esx1.example, of which 3 are taken by VM DC/vm/a (3) and before \
-          it is VM DC/vm/big (8)"
-        ]
+        ["disks of host esx1.example: 1, where 3 of 8 are taken by VM DC/vm/a (3) and before \
+          it is VM DC/vm/big (8)"]
     );
 }
 
@@ -193,12 +192,12 @@ fn who_waits_is_told_once_and_again_when_that_changes_and_goes_on_when_it_fits()
     let words = told.recv_timeout(SOON).unwrap();
     assert_eq!(
         words,
-        "VM DC/vm/c waits for 6 of the 8 disks of host esx1.example, of which 8 are taken by VM \
+        "VM DC/vm/c waits for disks of host esx1.example: 6, where 8 of 8 are taken by VM \
          DC/vm/a (4), DC/vm/b (4)"
     );
     drop(first);
     let words = told.recv_timeout(SOON).unwrap();
-    assert!(words.ends_with("of which 4 are taken by VM DC/vm/b (4)"), "{words}");
+    assert!(words.ends_with("where 4 of 8 are taken by VM DC/vm/b (4)"), "{words}");
     drop(second);
     let granted = waiting.join().unwrap().unwrap();
     assert!(granted.has_waited() && told.try_recv().is_err());
@@ -221,7 +220,7 @@ fn disks_are_given_back_before_the_snapshot_is() {
     let called_off = Cancellation::default();
     let (told, waiting) = take_beside(&budgets, on("same", "esx1", 1, "ds1"), &called_off);
     let words = told.recv_timeout(SOON).unwrap();
-    assert!(words.contains("snapshots of datastore ds1.example") && !words.contains("host"));
+    assert!(words.contains("snapshots on datastore ds1.example") && !words.contains("host"));
     called_off.cancel();
     assert!(matches!(waiting.join().unwrap(), Err(BudgetError::CalledOff)));
     // Its place in the queue is free.

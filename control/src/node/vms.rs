@@ -368,7 +368,7 @@ impl HeldVm {
         *held(&self.heard) = Instant::now();
         let words = || held(&self.words).clone();
         match &*held(&self.state) {
-            State::Working | State::LettingGo => SnapshotAnswer::Working,
+            State::Working | State::LettingGo => SnapshotAnswer::Working { words: words() },
             State::Failed(fault) => SnapshotAnswer::Fault(fault.clone()),
             State::Gone => SnapshotAnswer::Gone { words: words() },
             State::Held(frozen) => SnapshotAnswer::Held(HeldRecord {

@@ -185,8 +185,10 @@ pub(crate) struct SnapshotAsked {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SnapshotAnswer {
-    /// To be asked for again.
-    Working,
+    /// To be asked for again; with what was said until now, as what it waits for.
+    Working {
+        words: Vec<String>,
+    },
     Held(HeldRecord),
     /// With what was said meanwhile.
     Gone {

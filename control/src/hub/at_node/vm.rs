@@ -88,7 +88,7 @@ impl AtNode {
         method: &Method,
         call: &str,
         body: Option<&[u8]>,
-        done: impl Fn(A) -> Option<T>,
+        mut done: impl FnMut(A) -> Option<T>,
     ) -> Result<T, BackupError> {
         let mut pause = PAUSE;
         loop {
@@ -152,14 +152,23 @@ impl Origin for VmAtNode {
         let given_up = || cancellation.is_cancelled();
         // From here on the node may hold it, and lets it go when this is dropped.
         let call = held.call();
-        let answer =
-            self.at.until_done(&given_up, &Method::POST, &call, Some(&body), |answer| {
-                Some(answer).filter(|answer| !matches!(answer, SnapshotAnswer::Working))
-            })?;
+        let answer = self.at.until_done(
+            &given_up,
+            &Method::POST,
+            &call,
+            Some(&body),
+            |answer| match answer {
+                SnapshotAnswer::Working { words } => {
+                    held.pass_on(words);
+                    None
+                }
+                answer => Some(answer),
+            },
+        )?;
         match answer {
             SnapshotAnswer::Held(record) => held.take(record)?,
             SnapshotAnswer::Fault(fault) => return Err(self.at.of_vm(&fault)),
-            SnapshotAnswer::Working | SnapshotAnswer::Gone { .. } => {
+            SnapshotAnswer::Working { .. } | SnapshotAnswer::Gone { .. } => {
                 return Err(self.at.strange("it let the snapshot go that it was to make"));
             }
         }
@@ -243,7 +252,7 @@ impl Drop for HeldAtNode {
         let due = Instant::now() + RELEASE_DEADLINE;
         let late = || Instant::now() >= due;
         let gone = |answer| match answer {
-            SnapshotAnswer::Working => None,
+            SnapshotAnswer::Working { .. } => None,
             SnapshotAnswer::Gone { words } => Some(words),
             SnapshotAnswer::Held(_) | SnapshotAnswer::Fault(_) => Some(Vec::new()),
         };

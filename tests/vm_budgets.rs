@@ -1,0 +1,196 @@
+//! Jobs of one machine that agree on how much they take of hosts and datastores: each is a process
+//! of its own, as cron starts them.
+
+// A test fails by unwrapping, in its supporting functions too.
+#![allow(clippy::unwrap_used)]
+
+mod blockferry;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use blockferry::{VmPlace, signal, wait_until};
+use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
+use rustix::process::Signal;
+
+const MIB: u64 = 1 << 20;
+const CREATE: &str = "CreateSnapshot_Task";
+const STUCK: Trouble = Trouble::TaskSticks { method: CREATE, cancelable: true };
+
+/// A backup in a process of its own.
+struct Job {
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Job {
+    fn start(place: &VmPlace, vm: &str, extra: &str) -> Self {
+        let errors = place.kept.path(&format!("{vm}.errors"));
+        let mut command = place.backup_command(vm, extra);
+        command.stdout(Stdio::null()).stderr(File::create(&errors).unwrap());
+        Self { child: command.spawn().unwrap(), errors }
+    }
+
+    /// One that has all that it wants, and whose snapshot is not made before `release`. Returns its
+    /// task too.
+    fn stuck(place: &VmPlace, vm: &str, extra: &str) -> (Self, String) {
+        let before = created(place);
+        place.vsphere.trouble(STUCK);
+        let job = Self::start(place, vm, extra);
+        let is_asked = |_: &Vsphere| created(place).len() > before.len();
+        assert!(place.vsphere.wait_until(Duration::from_secs(60), is_asked), "{}", job.says());
+        (job, created(place).pop().unwrap())
+    }
+
+    fn says(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap()
+    }
+
+    /// Waits until it has told what it waits for. Returns all that it has said of that.
+    fn waits(&self) -> Vec<String> {
+        let told = || {
+            let says = self.says();
+            // The last line may be one that is being written.
+            let whole = says.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
+            whole.filter(|line| line.contains(" waits for ")).map(str::to_owned).collect()
+        };
+        wait_until("a job does not say what it waits for", || !Vec::<String>::is_empty(&told()));
+        told()
+    }
+
+    fn ends(mut self) -> (i32, String) {
+        let code = self.child.wait().unwrap().code().unwrap();
+        (code, self.says())
+    }
+
+    fn succeeds(self) {
+        let (code, says) = self.ends();
+        assert_eq!(code, 0, "{says}");
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// The tasks that make snapshots, the newest last.
+fn created(place: &VmPlace) -> Vec<String> {
+    let tasks = place.vsphere.tasks().into_iter().filter(|task| task.method == CREATE);
+    tasks.map(|task| task.id).collect()
+}
+
+fn machine(name: &str, disks: usize) -> NewMachine {
+    (0..disks).fold(NewMachine::new(name).host("esx1"), |machine, _| machine.disk(MIB))
+}
+
+fn place(machines: &[(&str, usize)]) -> VmPlace {
+    let builder = Vsphere::builder();
+    VmPlace::with(
+        machines
+            .iter()
+            .fold(builder, |builder, (name, disks)| builder.machine(machine(name, *disks))),
+    )
+}
+
+#[test]
+fn of_three_vms_with_three_disks_on_a_host_with_eight_two_are_backed_up_and_one_waits() {
+    let place = place(&[("a", 3), ("b", 3), ("c", 3)]);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let (b, task_of_b) = Job::stuck(&place, "b", "");
+    let c = Job::start(&place, "c", "");
+    let words = c.waits().pop().unwrap();
+    let expected = "waits for disks of host esx1: 3, where 6 of 8 are taken by VM ";
+    assert!(words.contains(expected), "{words}");
+    assert!(words.contains("/a (3), ") && words.ends_with("/b (3)"), "{words}");
+    assert_eq!(created(&place).len(), 2);
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    c.succeeds();
+    place.vsphere.release_task(&task_of_b);
+    b.succeeds();
+    assert_eq!(place.points().len(), 3);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_job_that_is_killed_frees_what_it_had() {
+    let place = place(&[("a", 8), ("b", 1)]);
+    let (a, _stuck_for_ever) = Job::stuck(&place, "a", "");
+    let b = Job::start(&place, "b", "");
+    b.waits();
+    signal(&a.child, Signal::KILL);
+    b.succeeds();
+    assert_eq!(place.points().len(), 1);
+    drop(a);
+}
+
+#[test]
+fn a_job_that_is_called_off_while_it_waits_ends_at_once_and_has_asked_for_no_snapshot() {
+    let place = place(&[("a", 8), ("b", 1)]);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let b = Job::start(&place, "b", "");
+    b.waits();
+    signal(&b.child, Signal::TERM);
+    let (code, says) = b.ends();
+    assert_eq!(code, 7, "{says}");
+    assert_eq!(place.kept.names("run/budgets").len(), 1);
+    assert_eq!(created(&place).len(), 1);
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_with_more_disks_than_a_host_gives_is_backed_up_alone_and_not_passed() {
+    let place = place(&[("a", 1), ("big", 3), ("c", 1)]);
+    let two = "--max-disks-per-host 2";
+    let (a, task_of_a) = Job::stuck(&place, "a", two);
+    place.vsphere.trouble(STUCK);
+    let big = Job::start(&place, "big", two);
+    big.waits();
+    let c = Job::start(&place, "c", two);
+    // Its disk would fit beside that of the first one.
+    let words = c.waits().pop().unwrap();
+    assert!(
+        words.contains("where 1 of 2 are taken by VM ") && words.ends_with("/big (3)"),
+        "{words}"
+    );
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    wait_until("the VM with many disks has no turn", || created(&place).len() == 2);
+    wait_until("what the other one waits for is not told anew", || {
+        let words = c.waits().pop().unwrap();
+        words.contains("where 3 of 2 are taken by VM ") && words.ends_with("/big (3)")
+    });
+    assert_eq!(created(&place).len(), 2);
+    place.vsphere.release_task(&created(&place)[1]);
+    big.succeeds();
+    c.succeeds();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn snapshots_on_a_datastore_and_connections_of_a_vcenter_are_waited_for_too() {
+    let place = place(&[("a", 2), ("b", 2), ("c", 2)]);
+    let (a, task_of_a) = Job::stuck(&place, "a", "--max-snapshots-per-datastore 1");
+    let b = Job::start(&place, "b", "--max-snapshots-per-datastore 1");
+    let words = b.waits().pop().unwrap();
+    assert!(words.contains("waits for snapshots on datastore "), "{words}");
+    assert!(words.contains(": 1, where 1 of 1 are taken by VM "), "{words}");
+    let c = Job::start(&place, "c", "--max-nfc-connections 3");
+    let words = c.waits().pop().unwrap();
+    let server = place.vsphere.address();
+    let expected = format!("waits for connections of {server}: 2, where 2 of 3 are taken by VM ");
+    assert!(words.contains(&expected), "{words}");
+    place.vsphere.release_task(&task_of_a);
+    for job in [a, b, c] {
+        job.succeeds();
+    }
+    place.assert_nothing_left();
+}
