@@ -145,7 +145,7 @@ fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
 
 #[test]
 fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
-    let place = Place::new(two_disks());
+    let place = Place::with(two_disks(), "--node-deadline 4s");
     let mut node = place.node(SLOW);
     let machine = place.vms.machine("web");
     machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();

@@ -58,6 +58,7 @@ pub trait ChangeTracker: Send + Sync + fmt::Debug {
     fn changed_since(
         &self,
         base: &Base,
+        watch: &dyn Watch,
         cancellation: &Cancellation,
     ) -> Result<Result<AreaSet, String>, BackupError>;
 }

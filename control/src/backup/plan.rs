@@ -14,6 +14,7 @@ use super::error::{BackupError, WhichDisk};
 use super::look::Looked;
 use super::origin::ChangeTracker;
 use super::request::{BackupRequest, Changes, DIGEST, DiskRequest};
+use super::run::Watch;
 use super::standing::stands;
 use crate::catalog::{
     BackupMode, ChangeId, Disk, DiskName, LayerId, LayerKind, PointId, Points, UnixMillis,
@@ -83,6 +84,7 @@ pub(super) struct Planning<'a> {
     pub(super) repository: &'a Repository,
     pub(super) work: &'a Work,
     pub(super) tool: &'a ImageTool,
+    pub(super) watch: &'a dyn Watch,
     pub(super) cancellation: &'a Cancellation,
 }
 
@@ -221,7 +223,7 @@ impl Planning<'_> {
         point: PointId,
         digests: impl Fn() -> Result<Manifest, String>,
     ) -> Result<Result<Moved, String>, BackupError> {
-        let changed = match tracker.changed_since(base, self.cancellation)? {
+        let changed = match tracker.changed_since(base, self.watch, self.cancellation)? {
             Ok(changed) => changed,
             Err(why) => return Ok(Err(why)),
         };

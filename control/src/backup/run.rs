@@ -251,6 +251,7 @@ impl Run<'_> {
             repository: &self.ground.repository,
             work,
             tool: &self.settings.image_tool,
+            watch: &**self.watch,
             cancellation: self.cancellation,
         };
         let mut plans = Vec::with_capacity(looked.len());

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_dataplane::plan::AreaSet;
 
@@ -33,6 +33,12 @@ use crate::vsphere::PasswordFile;
 
 /// Changed areas of one disk at most; more are merged over their smallest gaps.
 const MAX_AREAS: usize = 1 << 20;
+/// How often a hypervisor that is out of reach for a moment is asked for changed areas.
+const ASKED: u32 = 4;
+/// Pause after the first time; it doubles.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often is looked meanwhile whether the job is called off.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A VM that is backed up through its hypervisor.
 #[derive(Clone, Debug)]
@@ -480,21 +486,47 @@ impl ChangeTracker for Tracker {
     fn changed_since(
         &self,
         base: &Base,
-        _cancellation: &Cancellation,
+        watch: &dyn Watch,
+        cancellation: &Cancellation,
     ) -> Result<Result<AreaSet, String>, BackupError> {
         let since = match base.decide(self.identity.as_deref(), &self.disk) {
             Decision::Delta { since } => since,
             Decision::Full(reason) => return Ok(Err(reason.to_string())),
         };
         let (vm, snapshot, disk) = (&self.vm, &self.snapshot, &self.disk);
-        match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
-            Ok(areas) => Ok(Ok(areas)),
-            Err(error) => match error.reaction() {
-                Reaction::Full(reason) => Ok(Err(reason.to_string())),
-                // What may pass was asked for again already.
-                _ => Err(error.into()),
-            },
+        let mut pause = PAUSE;
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            let error = match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
+                Ok(areas) => return Ok(Ok(areas)),
+                Err(error) => error,
+            };
+            if cancellation.is_cancelled() {
+                return Err(BackupError::Cancelled);
+            }
+            match error.reaction() {
+                Reaction::Full(reason) => return Ok(Err(reason.to_string())),
+                Reaction::Retry if asked < ASKED => {
+                    watch.note(&format!("{}: {error}; it is asked again", disk.label));
+                    pass(pause, cancellation);
+                    pause *= 2;
+                }
+                _ => return Err(error.into()),
+            }
         }
+    }
+}
+
+/// Lets time pass, and no more of it once the job is called off.
+fn pass(time: Duration, cancellation: &Cancellation) {
+    let end = Instant::now() + time;
+    while !cancellation.is_cancelled() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(LOOK));
     }
 }
 

@@ -243,7 +243,7 @@ impl HeldVms {
         held(&vm.changed).insert(disk.to_owned(), ChangedAnswer::Working);
         let (ours, of) = (Arc::clone(&vm), disk.to_owned());
         let thread = thread::Builder::new().name(format!("changed-{job}")).spawn(move || {
-            let answer = match tracker.changed_since(&base, &ours.cancellation) {
+            let answer = match tracker.changed_since(&base, &*ours, &ours.cancellation) {
                 Ok(Ok(areas)) => ChangedAnswer::Areas(
                     areas.iter().map(|area| (area.start, area.length)).collect(),
                 ),

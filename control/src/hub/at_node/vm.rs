@@ -283,6 +283,7 @@ impl ChangeTracker for TrackerAtNode {
     fn changed_since(
         &self,
         base: &Base,
+        _watch: &dyn Watch,
         cancellation: &Cancellation,
     ) -> Result<Result<AreaSet, String>, BackupError> {
         let body = json(&BaseRecord::from(base))?;
