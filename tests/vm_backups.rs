@@ -291,7 +291,7 @@ fn an_audit_reads_about_the_share_that_it_was_told() {
 fn blocks_that_are_called_changed_and_are_not_are_not_sent() {
     let place = VmPlace::new(NewMachine::new("web").disk(4 * MIB).tracked());
     let web = place.machine("web");
-    let block = [7; CHANGE_BYTES as usize];
+    let block = vec![7; usize::try_from(CHANGE_BYTES).unwrap()];
     for number in 0..8 {
         web.write(2000, number * CHANGE_BYTES, &block).unwrap();
     }

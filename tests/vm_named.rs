@@ -82,9 +82,17 @@ fn check_tells_what_it_finds_and_changes_nothing() {
 #[test]
 fn check_fails_where_disks_could_not_be_served() {
     let place = place();
-    let output = place.ask("check database --nbdkit /there/is/none --vddk-runtime run");
-    assert_eq!(code(&output), 4, "{}", stderr(&output));
-    assert!(stderr(&output).contains("/there/is/none"), "{}", stderr(&output));
+    let without = [
+        ("--nbdkit /there/is/none", "cannot run /there/is/none: no such command"),
+        ("--vddk-plugin /there/is/none.so", "nbdkit cannot load its plugin /there/is/none.so"),
+    ];
+    for (option, says) in without {
+        let output = place.ask(&format!("check database {option} --vddk-runtime run"));
+        assert_eq!(code(&output), 4, "{}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+        // What was found of the VM is told all the same.
+        assert!(String::from_utf8(output.stdout).unwrap().contains("dc/database"));
+    }
 }
 
 #[test]

@@ -25,8 +25,7 @@ fn tracked() -> NewMachine {
     NewMachine::new("web").disk(MIB).tracked()
 }
 
-/// Whether the newest snapshot that was asked for was to be quiesced, by the methods and their
-/// order.
+/// How snapshots were asked for, and whether that made one.
 fn snapshot_calls(place: &VmPlace) -> Vec<(&'static str, bool)> {
     let tasks = place.vsphere.tasks().into_iter();
     let made = tasks.filter(|task| task.method.starts_with("CreateSnapshot"));

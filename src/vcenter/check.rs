@@ -45,7 +45,7 @@ pub(crate) fn command(options: &CheckOptions) -> anyhow::Result<Exit> {
     } else {
         print(&told(&vm))?;
     }
-    VddkSource::version(&options.vddk.settings()?)
+    VddkSource::check(&options.vddk.settings()?)
         .map_err(|error| Refusal::of(Exit::Source, error.to_string()))?;
     let stops: Vec<String> = findings(&vm)
         .iter()

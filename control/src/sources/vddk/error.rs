@@ -49,6 +49,16 @@ pub enum SourceError {
         /// The oldest that will do.
         oldest: NbdkitVersion,
     },
+    /// It cannot load the plugin.
+    #[error(
+        "nbdkit cannot load its plugin {plugin} for VMware's disks: {said}; install it, or set its path"
+    )]
+    PluginMissing {
+        /// The name or path that was asked for.
+        plugin: String,
+        /// What nbdkit wrote.
+        said: String,
+    },
     /// The private folder of a process.
     #[error("no private folder can be made in {}: {error}", path.display())]
     Folder {

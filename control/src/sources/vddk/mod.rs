@@ -30,6 +30,7 @@ mod cause;
 mod command;
 mod error;
 mod folder;
+mod plugin;
 mod running;
 mod settings;
 mod start;

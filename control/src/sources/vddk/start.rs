@@ -43,6 +43,16 @@ impl VddkSource {
         NbdkitVersion::of(&settings.nbdkit)
     }
 
+    /// Which nbdkit there is, and whether it has the plugin. No server is asked.
+    ///
+    /// # Errors
+    /// As of [`version`](Self::version); [`SourceError::PluginMissing`].
+    pub fn check(settings: &Settings) -> Result<NbdkitVersion, SourceError> {
+        let version = Self::version(settings)?;
+        super::plugin::look_for(settings)?;
+        Ok(version)
+    }
+
     /// Removes what was left by processes that were killed: folders with their sockets, and nbdkits
     /// that still run. Each start does so too.
     pub fn clean_up(settings: &Settings) {
