@@ -8,10 +8,10 @@ mod blockferry;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use blockferry::{VmPlace, signal, wait_until};
+use blockferry::{NodePlace, VmPlace, by, signal, wait_until};
 use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
 use rustix::process::Signal;
 
@@ -28,7 +28,10 @@ struct Job {
 impl Job {
     fn start(place: &VmPlace, vm: &str, extra: &str) -> Self {
         let errors = place.kept.path(&format!("{vm}.errors"));
-        let mut command = place.backup_command(vm, extra);
+        Self::of(place.backup_command(vm, extra), errors)
+    }
+
+    fn of(mut command: Command, errors: PathBuf) -> Self {
         command.stdout(Stdio::null()).stderr(File::create(&errors).unwrap());
         Self { child: command.spawn().unwrap(), errors }
     }
@@ -193,4 +196,29 @@ fn snapshots_on_a_datastore_and_connections_of_a_vcenter_are_waited_for_too() {
         job.succeeds();
     }
     place.assert_nothing_left();
+}
+
+#[test]
+fn a_hub_is_told_what_a_job_of_its_node_waits_for() {
+    let place = place(&[("a", 8), ("b", 1)]);
+    let hub = NodePlace::new("");
+    let options = format!("{} {} --quiesce none", place.server(), place.vddk());
+    let password = place.kept.path("vc.password");
+    let library = place.kept.path("vsphere");
+    let options = options
+        .replace("vc.password", password.to_str().unwrap())
+        .replace("--vddk-libdir vsphere", &format!("--vddk-libdir {}", library.display()));
+    let _node = hub.node("near", &options);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let line = format!("backup --vm b --node near {}", by(&hub.hub));
+    let b = Job::of(hub.kept.command(&line), place.kept.path("b.errors"));
+    let words = b.waits().pop().unwrap();
+    assert!(
+        words.contains("/b waits for disks of host esx1: 1, where 8 of 8 are taken"),
+        "{words}"
+    );
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    b.succeeds();
+    wait_until("something is left", || place.left().iter().all(|left| left.starts_with("process")));
 }

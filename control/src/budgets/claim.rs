@@ -72,7 +72,7 @@ pub struct Share {
 }
 
 impl Share {
-    fn key(&self) -> (Pool, &str, &str) {
+    fn key(&self) -> Key<'_> {
         (self.pool, &self.server, &self.id)
     }
 }
@@ -132,13 +132,14 @@ fn told(f: &mut fmt::Formatter<'_>, words: &str, vms: &[(String, u32)]) -> fmt::
     Ok(())
 }
 
-/// Who counts in each pool, by its server and id, and by how much.
+/// Kind, server and id.
+type Key<'a> = (Pool, &'a str, &'a str);
+
+/// Who counts in each pool, and by how much.
 #[derive(Default)]
 struct Taken<'a> {
-    pools: BTreeMap<PoolKey<'a>, Vec<(&'a Standing, u32)>>,
+    pools: BTreeMap<Key<'a>, Vec<(&'a Standing, u32)>>,
 }
-
-type PoolKey<'a> = (Pool, &'a str, &'a str);
 
 impl<'a> Taken<'a> {
     fn add(&mut self, by: &'a Standing, share: &'a Share) {
@@ -161,7 +162,8 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// What is in the way of a claim that waits; nothing, if it may have its shares.
+/// What is in the way of a claim that waits; nothing, if it may have its shares. The others are in
+/// the order of their turns.
 ///
 /// Turns are kept: what the first one in the queue waits for, all of its shares, is given to nobody
 /// behind it, so it gets them when those end that have them now. Of the others behind it only what
@@ -172,9 +174,7 @@ pub(super) fn obstacles(mine: &Standing, others: &[Standing], limits: &Limits) -
     for other in others.iter().filter(|other| other.granted) {
         other.claim.shares.iter().for_each(|share| taken.add(other, share));
     }
-    let mut queue: Vec<&Standing> =
-        others.iter().filter(|other| !other.granted && other.ticket < mine.ticket).collect();
-    queue.sort_by_key(|other| other.ticket);
+    let queue = others.iter().filter(|other| !other.granted && other.ticket < mine.ticket);
     let mut is_first = true;
     for other in queue {
         let shares = &other.claim.shares;

@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::claim::{Claim, Limits, Obstacle, Pool, Standing, obstacles};
 use crate::backup::Cancellation;
@@ -117,11 +118,7 @@ impl Budgets {
 
     /// Puts a claim at the end of the queue.
     fn queue(&self, claim: Claim) -> Result<Granted, BudgetError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)
-            .map_err(|error| system(&self.folder, error))?;
+        self.make().map_err(|error| system(&self.folder, error))?;
         let _turn = self.turn()?;
         let last = self.read(None)?.iter().map(|other| other.ticket).max();
         let path = self.folder.join(&claim.job).with_extension(ENDING);
@@ -142,9 +139,20 @@ impl Budgets {
         Ok(queued)
     }
 
-    /// The claims of those that are alive, without the one in this file. Under [`turn`](Self::turn).
+    /// Files are removed in it, so it has to be one of our own: its parent may be `/tmp`.
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let made = fs::symlink_metadata(&self.folder)?;
+        if made.is_dir() && made.uid() == geteuid().as_raw() {
+            return Ok(());
+        }
+        Err(io::Error::other("it is no folder of this user; name another place for it"))
+    }
+
+    /// The claims of those that are alive, in the order of their turns, without the one in this file.
+    /// Under [`turn`](Self::turn).
     fn read(&self, without: Option<&Path>) -> Result<Vec<Standing>, BudgetError> {
-        let mut all = Vec::new();
+        let mut all: Vec<Standing> = Vec::new();
         for found in fs::read_dir(&self.folder).map_err(|error| system(&self.folder, error))? {
             let path = found.map_err(|error| system(&self.folder, error))?.path();
             let is_claim = path.extension().is_some_and(|ending| ending == ENDING);
@@ -164,6 +172,7 @@ impl Budgets {
                 Err(error) => return Err(system(&path, error.into())),
             }
         }
+        all.sort_by_key(|standing| standing.ticket);
         Ok(all)
     }
 

@@ -257,3 +257,17 @@ fn a_claim_that_cannot_be_read_and_is_held_is_an_error_that_names_it() {
     let is_it = |strange: &Path| strange == path;
     assert!(matches!(&refused, BudgetError::Strange(strange) if is_it(strange)), "{refused}");
 }
+
+#[test]
+fn a_folder_that_somebody_else_has_put_there_is_not_touched() {
+    let folder = TempDir::new().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    fs::write(elsewhere.path().join("thesis.json"), "{}").unwrap();
+    fs::create_dir(folder.path().join("run")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("run/budgets")).unwrap();
+    let refused = budgets(&folder)
+        .take(on("a", "esx1", 1, "ds1"), &|_| {}, &Cancellation::default())
+        .unwrap_err();
+    assert!(matches!(refused, BudgetError::System { .. }), "{refused}");
+    assert!(elsewhere.path().join("thesis.json").exists());
+}
