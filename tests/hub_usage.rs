@@ -341,7 +341,7 @@ fn all_points_of_all_repositories_are_listed_however_many_there_are() {
         let points = catalog.transaction().unwrap();
         for _ in 0..count {
             let (point, job) = (PointId::new(), JobId::new());
-            let sql = "INSERT INTO points VALUES (NULL, ?1, 'db1', 1, 2, 'auto', ?2)";
+            let sql = "INSERT INTO points VALUES (NULL, ?1, 'db1', 1, 2, 'auto', ?2, NULL)";
             points.execute(sql, [point.as_str(), job.as_str()]).unwrap();
             expected.push(point.to_string());
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use blockferry_control::backup::{BackupReport, Cancellation, Watch};
+use blockferry_dataplane::nbd::without_passwords;
 
 use super::options::BackupOptions;
 use super::request;
@@ -21,7 +22,8 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
     let as_json = |ended: Result<&BackupReport, (Exit, String)>| match ended {
         Ok(report) => json::print(&Json::of(report)),
         Err((exit, words)) => {
-            json::print(&Json::of_failure(exit, words, options.vm.as_str(), options.mode))
+            let vm = without_passwords(&options.vm);
+            json::print(&Json::of_failure(exit, words, &vm, options.mode))
         }
     };
     // The point stands, and its id is what nobody got to see.

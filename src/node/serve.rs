@@ -51,7 +51,7 @@ fn vms(options: &ServeOptions) -> anyhow::Result<Option<NodeVms>> {
     }
     // What is wrong with it is better known now.
     options.server.check()?;
-    let ledger = vcenter::ledger_in(&options.state.folder()?.join("snapshots"))?;
+    let ledger = vcenter::ledger_of(&options.state.folder()?)?;
     let server = options.server.clone();
     Ok(Some(NodeVms {
         settings: options.snapshot.settings(server.name(), ledger, options.vddk.settings()?),

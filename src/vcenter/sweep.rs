@@ -18,8 +18,12 @@ pub(crate) struct SweepOptions {
     server: ServerOptions,
 
     /// The repository whose backups made the snapshots: they are written down there
-    #[arg(long, value_name = "DIR")]
-    repository: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "state")]
+    repository: Option<PathBuf>,
+
+    /// The folder of a node, in place of a repository: its snapshots are written down there
+    #[arg(long, value_name = "DIR", conflicts_with = "repository")]
+    state: Option<PathBuf>,
 
     /// Print JSON
     #[arg(long)]
@@ -31,17 +35,17 @@ pub(crate) struct SweepOptions {
 /// # Errors
 /// Why some are not removed.
 pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
-    let folder = ledger_folder(&options.repository);
+    let folder = options.state.as_ref().or(options.repository.as_ref());
+    let folder = ledger_folder(folder.map_or(Path::new("."), |folder| folder));
     if !folder.is_dir() {
         return Err(Refusal::usage(format!(
-            "{} has no {}: no backup of a VM was ever made into it",
-            options.repository.display(),
+            "there is no {}: no backup of a VM was ever made from there",
             folder.display()
         )));
     }
     let ledger = Ledger::open(&folder).map_err(|error| Refusal::usage(error.to_string()))?;
     let hypervisor = options.server.connect()?;
-    let swept = sweep(&ledger, &options.server.name(), &*hypervisor)
+    let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None)
         .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
     tell(&swept);
     if options.json {
@@ -56,26 +60,19 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
 
 /// The same before a backup, for whoever forgot; what goes wrong is told, and keeps nothing.
 pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn Hypervisor>) {
-    match sweep(ledger, server, &**hypervisor) {
+    match sweep(ledger, server, &**hypervisor, None) {
         Ok(swept) => tell(&swept),
         Err(error) => line(&error.to_string()),
     }
 }
 
-/// Where the snapshots of a repository's backups are written down.
+/// Where the snapshots of backups into a repository, or by a node with this folder, are written down.
 ///
 /// # Errors
 /// It cannot be had.
 pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
-    ledger_in(&ledger_folder(repository))
-}
-
-/// The ledger in a folder, which is made if it is not there.
-///
-/// # Errors
-/// It cannot be had.
-pub(crate) fn ledger_in(folder: &Path) -> anyhow::Result<Ledger> {
-    Ledger::open(folder).map_err(|error| Refusal::of(Exit::Target, error.to_string()))
+    Ledger::open(&ledger_folder(repository))
+        .map_err(|error| Refusal::of(Exit::Target, error.to_string()))
 }
 
 fn tell(swept: &Swept) {

@@ -212,6 +212,7 @@ impl Origin for VmSource {
             // Before its turn: a second job on the VM need not wait to be refused.
             entry: Some(self.settings.ledger.note(record)?),
             granted: None,
+            asked: false,
             snapshot: None,
             running: Vec::new(),
             disks: Vec::new(),
@@ -221,6 +222,7 @@ impl Origin for VmSource {
         };
         let vm = held.wait_for_turn(vm, job, cancellation)?;
         held.notes = self.limits(&vm, &**watch);
+        held.asked = true;
         if self.settings.enable_tracking && may_enable(&vm) {
             held.enable_tracking(&vm.id, cancellation)?;
         }
@@ -260,6 +262,8 @@ struct Held {
     /// None when all is let go.
     entry: Option<LedgerEntry>,
     granted: Option<Granted>,
+    /// Whether a snapshot was asked for, so that there may be one.
+    asked: bool,
     snapshot: Option<SnapshotId>,
     running: Vec<Running>,
     disks: Vec<DiskRequest>,
@@ -400,6 +404,7 @@ impl Held {
         let hypervisor = &self.source.hypervisor;
         let removed = match &self.snapshot {
             Some(snapshot) => hypervisor.remove_snapshot(snapshot),
+            None if !self.asked => Ok(()),
             // It may be there although whoever was asked for it did not say so.
             None => hypervisor.remove_named(&self.source.vm.id, &self.name).map(|_count| ()),
         };
@@ -548,7 +553,7 @@ impl From<BudgetError> for BackupError {
     }
 }
 
-/// The folder of a repository that its ledger is in.
+/// The folder of a repository, or of a node, that its ledger is in.
 #[must_use]
 pub fn ledger_folder(repository: &Path) -> std::path::PathBuf {
     repository.join("snapshots")

@@ -49,7 +49,7 @@ pub(super) struct JobSettings {
     /// How exports of the hub are reached.
     pub(super) reach: Reach,
     /// Where words go that concern whoever runs the node.
-    pub(super) log: Box<dyn Fn(&str) + Send + Sync>,
+    pub(super) log: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 /// Why a job is not taken, or not found.
@@ -96,7 +96,8 @@ impl Jobs {
             _ => {}
         }
         DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
-        let vms = Arc::new(HeldVms::new(vms));
+        let log = Arc::clone(&settings.log);
+        let vms = Arc::new(HeldVms::new(vms, Box::new(move |text| log(text))));
         Ok(Arc::new(Self { folder, settings, jobs: Mutex::default(), vms }))
     }
 
@@ -187,7 +188,7 @@ impl Jobs {
 
     /// Removes the snapshots of jobs that are dead. Blocks.
     pub(super) fn sweep(&self) {
-        self.vms.sweep(&self.settings.log);
+        self.vms.sweep();
     }
 
     /// The jobs that there are.
@@ -253,6 +254,7 @@ impl Jobs {
     }
 
     fn get_or_make(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
+        self.vms.heard(id);
         let mut jobs = held(&self.jobs);
         if let Some(job) = jobs.get(&id) {
             held(&job.state).heard = Instant::now();

@@ -73,7 +73,7 @@ impl NodeService {
             local_sources,
             forget,
             reach: Box::new(reach),
-            log: Box::new(log),
+            log: Arc::new(log),
         };
         let jobs = Jobs::take(folder, settings, vms)?;
         let swept = Arc::downgrade(&jobs);
@@ -96,8 +96,8 @@ impl NodeService {
             loop {
                 period.tick().await;
                 let Some(jobs) = tidied.upgrade() else { return };
-                // It only looks, and lets threads know.
-                jobs.tidy();
+                // It looks, and lets threads know; where there can be none, it does their work.
+                let _told_itself = tokio::task::spawn_blocking(move || jobs.tidy()).await;
             }
         });
         let router = api::router(&jobs, token.as_ref());

@@ -11,6 +11,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -28,7 +30,7 @@ use crate::backup::{
 use crate::catalog::JobId;
 use crate::child::held;
 use crate::record::NoteRecord;
-use crate::snapshots::{Hypervisor, Swept, sweep};
+use crate::snapshots::{Hypervisor, SnapshotRecord, VmId, sweep};
 
 /// Words of one job that are kept.
 const MAX_WORDS: usize = 1024;
@@ -48,10 +50,12 @@ impl fmt::Debug for NodeVms {
 }
 
 /// Those that are held still.
-#[derive(Debug)]
 pub(super) struct HeldVms {
     vms: Option<NodeVms>,
     held: Mutex<BTreeMap<JobId, Arc<HeldVm>>>,
+    /// Nothing is held any more; set and looked at while `held` is locked.
+    stopping: AtomicBool,
+    log: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// One of them, of one job.
@@ -64,6 +68,12 @@ struct HeldVm {
     heard: Mutex<Instant>,
     /// What is done for it.
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for HeldVms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldVms").field("vms", &self.vms).finish_non_exhaustive()
+    }
 }
 
 enum State {
@@ -102,8 +112,9 @@ impl Watch for HeldVm {
 }
 
 impl HeldVms {
-    pub(super) fn new(vms: Option<NodeVms>) -> Self {
-        Self { vms, held: Mutex::default() }
+    /// The VMs of a node; `log` hears what concerns whoever runs it.
+    pub(super) fn new(vms: Option<NodeVms>, log: Box<dyn Fn(&str) + Send + Sync>) -> Self {
+        Self { vms, held: Mutex::default(), stopping: AtomicBool::new(false), log }
     }
 
     fn connected(&self) -> Result<(&NodeVms, Arc<dyn Hypervisor>), FaultRecord> {
@@ -123,28 +134,38 @@ impl HeldVms {
     }
 
     /// Removes what dead jobs have left; nothing where there is no vCenter. Blocks.
-    pub(super) fn sweep(&self, log: &dyn Fn(&str)) {
+    pub(super) fn sweep(&self) {
         let Some(vms) = &self.vms else { return };
-        let swept = (vms.connect)().and_then(|hypervisor| {
-            let VmSettings { ledger, server, .. } = &vms.settings;
-            sweep(ledger, server, &*hypervisor).map_err(|error| error.to_string())
-        });
-        match swept {
-            Ok(Swept { removed, failed, .. }) => {
-                for (record, _) in removed {
-                    log(&format!(
-                        "job {}: its snapshot of VM {} is removed",
-                        record.job, record.vm_path
-                    ));
-                }
-                for (record, why) in failed {
-                    log(&format!(
-                        "job {}: its snapshot of VM {} stays: {why}",
-                        record.job, record.vm_path
-                    ));
-                }
-            }
-            Err(error) => log(&format!("snapshots of dead jobs are looked for later: {error}")),
+        match (vms.connect)() {
+            Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor, None),
+            Err(error) => (self.log)(&format!(
+                "snapshots of dead jobs are looked for when their VMs are backed up: {error}"
+            )),
+        }
+    }
+
+    /// The same, of all VMs or of one.
+    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&VmId>) {
+        let VmSettings { ledger, server, .. } = settings;
+        let swept = match sweep(ledger, server, hypervisor, of) {
+            Ok(swept) => swept,
+            Err(error) => return (self.log)(&error.to_string()),
+        };
+        let tell = |record: &SnapshotRecord, what: &str| {
+            let SnapshotRecord { job, vm_path, .. } = record;
+            (self.log)(&format!("job {job}: its snapshot of VM {vm_path} {what}"));
+        };
+        for (record, _) in &swept.removed {
+            tell(record, "is removed");
+        }
+        for (record, why) in &swept.failed {
+            tell(record, &format!("stays: {why}"));
+        }
+        for record in &swept.elsewhere {
+            tell(record, &format!("is at {}, which this node does not ask", record.server));
+        }
+        for error in &swept.strange {
+            (self.log)(&error.to_string());
         }
     }
 
@@ -171,9 +192,12 @@ impl HeldVms {
         job: JobId,
         vm: &str,
     ) -> Result<SnapshotAnswer, JobRefusal> {
-        let known = held(&self.held).get(&job).cloned();
-        if let Some(known) = known {
+        let mut all = held(&self.held);
+        if let Some(known) = all.get(&job) {
             return Ok(known.answer());
+        }
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(JobRefusal::Conflict("the node is being stopped".into()));
         }
         let made = Arc::new(HeldVm {
             cancellation: Cancellation::default(),
@@ -183,14 +207,19 @@ impl HeldVms {
             heard: Mutex::new(Instant::now()),
             threads: Mutex::default(),
         });
-        held(&self.held).insert(job, Arc::clone(&made));
+        all.insert(job, Arc::clone(&made));
+        drop(all);
         let (all, ours, vm) = (Arc::clone(self), Arc::clone(&made), format!("moref={vm}"));
         let thread = thread::Builder::new().name(format!("snapshot-{job}")).spawn(move || {
             let watch: Arc<dyn Watch> = Arc::clone(&ours) as _;
-            let frozen = all.source(&vm).and_then(|source| {
+            let freeze = || {
+                let source = all.source(&vm)?;
+                // What a dead job has left would be taken for that of another.
+                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm.id));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
                 frozen.map_err(|error| FaultRecord::of_all(&error))
-            });
+            };
+            let frozen = unwound(freeze).unwrap_or_else(Err);
             let late = {
                 let mut state = held(&ours.state);
                 match (frozen, &*state) {
@@ -243,12 +272,15 @@ impl HeldVms {
         held(&vm.changed).insert(disk.to_owned(), ChangedAnswer::Working);
         let (ours, of) = (Arc::clone(&vm), disk.to_owned());
         let thread = thread::Builder::new().name(format!("changed-{job}")).spawn(move || {
-            let answer = match tracker.changed_since(&base, &*ours, &ours.cancellation) {
+            let ask = || tracker.changed_since(&base, &*ours, &ours.cancellation);
+            let asked =
+                unwound(ask).and_then(|asked| asked.map_err(|error| FaultRecord::of_all(&error)));
+            let answer = match asked {
                 Ok(Ok(areas)) => ChangedAnswer::Areas(
                     areas.iter().map(|area| (area.start, area.length)).collect(),
                 ),
                 Ok(Err(why)) => ChangedAnswer::Unknown(why),
-                Err(error) => ChangedAnswer::Fault(FaultRecord::of_all(&error)),
+                Err(fault) => ChangedAnswer::Fault(fault),
             };
             held(&ours.changed).insert(of, answer);
         });
@@ -270,7 +302,10 @@ impl HeldVms {
 
     /// Begins to let a VM go, where that was not begun before.
     pub(super) fn release(&self, job: JobId) -> Result<SnapshotAnswer, JobRefusal> {
-        let vm = self.known(job)?;
+        // One that is let go already, whose answer was lost, or that never was.
+        let Ok(vm) = self.known(job) else {
+            return Ok(SnapshotAnswer::Gone { words: Vec::new() });
+        };
         vm.cancellation.cancel();
         let taken = {
             let mut state = held(&vm.state);
@@ -325,19 +360,28 @@ impl HeldVms {
 
     /// Lets all go, and waits for that.
     pub(super) fn stop(&self) {
-        let all = std::mem::take(&mut *held(&self.held));
-        for vm in all.values() {
+        let all: Vec<_> = {
+            let all = held(&self.held);
+            self.stopping.store(true, Ordering::Relaxed);
+            all.values().cloned().collect()
+        };
+        for vm in &all {
             vm.cancellation.cancel();
         }
-        for vm in all.values() {
-            let state = std::mem::replace(&mut *held(&vm.state), State::LettingGo);
-            drop(state);
-            // One that is being made lets itself go.
-            for thread in std::mem::take(&mut *held(&vm.threads)) {
-                // One that panicked has told so itself.
-                let _ = thread.join();
+        thread::scope(|scope| {
+            for vm in &all {
+                scope.spawn(|| {
+                    let state = std::mem::replace(&mut *held(&vm.state), State::LettingGo);
+                    drop(state);
+                    // One that is being made lets itself go.
+                    for thread in std::mem::take(&mut *held(&vm.threads)) {
+                        // One that panicked has told so itself.
+                        let _ = thread.join();
+                    }
+                });
             }
-        }
+        });
+        held(&self.held).clear();
     }
 
     fn known(&self, job: JobId) -> Result<Arc<HeldVm>, JobRefusal> {
@@ -351,6 +395,12 @@ impl HeldVms {
         // Most jobs hold no VM.
         let _none = self.known(job);
     }
+}
+
+/// What it gives; a panic is a fault that is told like others, for somebody waits for an answer.
+fn unwound<T>(work: impl FnOnce() -> T) -> Result<T, FaultRecord> {
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_told| FaultRecord::of_source("it broke off; the node's log has the reason"))
 }
 
 impl HeldVm {

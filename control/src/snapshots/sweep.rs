@@ -19,7 +19,7 @@ pub struct Swept {
     pub strange: Vec<LedgerError>,
 }
 
-/// Removes the snapshots of dead jobs at this server, and no others: a snapshot that is not in the
+/// Removes the snapshots of dead jobs at this server, of all VMs or of one, and no others: a snapshot that is not in the
 /// ledger is somebody else's, whatever it is called.
 ///
 /// # Errors
@@ -28,10 +28,14 @@ pub fn sweep(
     ledger: &Ledger,
     server: &str,
     hypervisor: &dyn Hypervisor,
+    of_vm: Option<&VmId>,
 ) -> Result<Swept, LedgerError> {
     let page = ledger.page()?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
-    for entry in page.dead {
+    let is_meant = |entry: &LedgerEntry| of_vm.is_none_or(|vm| entry.record().vm == vm.as_str());
+    // Those of other VMs are let go at once: their own jobs would take them for alive.
+    let meant: Vec<LedgerEntry> = page.dead.into_iter().filter(is_meant).collect();
+    for entry in meant {
         let record = entry.record().clone();
         if record.server != server {
             swept.elsewhere.push(record);

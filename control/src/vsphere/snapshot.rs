@@ -69,7 +69,9 @@ pub(super) fn take(
     let power = power(&object).map_err(|error| session.strange(CREATE, &error))?;
     let make = |quiesce: Option<&Object>| {
         let body = creation(vm, wanted, quiesce);
-        create(session, &body, called_off)
+        // What the guest may take for its data comes before the snapshot itself.
+        let guests = quiesce.and(wanted.quiesce_deadline).unwrap_or_default();
+        create(session, &body, session.server().deadlines.change + guests, called_off)
     };
     let plain = |quiesced| match make(None) {
         Ok(id) => Ok(TakenSnapshot { id, quiesced }),
@@ -127,9 +129,9 @@ fn creation(vm: &VmId, wanted: &SnapshotRequest, guest: Option<&Object>) -> Body
 fn create(
     session: &Session,
     body: &Body,
+    deadline: Duration,
     called_off: &Cancellation,
 ) -> Result<SnapshotId, NotMade> {
-    let deadline = session.server().deadlines.change;
     let call = body.name();
     let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, called_off)? {
@@ -170,30 +172,46 @@ pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), Vsphere
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
     loop {
-        let error = match attempt(session, body, end) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_gone() => return Ok(()),
-            Err(error) => error,
+        let error = match attempt(session, body, end)? {
+            Attempt::Done => return Ok(()),
+            Attempt::Again(error) => error,
         };
-        let is_busy = error.fault() == Some(&FaultKind::TaskInProgress);
         let left = end.saturating_duration_since(Instant::now());
-        if !(is_busy || error.is_passing()) || left.is_zero() {
+        if left.is_zero() {
             return Err(error);
         }
         thread::sleep(BUSY_PAUSE.min(left));
     }
 }
 
-fn attempt(session: &Session, body: &Body, end: Instant) -> Result<(), VsphereError> {
-    let task = session.renewed(|| session.begin_task(body))?;
+enum Attempt {
+    Done,
+    /// What kept it from being done may pass.
+    Again(VsphereError),
+}
+
+fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, VsphereError> {
+    let again = |error: VsphereError| {
+        let is_busy = error.fault() == Some(&FaultKind::TaskInProgress);
+        if is_busy || error.is_passing() { Ok(Attempt::Again(error)) } else { Err(error) }
+    };
+    let task = match session.renewed(|| session.begin_task(body)) {
+        Ok(task) => task,
+        // What is to be done it to is not there any more.
+        Err(error) if error.is_gone() => return Ok(Attempt::Done),
+        Err(error) => return again(error),
+    };
     let left = end.saturating_duration_since(Instant::now());
     // What is begun is not called off: half a removal is worse than a late one.
-    match session.wait(&task, left, &Cancellation::default())? {
-        Ended::Done(_) => Ok(()),
-        ended => {
+    match session.wait(&task, left, &Cancellation::default()) {
+        Ok(Ended::Done(_)) => Ok(Attempt::Done),
+        Ok(ended) => {
             let deadline = session.server().deadlines.removal;
-            Err(session.not_done(body.name(), &task, deadline, ended))
+            again(session.not_done(body.name(), &task, deadline, ended))
         }
+        // The server has forgotten the task, and nobody knows how it ended.
+        Err(error) if error.is_gone() => Ok(Attempt::Again(error)),
+        Err(error) => again(error),
     }
 }
 
