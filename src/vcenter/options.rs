@@ -1,6 +1,7 @@
 //! Options of everything that asks a vCenter or an ESXi host.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,21 +121,26 @@ impl ServerOptions {
                  --vcenter-password-file",
             ));
         };
+        let (host, port) = host_and_port(server).ok_or_else(|| {
+            Refusal::usage(format!("--vcenter {server}: write HOST, HOST:PORT or [IPV6]:PORT"))
+        })?;
         let trust = match (&self.vcenter_thumbprint, &self.vcenter_ca) {
             (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
-            (None, Some(ca)) => Trust::CaFile(ca.clone()),
+            (None, Some(ca)) => {
+                File::open(ca).map_err(|error| {
+                    Refusal::usage(format!("--vcenter-ca {}: {error}", ca.display()))
+                })?;
+                Trust::CaFile(ca.clone())
+            }
             (None, None) => {
                 return Err(Refusal::usage(format!(
                     "by what is {server} known? give --vcenter-thumbprint or --vcenter-ca; \
-                     `openssl s_client -connect {server}:443 </dev/null | openssl x509 -noout \
+                     `openssl s_client -connect {host}:{port} </dev/null | openssl x509 -noout \
                      -fingerprint -sha1` shows the thumbprint of whoever answers there"
                 )));
             }
         };
         let password = PasswordFile::at(file).map_err(|error| Refusal::usage(error.to_string()))?;
-        let (host, port) = host_and_port(server).ok_or_else(|| {
-            Refusal::usage(format!("--vcenter {server}: write HOST, HOST:PORT or [IPV6]:PORT"))
-        })?;
         let usual = VsphereServer::new(&host, user, password, trust);
         let deadlines = self.vcenter_deadline.map_or(usual.deadlines, VsphereDeadlines::within);
         Ok(VsphereServer { port, deadlines, ..usual })
