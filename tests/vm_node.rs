@@ -80,6 +80,15 @@ impl Place {
         self.hubs.submit_body(&json!({ "vm": vm, "node": "n1" }))
     }
 
+    /// A backup of a VM that has something to copy, once it is at work with its snapshot.
+    fn at_work(&self, vm: &str) -> String {
+        self.vms.machine(vm).write(2000, 0, &vec![7; 20 << 20]).unwrap();
+        let job = self.submit(vm);
+        self.hubs.wait_at_work(&job);
+        assert_eq!(self.snapshots(), 1);
+        job
+    }
+
     fn snapshots(&self) -> usize {
         self.vms.vsphere.machines().iter().map(|vm| vm.snapshots().unwrap().len()).sum()
     }
@@ -147,11 +156,7 @@ fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
 fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
     let place = Place::with(two_disks(), "--node-deadline 4s");
     let mut node = place.node(SLOW);
-    let machine = place.vms.machine("web");
-    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
-    let job = place.submit("web");
-    place.hubs.wait_at_work(&job);
-    assert_eq!(place.snapshots(), 1);
+    let job = place.at_work("web");
     let (status, _) = place.hubs.hub.ask(
         &place.hubs.token,
         "POST",
@@ -162,8 +167,7 @@ fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
     assert_eq!(place.hubs.end_of(&job)["state"], "cancelled");
     place.assert_nothing_left();
 
-    let job = place.submit("web");
-    place.hubs.wait_at_work(&job);
+    let job = place.at_work("web");
     node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0), "{}", node.says());
     assert_eq!(place.snapshots(), 0, "{}", node.says());
@@ -177,10 +181,7 @@ fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
 fn a_node_that_was_killed_removes_its_snapshot_when_it_starts_again_and_no_other() {
     let place = Place::with(two_disks(), "--node-deadline 4s");
     let mut node = place.node(SLOW);
-    let machine = place.vms.machine("web");
-    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
-    let job = place.submit("web");
-    place.hubs.wait_at_work(&job);
+    let job = place.at_work("web");
     node.kill();
     place.hubs.reason_of(&job);
     assert_eq!(place.snapshots(), 1);
@@ -195,10 +196,7 @@ fn a_node_that_was_killed_removes_its_snapshot_when_it_starts_again_and_no_other
 fn a_node_that_does_not_hear_of_its_hub_any_more_lets_the_vm_go() {
     let mut place = Place::new(two_disks());
     let node = place.node(&format!("{SLOW} --forget 2s"));
-    let machine = place.vms.machine("web");
-    machine.write(2000, 0, &vec![7; 20 << 20]).unwrap();
-    let job = place.submit("web");
-    place.hubs.wait_at_work(&job);
+    let job = place.at_work("web");
     place.hubs.hub.signal(Signal::KILL);
     wait_until("the snapshot is there", || place.snapshots() == 0);
     place.hubs.restart_hub();

@@ -31,6 +31,7 @@ mod stage;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod tracker;
 mod vm;
 
 pub use cancel::Cancellation;

@@ -27,22 +27,21 @@ pub(crate) trait Origin: Send + Sync + fmt::Debug {
         job: JobId,
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
-    ) -> Result<Box<dyn Frozen>, BackupError>;
+    ) -> Result<Frozen, BackupError>;
 }
 
 /// Disks that are held still. They are let go when this is dropped.
-pub(crate) trait Frozen: Send {
+pub(crate) struct Frozen {
     /// What they are part of, if that has a name that stays.
-    fn vm_uuid(&self) -> Option<&VmUuid>;
-
+    pub(crate) vm_uuid: Option<VmUuid>,
     /// The instant that they show.
-    fn instant(&self) -> UnixMillis;
-
+    pub(crate) instant: UnixMillis,
     /// The disks; their sources hold for as long as this does.
-    fn disks(&self) -> &[DiskRequest];
-
+    pub(crate) disks: Vec<DiskRequest>,
     /// What whoever restores them should know.
-    fn notes(&self) -> &[PointNote];
+    pub(crate) notes: Vec<PointNote>,
+    /// What holds them still, and lets them go.
+    pub(crate) _held: Box<dyn Send>,
 }
 
 /// Who knows what changed on a disk.

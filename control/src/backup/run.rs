@@ -176,8 +176,8 @@ impl Run<'_> {
         let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
         self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
         let frozen = self.origin.map(freeze).transpose()?;
-        self.refuse_namesake(frozen.as_ref().and_then(|frozen| frozen.vm_uuid()))?;
-        let disks = frozen.as_ref().map_or(&*self.request.disks, |frozen| frozen.disks());
+        self.refuse_namesake(frozen.as_ref().and_then(|frozen| frozen.vm_uuid.as_ref()))?;
+        let disks = frozen.as_ref().map_or(&*self.request.disks, |frozen| &*frozen.disks);
         self.refuse_others(disks)?;
         let plans = self.plan(disks, work)?;
         let mut staged = stage(&plans, work, self.ground, self.settings)?;
@@ -194,9 +194,9 @@ impl Run<'_> {
         }
         .copy()?;
 
-        let created = frozen.as_ref().map_or(created, |frozen| frozen.instant());
-        let vm_uuid = frozen.as_ref().and_then(|frozen| frozen.vm_uuid().cloned());
-        let mut notes = frozen.as_ref().map_or_else(Vec::new, |frozen| frozen.notes().to_vec());
+        let created = frozen.as_ref().map_or(created, |frozen| frozen.instant);
+        let vm_uuid = frozen.as_ref().and_then(|frozen| frozen.vm_uuid.clone());
+        let mut notes = frozen.as_ref().map_or_else(Vec::new, |frozen| frozen.notes.clone());
         notes.extend(alarms);
         // What is copied and flushed needs to be held no longer; that takes its time, and is waited
         // for at the end.

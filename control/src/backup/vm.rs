@@ -10,35 +10,25 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
-
-use blockferry_dataplane::plan::AreaSet;
+use std::time::Duration;
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
-use super::origin::{ChangeTracker, Frozen, Origin};
+use super::origin::{Frozen, Origin};
 use super::request::{Changes, DiskRequest};
 use super::run::Watch;
+use super::tracker::Tracker;
 use crate::budgets::{BudgetError, Budgets, Claim, Granted, Pool, Share};
 use crate::catalog::{
-    ChangeId, DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
+    DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
 };
 use crate::snapshots::{
-    Base, Decision, DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry,
-    QuiescePolicy, Quiesced, Reaction, Severity, SnapshotFacts, SnapshotId, SnapshotName,
-    SnapshotRecord, SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings,
+    DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
+    Quiesced, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord, SnapshotRequest,
+    TakenSnapshot, Vm, VmDisk, VmId, findings,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
-
-/// Changed areas of one disk at most; more are merged over their smallest gaps.
-const MAX_AREAS: usize = 1 << 20;
-/// How often a hypervisor that is out of reach for a moment is asked for changed areas.
-const ASKED: u32 = 4;
-/// Pause after the first time; it doubles.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How often is looked meanwhile whether the job is called off.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// A VM that is backed up through its hypervisor.
 #[derive(Clone, Debug)]
@@ -200,7 +190,7 @@ impl Origin for VmSource {
         job: JobId,
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
-    ) -> Result<Box<dyn Frozen>, BackupError> {
+    ) -> Result<Frozen, BackupError> {
         let vm = self.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
@@ -234,7 +224,7 @@ impl Origin for VmSource {
             Some(&name),
         )?;
         held.serve(&vm.id, cancellation)?;
-        Ok(Box::new(held))
+        Ok(held.frozen())
     }
 }
 
@@ -382,6 +372,17 @@ impl Held {
         Ok(())
     }
 
+    /// With what holds it.
+    fn frozen(mut self) -> Frozen {
+        Frozen {
+            vm_uuid: self.uuid.take(),
+            instant: self.instant,
+            disks: std::mem::take(&mut self.disks),
+            notes: std::mem::take(&mut self.notes),
+            _held: Box::new(self),
+        }
+    }
+
     /// Ends the sources, for no snapshot should be removed that is read, and removes it.
     fn let_go(&mut self) {
         let Some(entry) = self.entry.take() else { return };
@@ -427,24 +428,6 @@ impl Drop for Held {
     }
 }
 
-impl Frozen for Held {
-    fn vm_uuid(&self) -> Option<&VmUuid> {
-        self.uuid.as_ref()
-    }
-
-    fn instant(&self) -> UnixMillis {
-        self.instant
-    }
-
-    fn disks(&self) -> &[DiskRequest] {
-        &self.disks
-    }
-
-    fn notes(&self) -> &[PointNote] {
-        &self.notes
-    }
-}
-
 /// A disk as nbdkit is told of it.
 pub(crate) fn as_served(place: &DiskPlace) -> Disk {
     Disk {
@@ -471,68 +454,6 @@ fn disk_name(disk: &VmDisk) -> Result<DiskName, BackupError> {
         vm: disk.file.clone(),
         why: error.to_string(),
     })
-}
-
-/// What a hypervisor knows of a disk's changes.
-#[derive(Debug)]
-struct Tracker {
-    hypervisor: Arc<dyn Hypervisor>,
-    vm: VmId,
-    identity: Option<String>,
-    snapshot: SnapshotId,
-    disk: VmDisk,
-}
-
-impl ChangeTracker for Tracker {
-    fn now(&self) -> Option<&ChangeId> {
-        self.disk.change.as_ref()
-    }
-
-    fn changed_since(
-        &self,
-        base: &Base,
-        watch: &dyn Watch,
-        cancellation: &Cancellation,
-    ) -> Result<Result<AreaSet, String>, BackupError> {
-        let since = match base.decide(self.identity.as_deref(), &self.disk) {
-            Decision::Delta { since } => since,
-            Decision::Full(reason) => return Ok(Err(reason.to_string())),
-        };
-        let (vm, snapshot, disk) = (&self.vm, &self.snapshot, &self.disk);
-        let mut pause = PAUSE;
-        let mut asked = 0;
-        loop {
-            asked += 1;
-            let error = match self.hypervisor.changed_areas(vm, snapshot, disk, &since, MAX_AREAS) {
-                Ok(areas) => return Ok(Ok(areas)),
-                Err(error) => error,
-            };
-            if cancellation.is_cancelled() {
-                return Err(BackupError::Cancelled);
-            }
-            match error.reaction() {
-                Reaction::Full(reason) => return Ok(Err(reason.to_string())),
-                Reaction::Retry if asked < ASKED => {
-                    watch.note(&format!("{}: {error}; it is asked again", disk.label));
-                    pass(pause, cancellation);
-                    pause *= 2;
-                }
-                _ => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// Lets time pass, and no more of it once the job is called off.
-fn pass(time: Duration, cancellation: &Cancellation) {
-    let end = Instant::now() + time;
-    while !cancellation.is_cancelled() {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        thread::sleep(left.min(LOOK));
-    }
 }
 
 impl From<HypervisorError> for BackupError {

@@ -78,7 +78,7 @@ impl fmt::Debug for HeldVms {
 
 enum State {
     Working,
-    Held(Box<dyn Frozen>),
+    Held(Frozen),
     Failed(FaultRecord),
     LettingGo,
     Gone,
@@ -296,7 +296,7 @@ impl HeldVms {
         let State::Held(frozen) = &*state else {
             return Err("its snapshot is not held".into());
         };
-        let found = frozen.disks().iter().find(|held| held.name.as_str() == disk);
+        let found = frozen.disks.iter().find(|held| held.name.as_str() == disk);
         found.map(|disk| disk.source.clone()).ok_or_else(|| "it is not in the snapshot".into())
     }
 
@@ -407,7 +407,7 @@ impl HeldVm {
     fn tracker(&self, disk: &str) -> Option<Arc<dyn ChangeTracker>> {
         let state = held(&self.state);
         let State::Held(frozen) = &*state else { return None };
-        let disk = frozen.disks().iter().find(|held| held.name.as_str() == disk)?;
+        let disk = frozen.disks.iter().find(|held| held.name.as_str() == disk)?;
         match &disk.changes {
             Changes::Tracked { tracker, .. } => Some(Arc::clone(tracker)),
             _ => None,
@@ -422,12 +422,12 @@ impl HeldVm {
             State::Failed(fault) => SnapshotAnswer::Fault(fault.clone()),
             State::Gone => SnapshotAnswer::Gone { words: words() },
             State::Held(frozen) => SnapshotAnswer::Held(HeldRecord {
-                vm_uuid: frozen.vm_uuid().map(ToString::to_string),
-                instant_ms: frozen.instant().get(),
+                vm_uuid: frozen.vm_uuid.as_ref().map(ToString::to_string),
+                instant_ms: frozen.instant.get(),
                 words: words(),
-                notes: frozen.notes().iter().map(NoteRecord::from).collect(),
+                notes: frozen.notes.iter().map(NoteRecord::from).collect(),
                 disks: frozen
-                    .disks()
+                    .disks
                     .iter()
                     .map(|disk| HeldDiskRecord {
                         name: disk.name.to_string(),

@@ -137,7 +137,7 @@ impl Origin for VmAtNode {
         job: JobId,
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
-    ) -> Result<Box<dyn Frozen>, BackupError> {
+    ) -> Result<Frozen, BackupError> {
         let mut held = HeldAtNode {
             at: self.at.clone(),
             job,
@@ -172,7 +172,7 @@ impl Origin for VmAtNode {
                 return Err(self.at.strange("it let the snapshot go that it was to make"));
             }
         }
-        Ok(Box::new(held))
+        Ok(held.frozen())
     }
 }
 
@@ -221,29 +221,22 @@ impl HeldAtNode {
         Ok(())
     }
 
+    /// With what holds it.
+    fn frozen(mut self) -> Frozen {
+        Frozen {
+            vm_uuid: self.vm_uuid.take(),
+            instant: self.instant,
+            disks: std::mem::take(&mut self.disks),
+            notes: std::mem::take(&mut self.notes),
+            _held: Box::new(self),
+        }
+    }
+
     fn pass_on(&mut self, words: Vec<String>) {
         for word in words.iter().skip(self.said) {
             self.watch.note(word);
         }
         self.said = self.said.max(words.len());
-    }
-}
-
-impl Frozen for HeldAtNode {
-    fn vm_uuid(&self) -> Option<&VmUuid> {
-        self.vm_uuid.as_ref()
-    }
-
-    fn instant(&self) -> UnixMillis {
-        self.instant
-    }
-
-    fn disks(&self) -> &[DiskRequest] {
-        &self.disks
-    }
-
-    fn notes(&self) -> &[PointNote] {
-        &self.notes
     }
 }
 

@@ -6,8 +6,9 @@ use super::*;
 
 /// The rest of a wait is the server's own.
 const INVENTORY: Duration = Duration::from_secs(2);
-/// A second of a program that is built for use.
-const AREAS: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+const AREAS: Duration = Duration::from_secs(1);
+/// Other tests run beside this one: the best of so many is looked at.
+const ROUNDS: usize = 3;
 
 #[test]
 fn a_thousand_vms_are_listed_in_time() {
@@ -47,11 +48,16 @@ fn a_hundred_thousand_changed_areas_are_planned_in_time() {
     }
     let (second, now) = take();
     let since = disk.change.unwrap();
-    let begin = Instant::now();
-    let areas = client.changed_areas(&stage.web_id(), &second, &now, &since, usize::MAX).unwrap();
-    let took = begin.elapsed();
-    let own = stage.double.own_time(begin, begin + took);
-    assert_eq!(areas.len() as u64, AREA_COUNT);
-    println!("planned in {took:?}, of which {own:?} the server's");
-    assert!(took.saturating_sub(own) <= AREAS, "{took:?} less {own:?}");
+    let round = || {
+        let (web, most) = (stage.web_id(), usize::MAX);
+        let begin = Instant::now();
+        let areas = client.changed_areas(&web, &second, &now, &since, most).unwrap();
+        let took = begin.elapsed();
+        let own = stage.double.own_time(begin, begin + took);
+        assert_eq!(areas.len() as u64, AREA_COUNT);
+        println!("planned in {took:?}, of which {own:?} the server's");
+        took.saturating_sub(own)
+    };
+    let best = (0..ROUNDS).map(|_| round()).min().unwrap();
+    assert!(best <= AREAS, "{best:?}");
 }
