@@ -44,6 +44,7 @@ mod own_key;
 mod service;
 mod session;
 mod settings;
+mod stream;
 mod trust;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::error::{CONNECTING, TunnelError, TunnelEvent};
 use super::link;
 use super::service::{Arrival, Offer};
 use super::settings::TunnelSettings;
+use super::stream::Buffered;
 use super::trust::fingerprint;
 
 /// An attempt to connect starts over after this: a SYN that was lost is sent again only after a
@@ -73,10 +74,11 @@ pub(super) async fn connect(
     };
     let late = |what| move |_| TunnelError::Late { address: address.clone(), what };
     let config = Arc::new(config(shared));
-    let mut handle = timeout(left(), client::connect_stream(config, socket, client))
-        .await
-        .map_err(late("the key exchange"))?
-        .map_err(protocol)?;
+    let mut handle =
+        timeout(left(), client::connect_stream(config, Buffered::from(socket), client))
+            .await
+            .map_err(late("the key exchange"))?
+            .map_err(protocol)?;
     let key = PrivateKeyWithHashAlg::new(Arc::clone(&shared.key), None);
     let user = shared.settings.user();
     let answer = timeout(left(), handle.authenticate_publickey(user, key))

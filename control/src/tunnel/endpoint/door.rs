@@ -23,12 +23,12 @@ use super::super::figures::Figures;
 use super::super::key::SshKey;
 use super::super::link;
 use super::super::own_key::OwnKey;
+use super::super::stream::Buffered;
 use super::call;
 use super::directory::{Call, Presence};
 use super::gatekeeper::Gatekeeper;
 use super::news::News;
 use super::strangers::{Place, Strangers};
-use super::stream::Buffered;
 use super::{Counted, EndpointEvent, EndpointSettings};
 
 /// Bytes of a channel's packet at most.

@@ -22,7 +22,6 @@ mod gatekeeper;
 mod news;
 mod sieve;
 mod strangers;
-mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -13,15 +14,38 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 const READ_BYTES: usize = 256 << 10;
 
 /// A TCP connection with a buffer in front of its reading half.
-pub(in super::super) struct Buffered {
-    reader: BufReader<OwnedReadHalf>,
+pub(super) struct Buffered {
+    reader: BufReader<Acknowledging>,
     writer: OwnedWriteHalf,
 }
 
 impl From<TcpStream> for Buffered {
     fn from(socket: TcpStream) -> Self {
         let (reader, writer) = socket.into_split();
-        Self { reader: BufReader::with_capacity(READ_BYTES, reader), writer }
+        Self { reader: BufReader::with_capacity(READ_BYTES, Acknowledging(reader)), writer }
+    }
+}
+
+/// The reading half, which has the kernel acknowledge what was taken. sshd leaves Nagle's algorithm
+/// on for connections without a terminal: it keeps a short packet back while what it sent before is
+/// not acknowledged, which the kernel here puts off by 40 ms. Each answer of an export could wait
+/// that long.
+struct Acknowledging(OwnedReadHalf);
+
+impl AsyncRead for Acknowledging {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(cx, buffer);
+        // With more to be read there is no end of a burst yet.
+        if buffer.filled().len() > before && buffer.remaining() > 0 {
+            // The kernel forgets it by and by. Only time is lost where it refuses.
+            let _as_allowed = set_tcp_quickack(self.0.as_ref(), true);
+        }
+        read
     }
 }
 
