@@ -36,6 +36,19 @@ fn a_disk_goes_over_several_connections_of_its_lane() {
 }
 
 #[test]
+fn one_disk_shares_its_bytes_out_over_four_channels_of_two_connections() {
+    let sshd = Sshd::new().start().unwrap();
+    let pair = Pair::new(48, QemuNbd::tcp);
+    let ended = pair.start(&Way::to(&sshd), "-v").end();
+    ended.assert_done();
+    pair.assert_equal();
+    assert!(ended.says.contains("4 connections a side"), "{}", ended.says);
+    let carried = carried(&ended.says);
+    assert_eq!(carried.len(), 2, "{}", ended.says);
+    assert!(carried.iter().all(|sent| sent.contains("MiB")), "{}", ended.says);
+}
+
+#[test]
 fn twelve_disks_are_spread_over_four_connections_and_arrive_whole() {
     let sshd = Sshd::new().start().unwrap();
     let fleet = Fleet::new(12, 8);

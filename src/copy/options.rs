@@ -165,11 +165,14 @@ pub(crate) struct CopyOptions {
     pub(crate) cluster_size: u32,
 
     /// Connections a side at most; more than one only where both sides offer multi-conn
+    ///
+    /// 4 for one disk through a tunnel, since what sshd lets one have on its way is little over a
+    /// distance; else 1.
     #[arg(
-        short = 'C', long, value_name = "N", default_value = "1", value_parser = connections,
+        short = 'C', long, value_name = "N", value_parser = connections,
         allow_negative_numbers = true, help_heading = SPEED
     )]
-    pub(crate) connections: u16,
+    pub(crate) connections: Option<u16>,
 
     /// Requests in flight on a connection at most
     #[arg(

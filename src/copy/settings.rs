@@ -12,6 +12,17 @@ use super::options::{CopyOptions, LEAST_REQUEST, RequestSize};
 use crate::exit::Refusal;
 use crate::state::{self, NODE_FOLDER};
 
+/// Connections of one disk through a tunnel: sshd has 2 MiB of each on their way at most, which at
+/// 50 ms is a third of a link of 1 Gbit/s.
+const TUNNEL_CONNECTIONS: u16 = 4;
+
+/// Many lanes are many connections already.
+fn lane_connections(options: &CopyOptions) -> u16 {
+    let tunnel = options.tunnel.is_some() || options.node.is_some();
+    let usual = if tunnel && options.lanes.is_none() { TUNNEL_CONNECTIONS } else { 1 };
+    options.connections.unwrap_or(usual)
+}
+
 /// The settings that all lanes share.
 pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
     LaneSettings {
@@ -19,7 +30,7 @@ pub(super) fn lane_settings(options: &CopyOptions) -> LaneSettings {
         source_bytes: None,
         expected_bytes: None,
         base: None,
-        connections: options.connections,
+        connections: lane_connections(options),
         request_bytes: options.request_size.fixed(),
         adapt_bytes: adapt_bytes(options),
         requests: options.requests,

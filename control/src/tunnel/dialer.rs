@@ -26,6 +26,10 @@ use super::session::connect;
 use super::settings::TunnelSettings;
 use super::trust::Trust;
 
+/// Channels of a connection that another one is made for. Two keep a cipher busy while one of them
+/// waits for its window, and cost less than two connections.
+const SHARE: usize = 2;
+
 /// SSH connections to one server. They are closed when this, all its dialers and
 /// its [`LocalPorts`] are dropped.
 pub struct Tunnel {
@@ -162,7 +166,7 @@ impl Lines {
     }
 
     /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while
-    /// there may be more and all have some.
+    /// there may be more and all have their share.
     pub(super) fn ask(
         &self,
         far: &FarEnd,
@@ -171,7 +175,7 @@ impl Lines {
     ) -> io::Result<()> {
         let settings = &self.shared.settings;
         let mut lines = self.lock();
-        let busy = lines.iter().all(|line| line.channels() > 0);
+        let busy = lines.iter().all(|line| line.channels() >= SHARE);
         if busy && lines.len() < settings.connections.max(1) {
             let number = lines.len() + 1;
             lines.push(start(&self.shared, number, |connection| connection.serve(None))?);

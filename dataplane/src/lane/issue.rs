@@ -10,20 +10,25 @@ use super::task::{Phase, Task};
 use super::work::Next;
 
 impl Task {
-    /// Begins pieces on all strands, in turn, until nothing more fits.
+    /// Begins pieces until nothing more fits, each on the strand that has the fewest: what may be in
+    /// flight is the lane's, and the first strand would else take all of it.
     pub(super) fn issue(&mut self, context: &mut Context<'_>) {
         self.starved = false;
         if self.target_zeros.is_asked() || self.not_before.is_some_and(|at| at > context.now) {
             return;
         }
         self.not_before = None;
-        for strand in 0..self.strands.len() {
-            while self.may_issue(strand, context.fair_bytes) {
-                if !self.issue_one(strand, context) {
-                    return;
-                }
+        while let Some(strand) = self.idlest(context.fair_bytes) {
+            if !self.issue_one(strand, context) {
+                return;
             }
         }
+    }
+
+    fn idlest(&self, fair_bytes: u64) -> Option<usize> {
+        (0..self.strands.len())
+            .filter(|&strand| self.may_issue(strand, fair_bytes))
+            .min_by_key(|&strand| self.strands[strand].in_flight)
     }
 
     fn may_issue(&self, strand: usize, fair_bytes: u64) -> bool {
