@@ -24,8 +24,8 @@ use crate::catalog::{
 };
 use crate::snapshots::{
     DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
-    Quiesced, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord, SnapshotRequest,
-    TakenSnapshot, Vm, VmDisk, VmId, findings,
+    Quiesced, Removal, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -194,7 +194,7 @@ impl Origin for VmSource {
         let vm = self.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
-        let record = SnapshotRecord::new(&self.settings.server, &vm.id, &vm.path, job);
+        let record = SnapshotRecord::new(&self.settings.server, &vm, job);
         let mut held = Held {
             source: self.clone(),
             uuid: self.uuid(),
@@ -212,11 +212,10 @@ impl Origin for VmSource {
         };
         let vm = held.wait_for_turn(vm, job, cancellation)?;
         held.notes = self.limits(&vm, &**watch);
-        held.asked = true;
         if self.settings.enable_tracking && may_enable(&vm) {
             held.enable_tracking(&vm.id, cancellation)?;
         }
-        let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
+        let taken = held.made(&vm.id, &self.wanted(&name), cancellation)?;
         held.take(taken);
         let own = self.hypervisor.own_snapshots(&vm.id)?;
         self.refuse_other_backup(
@@ -287,18 +286,39 @@ impl Held {
         }
     }
 
+    /// Has a snapshot made. From here on there may be one, whatever happens to this process.
+    fn made(
+        &mut self,
+        vm: &VmId,
+        wanted: &SnapshotRequest,
+        cancellation: &Cancellation,
+    ) -> Result<TakenSnapshot, BackupError> {
+        if let Some(entry) = &mut self.entry {
+            entry.asks()?;
+        }
+        self.asked = true;
+        let made = self.source.hypervisor.take_snapshot(vm, wanted, cancellation);
+        if made.as_ref().is_err_and(HypervisorError::is_unanswered) {
+            return Ok(made?);
+        }
+        // Without it a sweep waits in vain for the snapshot of a dead job, for an hour.
+        if let Some(Err(error)) = self.entry.as_mut().map(LedgerEntry::is_answered) {
+            self.watch.note(&error.to_string());
+        }
+        Ok(made?)
+    }
+
     /// Tracking counts from the next stun on, which a snapshot that is made and removed is.
     fn enable_tracking(
         &mut self,
         vm: &VmId,
         cancellation: &Cancellation,
     ) -> Result<(), BackupError> {
-        let hypervisor = &self.source.hypervisor;
-        hypervisor.track_changes(vm)?;
+        self.source.hypervisor.track_changes(vm)?;
         let quiesce = QuiescePolicy::None;
         let wanted = SnapshotRequest { quiesce, ..self.source.wanted(&self.name) };
-        let stun = hypervisor.take_snapshot(vm, &wanted, cancellation)?;
-        hypervisor.remove_snapshot(&stun.id)?;
+        let stun = self.made(vm, &wanted, cancellation)?;
+        self.source.hypervisor.remove_snapshot(&stun.id)?;
         self.notes.push(note(NoteWeight::Note, "change tracking (CBT) was turned on".into()));
         Ok(())
     }
@@ -403,20 +423,30 @@ impl Held {
             self.watch.note(&error.to_string());
         }
         let hypervisor = &self.source.hypervisor;
+        let by_name = || remove_written(entry.record(), &**hypervisor);
         let removed = match &self.snapshot {
-            Some(snapshot) => hypervisor.remove_snapshot(snapshot),
-            None if !self.asked => Ok(()),
+            None if !self.asked => Ok(Removal::Done(0)),
             // It may be there although whoever was asked for it did not say so.
-            None => hypervisor.remove_named(&self.source.vm.id, &self.name).map(|_count| ()),
+            None => by_name(),
+            Some(snapshot) => match hypervisor.remove_snapshot(snapshot) {
+                Ok(true) => Ok(Removal::Done(1)),
+                // It has another id, if its VM was registered anew.
+                Ok(false) => by_name(),
+                Err(error) => Err(error),
+            },
         };
+        let (name, vm) = (&self.name, &self.source.vm.path);
         let struck = match removed {
-            Ok(()) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Done(_)) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Awaited(why)) => {
+                return self.watch.note(&format!("snapshot {name} of VM {vm} {why}"));
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(why) = struck {
             self.watch.note(&format!(
-                "snapshot {} of VM {} is not removed: {why}; `blockferry node sweep` does it later",
-                self.name, self.source.vm.path
+                "snapshot {name} of VM {vm} is not removed: {why}; `blockferry node sweep` does it \
+                 later"
             ));
         }
     }

@@ -30,7 +30,7 @@ use crate::backup::{
 use crate::catalog::JobId;
 use crate::child::held;
 use crate::record::NoteRecord;
-use crate::snapshots::{Hypervisor, SnapshotRecord, VmId, sweep};
+use crate::snapshots::{Hypervisor, Vm, sweep};
 
 /// Words of one job that are kept.
 const MAX_WORDS: usize = 1024;
@@ -145,27 +145,11 @@ impl HeldVms {
     }
 
     /// The same, of all VMs or of one.
-    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&VmId>) {
+    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&Vm>) {
         let VmSettings { ledger, server, .. } = settings;
-        let swept = match sweep(ledger, server, hypervisor, of) {
-            Ok(swept) => swept,
-            Err(error) => return (self.log)(&error.to_string()),
-        };
-        let tell = |record: &SnapshotRecord, what: &str| {
-            let SnapshotRecord { job, vm_path, .. } = record;
-            (self.log)(&format!("job {job}: its snapshot of VM {vm_path} {what}"));
-        };
-        for (record, _) in &swept.removed {
-            tell(record, "is removed");
-        }
-        for (record, why) in &swept.failed {
-            tell(record, &format!("stays: {why}"));
-        }
-        for record in &swept.elsewhere {
-            tell(record, &format!("is at {}, which this node does not ask", record.server));
-        }
-        for error in &swept.strange {
-            (self.log)(&error.to_string());
+        match sweep(ledger, server, hypervisor, of) {
+            Ok(swept) => swept.lines().iter().for_each(|told| (self.log)(told)),
+            Err(error) => (self.log)(&error.to_string()),
         }
     }
 
@@ -215,7 +199,7 @@ impl HeldVms {
             let freeze = || {
                 let source = all.source(&vm)?;
                 // What a dead job has left would be taken for that of another.
-                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm.id));
+                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };

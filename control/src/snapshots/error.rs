@@ -75,6 +75,12 @@ impl HypervisorError {
         matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NoPlace { .. })
     }
 
+    /// Whether nobody knows if what was asked for was done, or will be.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Vsphere(error) if error.is_unanswered())
+    }
+
     /// What follows, if it came of a question for changed areas.
     #[must_use]
     pub fn reaction(&self) -> Reaction {

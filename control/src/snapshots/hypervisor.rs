@@ -105,6 +105,13 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// [`HypervisorError`].
     fn look(&self, vm: &VmId) -> Result<Vm, HypervisorError>;
 
+    /// The VM that has this UUID as its own, by whatever id it has now; none where there is none. Only
+    /// where a server does not keep them apart, there are several.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError>;
+
     /// Has the changes of a VM's disks tracked, from the next snapshot on that is made and removed.
     ///
     /// # Errors
@@ -170,11 +177,11 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
         most: usize,
     ) -> Result<AreaSet, HypervisorError>;
 
-    /// Removes a snapshot, and no other with it. One that is not there any more is removed.
+    /// Removes a snapshot, and no other with it, and says whether it was there.
     ///
     /// # Errors
     /// [`HypervisorError`].
-    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError>;
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<bool, HypervisorError>;
 
     /// Removes the snapshots of this name, also one that is being made this moment, and says how many there
     /// were. A VM that is not there any more has none.

@@ -5,6 +5,9 @@
 //!         <job>.part    the same while it is written, by whoever has the folder locked
 //! ```
 //!
+//! A record says so while its snapshot is asked for and nobody has answered: who was killed then, or
+//! lost the answer, leaves a snapshot that may come when it has been looked for already.
+//!
 //! The lock ends with its process, however that ends: a file that nobody has locked is that of a
 //! dead job, and its snapshot may be removed. Nobody else's ever is, for nobody else's is written
 //! here.
@@ -20,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::name::SnapshotName;
-use super::vm::VmId;
+use super::vm::Vm;
 use crate::catalog::{JobId, UnixMillis};
 
 /// Bytes of a file of it: many times what there is to say.
@@ -28,6 +31,11 @@ const MAX_BYTES: u64 = 64 << 10;
 const ENDING: &str = "json";
 /// Of one that is not written in full.
 const PART: &str = "part";
+/// How long a server may take for a call that it did not answer: many times as long as any that
+/// recovers at all.
+const UNANSWERED_MS: u64 = 60 * 60 * 1000;
+/// How long a VM that is not there is remembered.
+const ABSENT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// What is written of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -37,25 +45,64 @@ pub struct SnapshotRecord {
     pub server: String,
     /// What that knows the VM by.
     pub vm: String,
+    /// What the VM is the same VM by, also when it is registered anew and known by something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_uuid: Option<String>,
     /// Where the VM stood, for people.
     pub vm_path: String,
     /// The job, after which the snapshot is named.
     pub job: String,
     /// When it was written: milliseconds since 1970.
     pub since_ms: u64,
+    /// When the snapshot was asked for, as long as nobody has answered: milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_ms: Option<u64>,
 }
 
 impl SnapshotRecord {
     /// For a snapshot that is about to be made.
     #[must_use]
-    pub fn new(server: &str, vm: &VmId, vm_path: &str, job: JobId) -> Self {
+    pub fn new(server: &str, vm: &Vm, job: JobId) -> Self {
         Self {
             server: server.to_owned(),
-            vm: vm.to_string(),
-            vm_path: vm_path.to_owned(),
+            vm: vm.id.to_string(),
+            vm_uuid: vm.instance_uuid.clone(),
+            vm_path: vm.path.clone(),
             job: job.to_string(),
             since_ms: UnixMillis::now().get(),
+            asked_ms: None,
         }
+    }
+
+    /// Whether it is about this VM of its server.
+    #[must_use]
+    pub fn is_of(&self, vm: &Vm) -> bool {
+        self.is_about(vm.id.as_str(), vm.instance_uuid.as_deref())
+    }
+
+    fn is_about(&self, vm: &str, uuid: Option<&str>) -> bool {
+        match (&self.vm_uuid, uuid) {
+            (Some(ours), Some(theirs)) => ours.eq_ignore_ascii_case(theirs),
+            // One of an older program.
+            _ => self.vm == vm,
+        }
+    }
+
+    /// Whether a VM that is not there may come back: people take VMs out of an inventory for a while.
+    /// One of which no more is known than its id comes back as another.
+    #[must_use]
+    pub fn may_return(&self) -> bool {
+        let age = UnixMillis::now().get().abs_diff(self.since_ms);
+        self.vm_uuid.is_some() && age < ABSENT_MS
+    }
+
+    /// Whether the snapshot may still come where it is not there: it was asked for less than an hour
+    /// ago, and nobody has answered.
+    #[must_use]
+    pub fn may_come(&self) -> bool {
+        let now = UnixMillis::now().get();
+        // Either way: clocks are set back, too.
+        self.asked_ms.is_some_and(|asked| now.abs_diff(asked) < UNANSWERED_MS)
     }
 
     /// What the snapshot is called.
@@ -102,8 +149,10 @@ pub struct Ledger {
 /// [`strike`](Self::strike) it stays there.
 #[derive(Debug)]
 pub struct LedgerEntry {
+    ledger: Ledger,
     path: PathBuf,
     record: SnapshotRecord,
+    /// Held as long as this is.
     _lock: File,
 }
 
@@ -139,14 +188,21 @@ impl Ledger {
     pub fn note(&self, record: SnapshotRecord) -> Result<LedgerEntry, LedgerError> {
         let _turn = self.turn()?;
         let page = self.read()?;
-        let same =
-            |other: &&SnapshotRecord| (&other.server, &other.vm) == (&record.server, &record.vm);
+        let same = |other: &&SnapshotRecord| {
+            other.server == record.server && other.is_about(&record.vm, record.vm_uuid.as_deref())
+        };
         if let Some(other) = page.alive.iter().find(same) {
             return Err(LedgerError::Taken { job: other.job.clone() });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
+        let lock = self.write(&path, &record)?;
+        Ok(LedgerEntry { ledger: self.clone(), path, record, _lock: lock })
+    }
+
+    /// Writes a record in full, in one's turn. Returns the lock on it.
+    fn write(&self, path: &Path, record: &SnapshotRecord) -> Result<File, LedgerError> {
         let part = path.with_extension(PART);
-        let failed = |error| system(&path, error);
+        let failed = |error| system(path, error);
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -156,14 +212,14 @@ impl Ledger {
             .map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed(error.into()))?;
-        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|json| {
+        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|json| {
             file.write_all(&json)?;
             file.sync_all()?;
-            fs::rename(&part, &path)?;
+            fs::rename(&part, path)?;
             self.sync()
         });
         written.map_err(failed)?;
-        Ok(LedgerEntry { path, record, _lock: file })
+        Ok(file)
     }
 
     /// All that is written down.
@@ -203,7 +259,10 @@ impl Ledger {
                     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                         // Its owner has struck it out between.
                         Ok(()) if !path.exists() => {}
-                        Ok(()) => page.dead.push(LedgerEntry { path, record, _lock: file }),
+                        Ok(()) => {
+                            let ledger = self.clone();
+                            page.dead.push(LedgerEntry { ledger, path, record, _lock: file });
+                        }
                         Err(rustix::io::Errno::WOULDBLOCK) => page.alive.push(record),
                         Err(error) => page.strange.push(system(&path, error.into())),
                     }
@@ -235,6 +294,30 @@ impl LedgerEntry {
     #[must_use]
     pub fn record(&self) -> &SnapshotRecord {
         &self.record
+    }
+
+    /// Writes down that the snapshot is asked for now. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`]; what was written before stands.
+    pub fn asks(&mut self) -> Result<(), LedgerError> {
+        self.rewrite(Some(UnixMillis::now().get()))
+    }
+
+    /// Writes down that it was answered.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`]; what was written before stands.
+    pub fn is_answered(&mut self) -> Result<(), LedgerError> {
+        self.rewrite(None)
+    }
+
+    fn rewrite(&mut self, asked_ms: Option<u64>) -> Result<(), LedgerError> {
+        let record = SnapshotRecord { asked_ms, ..self.record.clone() };
+        let _turn = self.ledger.turn()?;
+        self._lock = self.ledger.write(&self.path, &record)?;
+        self.record = record;
+        Ok(())
     }
 
     /// Strikes it out: its snapshot is gone.
@@ -271,7 +354,15 @@ mod tests {
     use super::*;
 
     fn record(vm: &str) -> SnapshotRecord {
-        SnapshotRecord::new("vc.example", &VmId::new(vm), "DC/vm/db1", JobId::new())
+        SnapshotRecord {
+            server: "vc.example".into(),
+            vm: vm.into(),
+            vm_uuid: Some(format!("5000-{vm}")),
+            vm_path: "DC/vm/db1".into(),
+            job: JobId::new().to_string(),
+            since_ms: UnixMillis::now().get(),
+            asked_ms: None,
+        }
     }
 
     #[test]
@@ -304,9 +395,43 @@ mod tests {
         assert!(matches!(&refused, LedgerError::Taken { job } if *job == first.record().job));
         first.strike().unwrap();
         ledger.note(record("vm-1")).unwrap();
+        // Registered anew it is still the same one; without the UUID nobody can tell.
+        let anew = SnapshotRecord { vm: "vm-9".into(), ..record("vm-2") };
+        assert!(matches!(ledger.note(anew.clone()).unwrap_err(), LedgerError::Taken { .. }));
+        ledger.note(SnapshotRecord { vm_uuid: None, ..anew }).unwrap().strike().unwrap();
         drop(other);
         // A dead one is no reason to refuse: a sweep removes it.
         ledger.note(record("vm-2")).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_that_is_asked_for_may_come_for_an_hour_unless_somebody_answers() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let mut entry = ledger.note(record("vm-1")).unwrap();
+        let alive = || ledger.page().unwrap().alive.pop().unwrap();
+        assert!(!alive().may_come());
+        entry.asks().unwrap();
+        // Written anew, it is still this process's.
+        let asked = alive();
+        assert!(asked.may_come());
+        let long_ago = asked.asked_ms.map(|asked| asked - UNANSWERED_MS);
+        assert!(!SnapshotRecord { asked_ms: long_ago, ..asked }.may_come());
+        entry.is_answered().unwrap();
+        assert!(!alive().may_come());
+        entry.strike().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_of_an_older_program_is_read() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let old = r#"{"server":"vc","vm":"vm-1","vm_path":"DC/web","job":"j","since_ms":1}"#;
+        fs::write(folder.path().join("j.json"), old).unwrap();
+        let page = ledger.page().unwrap();
+        assert_eq!(page.dead[0].record().vm_path, "DC/web");
+        assert!(!page.dead[0].record().may_come());
     }
 
     #[test]

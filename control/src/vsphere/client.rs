@@ -4,7 +4,7 @@ use blockferry_dataplane::plan::AreaSet;
 
 use super::areas::changed;
 use super::error::VsphereError;
-use super::inventory::{Meant, candidates, look, meant, vms};
+use super::inventory::{Meant, candidates, look, meant, vms, with_instance_uuid};
 use super::making::{destroy, make, note};
 use super::session::Session;
 use super::settings::VsphereServer;
@@ -79,6 +79,10 @@ impl Hypervisor for Vsphere {
         self.session.looked(|| look(&self.session, vm)).map_err(|error| Self::gone(error, vm))
     }
 
+    fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError> {
+        Ok(self.session.looked(|| with_instance_uuid(&self.session, uuid))?)
+    }
+
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
         track_changes(&self.session, vm, true).map_err(|error| Self::gone(error, vm))
     }
@@ -127,7 +131,7 @@ impl Hypervisor for Vsphere {
         Ok(changed(&self.session, vm, snapshot, disk, since, most)?)
     }
 
-    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError> {
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<bool, HypervisorError> {
         Ok(remove(&self.session, snapshot)?)
     }
 

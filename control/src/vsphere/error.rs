@@ -168,6 +168,18 @@ impl VsphereError {
         }
     }
 
+    /// Whether nobody knows if a task was begun, or will be: its call came to no answer.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Unreachable { call, .. }
+            | Self::Late { call, .. }
+            | Self::Status { call, .. }
+            | Self::Strange { call, .. } => call.ends_with("_Task"),
+            _ => false,
+        }
+    }
+
     /// What the server says, if it is that it does not know the base of a question for changes.
     pub(crate) fn disowns_base(&self) -> Option<String> {
         match self {

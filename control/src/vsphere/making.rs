@@ -72,7 +72,7 @@ pub(super) fn note(session: &Session, vm: &VmId, words: &str) -> Result<(), Vsph
 
 /// Removes a VM with its disks, and waits until it is gone.
 pub(super) fn destroy(session: &Session, vm: &VmId) -> Result<(), VsphereError> {
-    persistently(session, &Body::call(DESTROY, &vm_moref(vm)))
+    persistently(session, &Body::call(DESTROY, &vm_moref(vm))).map(drop)
 }
 
 impl Hardware {

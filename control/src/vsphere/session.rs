@@ -35,6 +35,7 @@ pub(super) struct Content {
     pub(super) root: Moref,
     pub(super) property_collector: Moref,
     pub(super) view_manager: Moref,
+    pub(super) search_index: Moref,
     session_manager: Moref,
     /// What it calls itself: `VMware vCenter Server 8.0.2 build-…`.
     pub(super) full_name: String,
@@ -184,6 +185,7 @@ fn content(wire: &Wire, action: &HeaderValue, deadline: Duration) -> Result<Cont
             root: moref("rootFolder")?,
             property_collector: moref("propertyCollector")?,
             view_manager: moref("viewManager")?,
+            search_index: moref("searchIndex")?,
             session_manager: moref("sessionManager")?,
             full_name: content.need("about")?.value("fullName").unwrap_or("vSphere").to_owned(),
         })

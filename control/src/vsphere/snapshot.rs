@@ -158,8 +158,8 @@ pub(super) fn disks_of(
     found.map_err(|error| session.strange("RetrievePropertiesEx", &error))
 }
 
-/// Removes one, and waits until it is. One that is not there is removed.
-pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), VsphereError> {
+/// Removes one, waits until it is, and says whether it was there.
+pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<bool, VsphereError> {
     let body = Body::call(REMOVE, &snapshot_moref(snapshot))
         .value("removeChildren", "false")
         .value("consolidate", "true");
@@ -167,13 +167,14 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), Vsp
 }
 
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
-/// over. Only for what may be done twice.
-pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
+/// over. Only for what may be done twice. Says whether what it is done to was there.
+pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, VsphereError> {
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
     loop {
         let error = match attempt(session, body, end)? {
-            Attempt::Done => return Ok(()),
+            Attempt::Done => return Ok(true),
+            Attempt::Gone => return Ok(false),
             Attempt::Again(error) => error,
         };
         let left = end.saturating_duration_since(Instant::now());
@@ -186,6 +187,8 @@ pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), Vsphere
 
 enum Attempt {
     Done,
+    /// What is to be done it to is not there any more.
+    Gone,
     /// What kept it from being done may pass.
     Again(VsphereError),
 }
@@ -197,8 +200,7 @@ fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, Vsph
     };
     let task = match session.renewed(|| session.begin_task(body)) {
         Ok(task) => task,
-        // What is to be done it to is not there any more.
-        Err(error) if error.is_gone() => return Ok(Attempt::Done),
+        Err(error) if error.is_gone() => return Ok(Attempt::Gone),
         Err(error) => return again(error),
     };
     let left = end.saturating_duration_since(Instant::now());

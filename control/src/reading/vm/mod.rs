@@ -129,10 +129,12 @@ impl<'a> Claim<'a> {
             return Ok(Self { entry: None, watch });
         };
         let page = ledger.page()?;
-        let is_same =
-            |record: &SnapshotRecord| record.server == target.server && record.vm == vm.id.as_str();
-        if let Some(dead) = page.dead.iter().find(|entry| is_same(entry.record())) {
-            let job = dead.record().job.clone();
+        let is_same = |record: &SnapshotRecord| record.server == target.server && record.is_of(vm);
+        let left = page.dead.iter().map(LedgerEntry::record).filter(|record| is_same(record));
+        // One that is not there and may come is no reason to wait: if it is there by now, the look at
+        // the VM finds it.
+        if let Some(dead) = left.into_iter().find(|record| !record.may_come()) {
+            let job = dead.job.clone();
             let why = format!(
                 "job {job} is dead, and may have left a snapshot of it; `blockferry node sweep` \
                  removes that"
@@ -141,7 +143,7 @@ impl<'a> Claim<'a> {
         }
         drop(page);
         // No snapshot will ever be called after it; a sweep finds none, and strikes it out.
-        let record = SnapshotRecord::new(&target.server, &vm.id, &vm.path, JobId::new());
+        let record = SnapshotRecord::new(&target.server, vm, JobId::new());
         match ledger.note(record) {
             Ok(entry) => Ok(Self { entry: Some(entry), watch }),
             Err(LedgerError::Taken { job }) => {

@@ -47,6 +47,7 @@ impl World {
             machines: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            held: BTreeMap::new(),
         };
         let root = world.well_known(Kind::Folder).id;
         let name = if flavour == Flavour::Esxi { "ha-folder-root" } else { "Datacenters" };

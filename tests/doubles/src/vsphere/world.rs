@@ -40,6 +40,8 @@ pub(crate) struct World {
     /// Snapshot to the VM that it belongs to.
     pub(crate) snapshots: BTreeMap<String, String>,
     pub(crate) tasks: BTreeMap<String, Task>,
+    /// Calls that wait for the test, by their methods.
+    pub(crate) held: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Debug)]
