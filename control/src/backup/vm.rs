@@ -63,16 +63,17 @@ pub struct VmSettings {
 }
 
 impl VmSource {
-    /// The VM that a hypervisor finds by this word.
+    /// The VM that a hypervisor finds by this word, unless that is called off.
     ///
     /// # Errors
-    /// [`BackupError::Hypervisor`].
+    /// [`BackupError::Hypervisor`], [`BackupError::Cancelled`].
     pub fn find(
         hypervisor: Arc<dyn Hypervisor>,
         sought: &str,
         settings: VmSettings,
+        called_off: &Cancellation,
     ) -> Result<Self, BackupError> {
-        let vm = hypervisor.find(sought)?;
+        let vm = hypervisor.unless(called_off).find(sought)?;
         Ok(Self { hypervisor, vm, settings })
     }
 
@@ -191,12 +192,15 @@ impl Origin for VmSource {
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
     ) -> Result<Frozen, BackupError> {
-        let vm = self.look()?;
+        // Whoever calls the job off waits for no answer but those about its snapshot.
+        let source = Self { hypervisor: self.hypervisor.unless(cancellation), ..self.clone() };
+        let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.settings.server, &vm, job);
         let mut held = Held {
-            source: self.clone(),
+            source,
+            hypervisor: Arc::clone(&self.hypervisor),
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.
@@ -217,7 +221,7 @@ impl Origin for VmSource {
         }
         let taken = held.made(&vm.id, &self.wanted(&name), cancellation)?;
         held.take(taken);
-        let own = self.hypervisor.own_snapshots(&vm.id)?;
+        let own = held.source.hypervisor.own_snapshots(&vm.id)?;
         self.refuse_other_backup(
             own.iter().map(|(name, facts)| (name.clone(), facts)),
             Some(&name),
@@ -245,7 +249,10 @@ fn note(weight: NoteWeight, says: String) -> PointNote {
 
 /// A VM's snapshot, and what serves its disks.
 struct Held {
+    /// Its questions are called off with the job.
     source: VmSource,
+    /// Lets the VM go, whatever is called off.
+    hypervisor: Arc<dyn Hypervisor>,
     uuid: Option<VmUuid>,
     name: SnapshotName,
     /// None when all is let go.
@@ -422,7 +429,7 @@ impl Held {
         if let Some(Err(error)) = given_back {
             self.watch.note(&error.to_string());
         }
-        let hypervisor = &self.source.hypervisor;
+        let hypervisor = &self.hypervisor;
         let by_name = || remove_written(entry.record(), &**hypervisor);
         let removed = match &self.snapshot {
             None if !self.asked => Ok(Removal::Done(0)),

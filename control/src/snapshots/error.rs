@@ -53,7 +53,16 @@ pub enum HypervisorError {
     },
     /// What vSphere said, or why it said nothing.
     #[error(transparent)]
-    Vsphere(#[from] VsphereError),
+    Vsphere(VsphereError),
+}
+
+impl From<VsphereError> for HypervisorError {
+    fn from(error: VsphereError) -> Self {
+        match error {
+            VsphereError::CalledOff => Self::CalledOff,
+            error => Self::Vsphere(error),
+        }
+    }
 }
 
 /// What follows of an error of [`changed_areas`](super::Hypervisor::changed_areas).

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_dataplane::plan::AreaSet;
@@ -86,6 +87,15 @@ pub struct DiskPlace {
 /// Whoever runs VMs. Calls block, each with deadlines of its own; they may come from several threads
 /// at once, but not from one that runs a tokio reactor.
 pub trait Hypervisor: Send + Sync + fmt::Debug {
+    /// The same one, whose questions end in [`HypervisorError::CalledOff`] as soon as this is called
+    /// off, whether they are answered or not. What changes something is carried on to its end all the
+    /// same, for nobody would know how far it came, unless the call says otherwise.
+    fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor>;
+
+    /// What it is the same server by, whatever name it is reached by; none, if it has nothing of the
+    /// kind, as ESXi hosts.
+    fn server_uuid(&self) -> Option<&str>;
+
     /// All VMs, sorted by path.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The client: a session, behind what backups ask of hypervisors.
 
+use std::sync::Arc;
+
 use blockferry_dataplane::plan::AreaSet;
 
 use super::areas::changed;
@@ -29,7 +31,18 @@ impl Vsphere {
     /// # Errors
     /// [`VsphereError`]: what keeps it from being reached, trusted or let in.
     pub fn connect(server: &VsphereServer) -> Result<Self, VsphereError> {
-        Ok(Self { session: Session::begin(server)? })
+        Self::connect_unless(server, &Cancellation::default())
+    }
+
+    /// The same, unless it is called off before it is done.
+    ///
+    /// # Errors
+    /// [`VsphereError`]; [`VsphereError::CalledOff`].
+    pub fn connect_unless(
+        server: &VsphereServer,
+        called_off: &Cancellation,
+    ) -> Result<Self, VsphereError> {
+        Ok(Self { session: Session::begin(server, called_off)? })
     }
 
     /// What the server calls itself: product, version, build.
@@ -58,6 +71,14 @@ impl Vsphere {
 }
 
 impl Hypervisor for Vsphere {
+    fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor> {
+        Arc::new(Self { session: self.session.unless(called_off) })
+    }
+
+    fn server_uuid(&self) -> Option<&str> {
+        self.session.content().instance_uuid.as_deref()
+    }
+
     fn vms(&self) -> Result<Vec<Vm>, HypervisorError> {
         Ok(self.session.looked(|| vms(&self.session))?)
     }

@@ -19,6 +19,8 @@ use crate::snapshots::{
 const CREATE: &str = "CreateSnapshot_Task";
 const CREATE_EX: &str = "CreateSnapshotEx_Task";
 const REMOVE: &str = "RemoveSnapshot_Task";
+/// What tasks are called that make one, with or without `Ex` behind it.
+const MAKES_SNAPSHOT: &str = "VirtualMachine.createSnapshot";
 pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
 /// Before a VM that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
@@ -133,6 +135,8 @@ fn create(
     called_off: &Cancellation,
 ) -> Result<SnapshotId, NotMade> {
     let call = body.name();
+    // Whoever is in a hurry would leave a snapshot that nobody knows of.
+    let session = &session.to_the_end();
     let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, called_off)? {
         Ended::Done(Some(made)) => Ok(SnapshotId::new(&made.id)),
@@ -169,6 +173,7 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<bool, V
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
 /// over. Only for what may be done twice. Says whether what it is done to was there.
 pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, VsphereError> {
+    let session = &session.to_the_end();
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
     loop {
@@ -223,6 +228,7 @@ pub(super) fn remove_named(
     vm: &VmId,
     name: &SnapshotName,
 ) -> Result<usize, VsphereError> {
+    let session = &session.to_the_end();
     let name = name.to_string();
     let end = Instant::now() + session.server().deadlines.change;
     let mut removed = 0;
@@ -232,7 +238,8 @@ pub(super) fn remove_named(
             let recent = object.get("recentTask").map(references).transpose();
             let recent = recent.map_err(|error| session.strange("VirtualMachine", &error))?;
             // Before the snapshots are counted: one that is done in between is among them then.
-            let pending = session.pending_snapshots(&recent.unwrap_or_default())?;
+            let makes_one = |kind: &str| kind.starts_with(MAKES_SNAPSHOT);
+            let pending = session.pending(&recent.unwrap_or_default(), makes_one)?;
             Ok((pending, named(session, vm)?))
         });
         let (pending, found) = match seen {
@@ -274,6 +281,7 @@ pub(super) fn track_changes(session: &Session, vm: &VmId, on: bool) -> Result<()
 
 /// Has a VM changed, and waits until it is.
 pub(super) fn reconfigure(session: &Session, body: &Body) -> Result<(), VsphereError> {
+    let session = &session.to_the_end();
     let deadline = session.server().deadlines.change;
     let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, &Cancellation::default())? {

@@ -22,7 +22,7 @@ impl Work<'_> {
         let started = Instant::now();
         let _claim = Claim::of(self.target, vm, self.watch)?;
         // What it was like before may have changed by then.
-        let vm = self.target.hypervisor.look(&vm.id)?;
+        let vm = self.target.hypervisor.unless(self.cancellation).look(&vm.id)?;
         fit::check(&vm)?;
         let into = matching::matched(disks, &vm)?;
         let untouched = vm.disks.len() - into.len();

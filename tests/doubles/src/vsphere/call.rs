@@ -157,13 +157,11 @@ fn carry_out(shared: &Arc<Shared>, request: &Request, element: &Element) -> Resu
     if !shared.world().exists(&call.this) {
         return Err(Fault::not_found(&call.this));
     }
-    while let Some(trouble) = shared.trouble(|trouble| trouble.is_of_call(method.name)) {
-        match trouble {
-            Trouble::CallFails { failure, .. } => return Err(failure.fault()),
-            Trouble::CallSlow { by, .. } => sleep(shared, by),
-            Trouble::CallHeld { method } => hold(shared, method),
-            _ => {}
-        }
+    match shared.trouble(|trouble| trouble.is_of_call(method.name)) {
+        Some(Trouble::CallFails { failure, .. }) => return Err(failure.fault()),
+        Some(Trouble::CallSlow { by, .. }) => sleep(shared, by),
+        Some(Trouble::CallHeld { method }) => hold(shared, method),
+        _ => {}
     }
     match method.name {
         "Login" => session::login(&call),
