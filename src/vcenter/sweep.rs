@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
-use blockferry_control::snapshots::{Awaited, Hypervisor, Ledger, SnapshotRecord, Swept, sweep};
+use blockferry_control::snapshots::{
+    Awaited, Hypervisor, Ledger, SnapshotRecord, Swept, Vm, sweep,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -58,9 +60,15 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// The same before a backup, for whoever forgot; what goes wrong is told, and keeps nothing.
-pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn Hypervisor>) {
-    match sweep(ledger, server, &**hypervisor, None) {
+/// The same for one VM, before something is done with it; what goes wrong is told, and keeps nothing.
+/// What is left of other VMs may take hours to go.
+pub(crate) fn of_dead_jobs(
+    ledger: &Ledger,
+    server: &str,
+    hypervisor: &Arc<dyn Hypervisor>,
+    vm: &Vm,
+) {
+    match sweep(ledger, server, &**hypervisor, Some(vm)) {
         Ok(swept) => tell(&swept),
         Err(error) => line(&error.to_string()),
     }

@@ -1,6 +1,7 @@
 //! A VM with a point, and what goes wrong with the next backup of it.
 
 mod anew;
+mod others;
 mod reading;
 mod secrets;
 mod server;

@@ -44,7 +44,7 @@ pub struct VmSource {
 /// How VMs are backed up.
 #[derive(Clone, Debug)]
 pub struct VmSettings {
-    /// What their hypervisor is called in the ledger.
+    /// What their hypervisor is called by whoever named it.
     pub server: String,
     /// Where their snapshots are written down.
     pub ledger: Ledger,
@@ -116,17 +116,19 @@ impl VmSource {
 
     /// What the backup takes of the VM's host and datastores.
     fn claim(&self, vm: &Vm, job: JobId) -> Claim {
-        let server = &self.settings.server;
+        let named = &self.settings.server;
+        // Which jobs may know by another name.
+        let server = self.hypervisor.server_uuid().unwrap_or(named);
         let read = vm.disks.iter().filter(|disk| disk.left_out().is_none()).count();
         let disks = u32::try_from(read).unwrap_or(u32::MAX);
         let share = |pool, id: &str, name: &str, amount| Share {
             pool,
-            server: server.clone(),
+            server: server.to_owned(),
             id: id.to_owned(),
             name: name.to_owned(),
             amount,
         };
-        let mut shares = vec![share(Pool::Server, server, server, disks)];
+        let mut shares = vec![share(Pool::Server, server, named, disks)];
         shares.extend(vm.host.iter().map(|host| share(Pool::Host, &host.id, &host.name, disks)));
         let names = vm.datastore_names();
         shares.extend(vm.datastores.iter().map(|id| {
@@ -197,7 +199,7 @@ impl Origin for VmSource {
         let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
-        let record = SnapshotRecord::new(&self.settings.server, &vm, job);
+        let record = SnapshotRecord::new(&self.settings.server, &*self.hypervisor, &vm, job);
         let mut held = Held {
             source,
             hypervisor: Arc::clone(&self.hypervisor),

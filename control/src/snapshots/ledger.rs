@@ -22,6 +22,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::hypervisor::Hypervisor;
 use super::name::SnapshotName;
 use super::vm::Vm;
 use crate::catalog::{JobId, UnixMillis};
@@ -37,17 +38,35 @@ const UNANSWERED_MS: u64 = 60 * 60 * 1000;
 /// How long a VM that is not there is remembered.
 const ABSENT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// What is written of a snapshot.
+/// What is done with a VM of which something is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WorkKind {
+    /// It is backed up, which takes a snapshot.
+    #[default]
+    Backup,
+    /// It is restored into, without a snapshot.
+    Restore,
+}
+
+/// What is written of a VM and its snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotRecord {
     /// The server, as its settings name it.
     pub server: String,
+    /// What it is the same server by, where it has something of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_uuid: Option<String>,
     /// What that knows the VM by.
     pub vm: String,
     /// What the VM is the same VM by, also when it is registered anew and known by something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_uuid: Option<String>,
+    /// What is done with the VM.
+    #[serde(default)]
+    pub kind: WorkKind,
     /// Where the VM stood, for people.
     pub vm_path: String,
     /// The job, after which the snapshot is named.
@@ -62,16 +81,35 @@ pub struct SnapshotRecord {
 impl SnapshotRecord {
     /// For a snapshot that is about to be made.
     #[must_use]
-    pub fn new(server: &str, vm: &Vm, job: JobId) -> Self {
+    pub fn new(server: &str, hypervisor: &dyn Hypervisor, vm: &Vm, job: JobId) -> Self {
         Self {
             server: server.to_owned(),
+            server_uuid: hypervisor.server_uuid().map(str::to_owned),
             vm: vm.id.to_string(),
             vm_uuid: vm.instance_uuid.clone(),
+            kind: WorkKind::Backup,
             vm_path: vm.path.clone(),
             job: job.to_string(),
             since_ms: UnixMillis::now().get(),
             asked_ms: None,
         }
+    }
+
+    /// The same for a VM that is about to be restored into.
+    #[must_use]
+    pub fn of_restore(server: &str, hypervisor: &dyn Hypervisor, vm: &Vm, job: JobId) -> Self {
+        Self { kind: WorkKind::Restore, ..Self::new(server, hypervisor, vm, job) }
+    }
+
+    /// Whether its VM is at this server, which settings name so. One of the same name has taken its
+    /// place, if it is another one.
+    #[must_use]
+    pub fn is_at(&self, server: &str, hypervisor: &dyn Hypervisor) -> bool {
+        self.is_of_server(server, hypervisor.server_uuid())
+    }
+
+    fn is_of_server(&self, server: &str, uuid: Option<&str>) -> bool {
+        self.server == server || (uuid.is_some() && self.server_uuid.as_deref() == uuid)
     }
 
     /// Whether it is about this VM of its server.
@@ -126,13 +164,13 @@ pub enum LedgerError {
         /// What the system said.
         error: io::Error,
     },
-    /// A job that is at work has a snapshot of this VM.
-    #[error(
-        "the VM is being backed up: job {job} has a snapshot of it; wait for its end, or call it off"
-    )]
+    /// A job is at work with this VM.
+    #[error("{}; wait for its end, or call it off", taken(*kind, job))]
     Taken {
         /// That job.
         job: String,
+        /// What it does.
+        kind: WorkKind,
     },
     /// A file that is not as it was written.
     #[error("{0} is no record of a snapshot; look at what wrote it, and remove it")]
@@ -189,10 +227,11 @@ impl Ledger {
         let _turn = self.turn()?;
         let page = self.read()?;
         let same = |other: &&SnapshotRecord| {
-            other.server == record.server && other.is_about(&record.vm, record.vm_uuid.as_deref())
+            other.is_of_server(&record.server, record.server_uuid.as_deref())
+                && other.is_about(&record.vm, record.vm_uuid.as_deref())
         };
         if let Some(other) = page.alive.iter().find(same) {
-            return Err(LedgerError::Taken { job: other.job.clone() });
+            return Err(LedgerError::Taken { job: other.job.clone(), kind: other.kind });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
         let lock = self.write(&path, &record)?;
@@ -227,8 +266,22 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub fn page(&self) -> Result<LedgerPage, LedgerError> {
+        self.page_of(|_| true)
+    }
+
+    /// The same, where of dead jobs only some are meant. The others' are let go in the same turn: who
+    /// works with those VMs would take their jobs for alive.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`].
+    pub fn page_of(
+        &self,
+        is_meant: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<LedgerPage, LedgerError> {
         let _turn = self.turn()?;
-        self.read()
+        let mut page = self.read()?;
+        page.dead.retain(|entry| is_meant(&entry.record));
+        Ok(page)
     }
 
     /// The names of all snapshots that are written down, whosever they are.
@@ -236,7 +289,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub(crate) fn names(&self) -> Result<HashSet<SnapshotName>, LedgerError> {
-        let page = self.page()?;
+        let _turn = self.turn()?;
+        let page = self.read()?;
         let dead = page.dead.iter().map(LedgerEntry::record);
         Ok(page.alive.iter().chain(dead).filter_map(|record| record.name().ok()).collect())
     }
@@ -343,6 +397,13 @@ fn open(path: &Path) -> Result<Option<(File, SnapshotRecord)>, LedgerError> {
     }
 }
 
+fn taken(kind: WorkKind, job: &str) -> String {
+    match kind {
+        WorkKind::Backup => format!("the VM is being backed up: job {job} has a snapshot of it"),
+        WorkKind::Restore => format!("the VM is being restored into, by job {job}"),
+    }
+}
+
 fn system(path: &Path, error: io::Error) -> LedgerError {
     LedgerError::System { path: path.to_owned(), error }
 }
@@ -356,8 +417,10 @@ mod tests {
     fn record(vm: &str) -> SnapshotRecord {
         SnapshotRecord {
             server: "vc.example".into(),
+            server_uuid: Some("5a0a".into()),
             vm: vm.into(),
             vm_uuid: Some(format!("5000-{vm}")),
+            kind: WorkKind::Backup,
             vm_path: "DC/vm/db1".into(),
             job: JobId::new().to_string(),
             since_ms: UnixMillis::now().get(),
@@ -392,13 +455,20 @@ mod tests {
         let first = ledger.note(record("vm-1")).unwrap();
         let other = ledger.note(record("vm-2")).unwrap();
         let refused = ledger.note(record("vm-1")).unwrap_err();
-        assert!(matches!(&refused, LedgerError::Taken { job } if *job == first.record().job));
+        assert!(matches!(&refused, LedgerError::Taken { job, .. } if *job == first.record().job));
         first.strike().unwrap();
         ledger.note(record("vm-1")).unwrap();
         // Registered anew it is still the same one; without the UUID nobody can tell.
         let anew = SnapshotRecord { vm: "vm-9".into(), ..record("vm-2") };
         assert!(matches!(ledger.note(anew.clone()).unwrap_err(), LedgerError::Taken { .. }));
         ledger.note(SnapshotRecord { vm_uuid: None, ..anew }).unwrap().strike().unwrap();
+        // So it is at its server by another name, and not at another server.
+        let renamed = SnapshotRecord { server: "10.0.0.7".into(), ..record("vm-2") };
+        assert!(matches!(ledger.note(renamed.clone()).unwrap_err(), LedgerError::Taken { .. }));
+        for server_uuid in [None, Some("0000".into())] {
+            let elsewhere = SnapshotRecord { server_uuid, ..renamed.clone() };
+            ledger.note(elsewhere).unwrap().strike().unwrap();
+        }
         drop(other);
         // A dead one is no reason to refuse: a sweep removes it.
         ledger.note(record("vm-2")).unwrap();

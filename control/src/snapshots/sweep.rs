@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::error::HypervisorError;
 use super::hypervisor::Hypervisor;
-use super::ledger::{Ledger, LedgerEntry, LedgerError, SnapshotRecord};
+use super::ledger::{Ledger, LedgerEntry, LedgerError, SnapshotRecord, WorkKind};
 use super::vm::{Vm, VmId};
 
 /// What a sweep found, and did.
@@ -35,14 +35,11 @@ pub fn sweep(
     hypervisor: &dyn Hypervisor,
     of_vm: Option<&Vm>,
 ) -> Result<Swept, LedgerError> {
-    let page = ledger.page()?;
+    let page = ledger.page_of(|record| of_vm.is_none_or(|vm| record.is_of(vm)))?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
-    let is_meant = |entry: &LedgerEntry| of_vm.is_none_or(|vm| entry.record().is_of(vm));
-    // Those of other VMs are let go at once: their own jobs would take them for alive.
-    let meant: Vec<LedgerEntry> = page.dead.into_iter().filter(is_meant).collect();
-    for entry in meant {
+    for entry in page.dead {
         let record = entry.record().clone();
-        if record.server != server {
+        if !record.is_at(server, hypervisor) {
             swept.elsewhere.push(record);
             continue;
         }
@@ -108,6 +105,10 @@ pub(crate) fn remove_written(
     record: &SnapshotRecord,
     hypervisor: &dyn Hypervisor,
 ) -> Result<Removal, HypervisorError> {
+    // Nobody who restores makes a snapshot.
+    if record.kind == WorkKind::Restore {
+        return Ok(Removal::Done(0));
+    }
     let Ok(name) = record.name() else { return Ok(Removal::Done(0)) };
     // Its VM has another id by now, if it was registered anew.
     let mut vms = match &record.vm_uuid {
@@ -138,6 +139,11 @@ impl Swept {
         for (record, count) in &self.removed {
             let (name, vm) = (name(record), &record.vm_path);
             lines.push(match count {
+                _ if record.kind == WorkKind::Restore => format!(
+                    "job {}, which restored into VM {vm}, is dead: if it was cut off, restore again \
+                     before the VM is started; a new VM that is not whole says so in its notes",
+                    record.job
+                ),
                 0 => format!("snapshot {name} of VM {vm} was gone already"),
                 _ => format!("snapshot {name} of VM {vm} is removed: its job is dead"),
             });

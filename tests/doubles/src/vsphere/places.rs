@@ -35,6 +35,7 @@ impl World {
     pub(crate) fn new(flavour: Flavour, seed: u64) -> Self {
         let mut world = Self {
             flavour,
+            instance_uuid: None,
             draw: Draw::new(seed),
             next: 20,
             revision: 0,

@@ -26,6 +26,8 @@ pub enum Flavour {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) flavour: Flavour,
+    /// What the server is the same server by; a host alone has none.
+    pub(crate) instance_uuid: Option<String>,
     pub(crate) draw: Draw,
     pub(crate) next: u64,
     /// Rises with each change.
