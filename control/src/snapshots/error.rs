@@ -39,6 +39,26 @@ pub enum HypervisorError {
         /// Those that there are.
         has: Vec<String>,
     },
+    /// A new VM that nobody knows of whether it is made, or will be.
+    #[error("{error}; {left}")]
+    VmMayBeLeft {
+        /// What went wrong first.
+        error: Box<HypervisorError>,
+        /// By what it is known, if it is there, and what to do then.
+        left: String,
+    },
+    /// A new VM that is made, of no use, and there.
+    #[error("{error}; the new VM {name:?} ({vm}) is not removed again: {why}; remove it")]
+    VmIsLeft {
+        /// What went wrong first.
+        error: Box<HypervisorError>,
+        /// Why it is not removed.
+        why: String,
+        /// Its name.
+        name: String,
+        /// What it is known by.
+        vm: VmId,
+    },
     /// The one who asked does not want it any more.
     #[error("it was called off")]
     CalledOff,

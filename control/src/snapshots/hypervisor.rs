@@ -134,10 +134,12 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// [`HypervisorError`].
     fn forget_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
 
-    /// Makes a VM, which is off. Where that fails, nothing is left, unless the error says so.
+    /// Makes a VM, which is off. Where that fails, nothing is left, unless the error says so: what is
+    /// made in spite of an answer that was lost is found by its name and notes, which have to be nobody
+    /// else's.
     ///
     /// # Errors
-    /// [`HypervisorError::NoPlace`], and others.
+    /// [`HypervisorError::NoPlace`], [`HypervisorError::VmMayBeLeft`], and others.
     fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError>;
 
     /// Replaces what people read about a VM.

@@ -114,7 +114,15 @@ impl Hypervisor for Vsphere {
 
     fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError> {
         let made = make(&self.session, wanted, called_off)?;
-        self.look(&made)
+        self.look(&made).map_err(|error| match destroy(&self.session, &made) {
+            Ok(()) => error,
+            Err(why) => HypervisorError::VmIsLeft {
+                error: Box::new(error),
+                why: why.to_string(),
+                name: wanted.name.clone(),
+                vm: made,
+            },
+        })
     }
 
     fn note(&self, vm: &VmId, words: &str) -> Result<(), HypervisorError> {

@@ -192,7 +192,7 @@ fn by_id(candidate: &Candidate, sought: &str) -> bool {
     candidate.id.as_str() == sought
 }
 
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.replace("%2f", "/").replace("%5c", "\\").replace("%25", "%")
 }
 

@@ -73,6 +73,9 @@ fn folder(world: &World, id: &str) -> Option<Vec<(&'static str, Value)>> {
     let mut fields = entity(&folder.name, folder.parent.clone());
     fields.push(("childEntity", Value::references(folder.children.clone())));
     fields.push(("childType", Value::Array("string", types)));
+    let mine = world.tasks.iter().filter(|(_, task)| task.entity.id == id);
+    let recent = mine.map(|(id, _)| Reference::new(Kind::Task, id));
+    fields.push(("recentTask", Value::references(recent)));
     Some(fields)
 }
 

@@ -192,6 +192,7 @@ impl World {
             version: 1,
             uuid: order.uuid.clone().unwrap_or_else(|| self.draw.uuid()),
             instance_uuid: self.draw.uuid(),
+            annotation: String::new(),
             hardware: order.hardware,
             powered_on: order.powered_on,
             tools_running: order.tools_running,

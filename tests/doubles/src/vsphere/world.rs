@@ -105,6 +105,7 @@ pub(crate) struct Machine {
     pub(crate) version: u64,
     pub(crate) uuid: String,
     pub(crate) instance_uuid: String,
+    pub(crate) annotation: String,
     pub(crate) hardware: u32,
     pub(crate) powered_on: bool,
     pub(crate) tools_running: bool,
