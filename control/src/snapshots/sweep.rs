@@ -24,8 +24,9 @@ pub struct Swept {
     pub strange: Vec<LedgerError>,
 }
 
-/// Removes the snapshots of dead jobs at this server, of all VMs or of one, and no others: a snapshot that is not in the
-/// ledger is somebody else's, whatever it is called.
+/// Removes the snapshots of dead jobs at this server, of all VMs or of one, and no others: a snapshot
+/// that is not in the ledger is somebody else's, whatever it is called. What is not there and may come
+/// stays written down.
 ///
 /// # Errors
 /// [`LedgerError`]: the ledger cannot be read.
