@@ -122,6 +122,19 @@ fn of_three_vms_with_three_disks_on_a_host_with_eight_two_are_backed_up_and_one_
 }
 
 #[test]
+fn a_server_by_another_name_has_the_same_hosts() {
+    let place = place(&[("a", 6), ("b", 3)]);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let renamed = place.backup("b", "").replace("127.0.0.1:", "localhost:");
+    let b = Job::of(place.kept.command(&renamed), place.kept.path("b.errors"));
+    let words = b.waits().pop().unwrap();
+    assert!(words.contains("waits for disks of host esx1: 3, where 6 of 8 are taken"), "{words}");
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    b.succeeds();
+}
+
+#[test]
 fn a_job_that_is_killed_frees_what_it_had() {
     let place = place(&[("a", 8), ("b", 1)]);
     let (a, _stuck_for_ever) = Job::stuck(&place, "a", "");

@@ -187,7 +187,7 @@ fn a_node_that_was_killed_removes_its_snapshot_when_it_starts_again_and_no_other
     assert_eq!(place.snapshots(), 1);
     let node = place.start_again("");
     wait_until("the snapshot of the dead job is there", || place.snapshots() == 0);
-    node.wait_for("its snapshot of VM dc/web is removed");
+    node.wait_for("of VM dc/web is removed: its job is dead");
     place.assert_equal(&place.back_up("web"));
     place.assert_nothing_left();
 }

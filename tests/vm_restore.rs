@@ -8,8 +8,10 @@ mod blockferry;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
 
-use blockferry::{Backed, VmPlace, code, stderr};
+use blockferry::{Backed, VmPlace, code, processes_of, stderr, wait_until};
 use blockferry_doubles::disk::compare_raw;
 use blockferry_doubles::vsphere::{
     CHANGE_BYTES, Failure, NewMachine, Trouble, VirtualMachine, Vsphere,
@@ -441,4 +443,85 @@ fn a_vm_that_is_not_made_is_an_error_of_the_target() {
     assert!(error.contains("DuplicateName"), "{error}");
     assert!(place.vsphere.machine_named("other").is_none());
     place.assert_nothing_left();
+}
+
+const MAKE: &str = "CreateVM_Task";
+
+#[test]
+fn a_new_vm_of_which_no_answer_told_is_removed() {
+    let (place, first, _) = backed_up_twice();
+    let by = Duration::from_millis(300);
+    for slow in [None, Some(Trouble::TaskSlow { method: MAKE, by })] {
+        place.vsphere.trouble(Trouble::Cut { method: MAKE, bytes: 10 });
+        slow.into_iter().for_each(|slow| place.vsphere.trouble(slow));
+        place.vsphere.clear_calls();
+        let (code, report) = restore(&place, &first, "--new-vm other");
+        assert_eq!(code, 5, "{report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("cannot be reached for CreateVM_Task"), "{error}");
+        assert!(!error.contains("remove it"), "{error}");
+        assert_eq!(place.vsphere.count("Destroy_Task"), 1);
+        assert!(place.vsphere.machine_named("other").is_none());
+        assert_at_rest(&place, &place.machine("web"));
+    }
+}
+
+#[test]
+fn a_new_vm_that_may_come_later_is_told_with_all_that_it_is_known_by() {
+    let (place, first, _) = backed_up_twice();
+    let makes = "--new-vm other --vcenter-deadline 1s";
+    place.vsphere.trouble(Trouble::CallHeld { method: MAKE });
+    let (code, report) = restore(&place, &first, makes);
+    assert_eq!(code, 5, "{report}");
+    place.vsphere.release_call(MAKE);
+    let comes = |vsphere: &Vsphere| vsphere.machine_named("other").is_some();
+    assert!(place.vsphere.wait_until(Duration::from_secs(60), comes));
+    let notes = place.machine("other").annotation().unwrap();
+    assert!(notes.contains(first.id()) && notes.contains("(job "), "{notes}");
+    let error = report["error"].as_str().unwrap();
+    let says = format!(
+        "it may come later: if there is a VM \"other\" in \"dc/prod/linux\" on datastore \
+         \"datastore1\" whose notes are {notes:?}, remove it"
+    );
+    assert!(error.contains("did not answer CreateVM_Task") && error.ends_with(&says), "{error}");
+}
+
+#[test]
+fn a_vm_of_the_same_name_with_other_notes_stays_when_no_answer_told_of_the_new_one() {
+    let (place, first, _) = backed_up_twice();
+    let other = NewMachine::new("other").folder("else").powered_off();
+    let other = place.vsphere.add_machine(&other).unwrap();
+    place.vsphere.trouble(Trouble::Cut { method: MAKE, bytes: 10 });
+    let (code, report) = restore(&place, &first, "--new-vm other");
+    assert_eq!(code, 5, "{report}");
+    let left: Vec<String> = place.vsphere.machines().iter().map(|vm| vm.id().to_owned()).collect();
+    assert_eq!(left, [place.machine("web").id(), other.id()]);
+}
+
+#[test]
+fn a_backup_of_a_vm_that_is_restored_into_says_so_and_a_restore_that_was_killed_is_struck_out() {
+    let (place, first, _) = backed_up_twice();
+    place.vsphere.plugin_fault("open_delay_ms", json!(600_000));
+    let mut child = place.kept.command(&line(&place, &first, "--vm web"));
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let folder = place.kept.folder().to_str().unwrap();
+    let opens = || processes_of(folder).iter().any(|line| line.contains("nbdkit "));
+    wait_until("no disk is opened", opens);
+    let (code, report) = place.try_back_up("web", "");
+    assert_eq!(code, 1, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("the VM is being restored into, by job "), "{error}");
+    assert!(!error.contains("snapshot"), "{error}");
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 5, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("restores into it too"), "{error}");
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    place.vsphere.clear_plugin_faults();
+    let swept = place.ask("node sweep --repository repository");
+    let said = stderr(&swept);
+    assert!(said.contains("which restored into VM dc/prod/linux/web, is dead"), "{said}");
+    assert!(place.kept.names("repository/snapshots").is_empty());
 }

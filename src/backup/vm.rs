@@ -34,7 +34,7 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
     let repository =
         Repository::open_or_create(root).map_err(|error| refusal(&BackupError::from(error)))?;
     let ledger = ledger_of(root)?;
-    of_dead_jobs(&ledger, &options.server.name(), &hypervisor);
+    of_dead_jobs(&ledger, &options.server.name(), &hypervisor, &vm);
     let name = match &options.name {
         Some(name) => name.clone(),
         None => vm_name(&vm.name)?,

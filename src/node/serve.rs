@@ -55,7 +55,9 @@ fn vms(options: &ServeOptions) -> anyhow::Result<Option<NodeVms>> {
     let server = options.server.clone();
     Ok(Some(NodeVms {
         settings: options.snapshot.settings(server.name(), ledger, options.vddk.settings()?),
-        connect: Box::new(move || server.connect().map_err(|error| format!("{error:#}"))),
+        connect: Box::new(move |called_off| {
+            server.connect_unless(called_off).map_err(|error| format!("{error:#}"))
+        }),
     }))
 }
 

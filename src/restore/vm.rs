@@ -67,12 +67,15 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
     let hypervisor = options.server.connect_to_write()?;
     let server = options.server.name();
     let ledger = ledger(&repository)?;
-    if let Some(ledger) = &ledger {
-        of_dead_jobs(ledger, &server, &hypervisor);
-    }
     let said = |error: HypervisorError| refusal(&error.into());
     let into = match (&options.vm.vm, &options.vm.new_vm) {
-        (Some(vm), _) => IntoVm::There(hypervisor.find(vm).map_err(said)?),
+        (Some(vm), _) => {
+            let vm = hypervisor.find(vm).map_err(said)?;
+            if let Some(ledger) = &ledger {
+                of_dead_jobs(ledger, &server, &hypervisor, &vm);
+            }
+            IntoVm::There(vm)
+        }
         (None, name) => {
             let old = old(&*hypervisor, point.vm_uuid.as_ref().map(|uuid| uuid.as_str()));
             let name = name.as_deref().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use blockferry_control::backup::VmSettings;
+use blockferry_control::backup::{Cancellation, VmSettings};
 use blockferry_control::budgets::{Budgets, Limits};
 use blockferry_control::snapshots::{Hypervisor, Ledger, QuiescePolicy};
 use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
@@ -67,6 +67,13 @@ pub(crate) struct ServerOptions {
         requires = "vcenter"
     )]
     vcenter_deadline: Option<Duration>,
+
+    /// How long all answers about the changed blocks of one disk may take together [default: 1h]
+    #[arg(
+        long, value_name = "TIME", value_parser = positive_duration, help_heading = SERVER,
+        requires = "vcenter"
+    )]
+    vcenter_changes_deadline: Option<Duration>,
 }
 
 impl ServerOptions {
@@ -85,7 +92,18 @@ impl ServerOptions {
     /// # Errors
     /// Wrong usage, or why there is no session.
     pub(crate) fn connect(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
-        self.connect_as(Exit::Source)
+        self.connect_unless(&Cancellation::default())
+    }
+
+    /// Logs in, unless that is called off.
+    ///
+    /// # Errors
+    /// Wrong usage, or why there is no session.
+    pub(crate) fn connect_unless(
+        &self,
+        called_off: &Cancellation,
+    ) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        self.connect_as(Exit::Source, called_off)
     }
 
     /// The same where disks are to be written.
@@ -93,14 +111,18 @@ impl ServerOptions {
     /// # Errors
     /// Wrong usage, or why there is no session.
     pub(crate) fn connect_to_write(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
-        self.connect_as(Exit::Target)
+        self.connect_as(Exit::Target, &Cancellation::default())
     }
 
-    fn connect_as(&self, side: Exit) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    fn connect_as(
+        &self,
+        side: Exit,
+        called_off: &Cancellation,
+    ) -> anyhow::Result<Arc<dyn Hypervisor>> {
         leave_no_core()?;
         let server = self.server()?;
-        let session =
-            Vsphere::connect(&server).map_err(|error| Refusal::of(side, error.to_string()))?;
+        let session = Vsphere::connect_unless(&server, called_off)
+            .map_err(|error| Refusal::of(side, error.to_string()))?;
         Ok(Arc::new(session))
     }
 
@@ -142,7 +164,8 @@ impl ServerOptions {
         };
         let password = PasswordFile::at(file).map_err(|error| Refusal::usage(error.to_string()))?;
         let usual = VsphereServer::new(&host, user, password, trust);
-        let deadlines = self.vcenter_deadline.map_or(usual.deadlines, VsphereDeadlines::within);
+        let mut deadlines = self.vcenter_deadline.map_or(usual.deadlines, VsphereDeadlines::within);
+        deadlines.changes = self.vcenter_changes_deadline.unwrap_or(deadlines.changes);
         Ok(VsphereServer { port, deadlines, ..usual })
     }
 }

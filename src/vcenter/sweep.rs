@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
-use blockferry_control::snapshots::{Hypervisor, Ledger, SnapshotRecord, Swept, sweep};
+use blockferry_control::snapshots::{
+    Awaited, Hypervisor, Ledger, SnapshotRecord, Swept, Vm, sweep,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -58,9 +60,15 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// The same before a backup, for whoever forgot; what goes wrong is told, and keeps nothing.
-pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn Hypervisor>) {
-    match sweep(ledger, server, &**hypervisor, None) {
+/// The same for one VM, before something is done with it; what goes wrong is told, and keeps nothing.
+/// What is left of other VMs may take hours to go.
+pub(crate) fn of_dead_jobs(
+    ledger: &Ledger,
+    server: &str,
+    hypervisor: &Arc<dyn Hypervisor>,
+    vm: &Vm,
+) {
+    match sweep(ledger, server, &**hypervisor, Some(vm)) {
         Ok(swept) => tell(&swept),
         Err(error) => line(&error.to_string()),
     }
@@ -76,34 +84,14 @@ pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
 }
 
 fn tell(swept: &Swept) {
-    for (record, count) in &swept.removed {
-        let name = name(record);
-        let vm = &record.vm_path;
-        match count {
-            0 => line(&format!("snapshot {name} of VM {vm} was gone already")),
-            _ => line(&format!("snapshot {name} of VM {vm} is removed: its job is dead")),
-        }
-    }
-    for (record, why) in &swept.failed {
-        let (name, vm) = (name(record), &record.vm_path);
-        line(&format!("snapshot {name} of VM {vm} is not removed: {why}"));
-    }
-    for record in &swept.elsewhere {
-        let (name, server) = (name(record), &record.server);
-        line(&format!("snapshot {name} of a dead job is at {server}: sweep there"));
-    }
-    for error in &swept.strange {
-        line(&error.to_string());
-    }
-}
-
-fn name(record: &SnapshotRecord) -> String {
-    format!("blockferry-{}", record.job)
+    swept.lines().iter().for_each(|told| line(told));
 }
 
 #[derive(Debug, Serialize)]
 struct Json<'a> {
     removed: Vec<&'a SnapshotRecord>,
+    /// Not there, and may still come.
+    awaited: Vec<Waiting<'a>>,
     failed: Vec<Failed<'a>>,
     /// Of jobs that are at work.
     alive: &'a [SnapshotRecord],
@@ -116,11 +104,22 @@ struct Failed<'a> {
     error: &'a str,
 }
 
+#[derive(Debug, Serialize)]
+struct Waiting<'a> {
+    snapshot: &'a SnapshotRecord,
+    because: String,
+}
+
 impl<'a> Json<'a> {
     fn of(swept: &'a Swept) -> Self {
         let failed = |(snapshot, error): &'a (SnapshotRecord, String)| Failed { snapshot, error };
+        let waiting = |(snapshot, why): &'a (SnapshotRecord, Awaited)| Waiting {
+            snapshot,
+            because: why.to_string(),
+        };
         Self {
             removed: swept.removed.iter().map(|(record, _)| record).collect(),
+            awaited: swept.awaited.iter().map(waiting).collect(),
             failed: swept.failed.iter().map(failed).collect(),
             alive: &swept.alive,
             elsewhere: &swept.elsewhere,

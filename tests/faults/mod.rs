@@ -1,5 +1,7 @@
 //! A VM with a point, and what goes wrong with the next backup of it.
 
+mod anew;
+mod others;
 mod reading;
 mod secrets;
 mod server;
@@ -8,6 +10,7 @@ mod snapshots;
 mod times;
 mod together;
 mod tracking;
+mod unanswered;
 
 use std::time::Duration;
 

@@ -81,6 +81,13 @@ fn a_backup_that_is_called_off_removes_its_snapshot_whatever_it_is_at() {
     wait_until("nobody asks", || stage.place.vsphere.count("QueryChangedDiskAreas") >= 3);
     stage.is_called_off(child);
 
+    // It is asked what changed, and nothing is answered.
+    let method = "QueryChangedDiskAreas";
+    stage.place.vsphere.trouble(Trouble::CallHeld { method });
+    let child = stage.start("");
+    assert!(stage.place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(method) == 1));
+    stage.is_called_off(child);
+
     // Data is on its way.
     stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
     let child = stage.start("--mode full");

@@ -42,6 +42,8 @@ fn a_second_backup_of_a_vm_is_refused_and_leaves_the_first_its_snapshot() {
         &["is being backed up by job", "wait until that has ended"],
     );
     stage.refuses_a_second(|line| format!("{line} --as other"), 1, &["is being backed up", "job"]);
+    let renamed = |line: String| line.replace("127.0.0.1:", "localhost:") + " --as other";
+    stage.refuses_a_second(renamed, 1, &["is being backed up", "job"]);
     let elsewhere = |line: String| line.replace("repository repository", "repository elsewhere");
     let words = ["another backup has a snapshot of it", "not written down in this repository"];
     stage.refuses_a_second(elsewhere, 4, &words);

@@ -1,8 +1,10 @@
 //! Calling something off, from any thread.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use blockferry_dataplane::Canceller;
+use tokio::sync::Notify;
 
 use crate::child::held;
 
@@ -10,6 +12,8 @@ use crate::child::held;
 #[derive(Clone, Debug, Default)]
 pub struct Cancellation {
     inner: Arc<Mutex<Inner>>,
+    /// Tells those who wait for it.
+    told: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +30,18 @@ impl Cancellation {
         inner.cancelled = true;
         if let Some(lanes) = &inner.lanes {
             lanes.cancel();
+        }
+        drop(inner);
+        self.told.notify_waiters();
+    }
+
+    /// Waits until it is called off; for ever, if it never is.
+    pub(crate) async fn called_off(&self) {
+        let mut told = pin!(self.told.notified());
+        // Before the look: else what comes between is missed.
+        told.as_mut().enable();
+        if !self.is_cancelled() {
+            told.await;
         }
     }
 

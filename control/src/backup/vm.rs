@@ -24,8 +24,8 @@ use crate::catalog::{
 };
 use crate::snapshots::{
     DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
-    Quiesced, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord, SnapshotRequest,
-    TakenSnapshot, Vm, VmDisk, VmId, findings,
+    Quiesced, Removal, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -44,7 +44,7 @@ pub struct VmSource {
 /// How VMs are backed up.
 #[derive(Clone, Debug)]
 pub struct VmSettings {
-    /// What their hypervisor is called in the ledger.
+    /// What their hypervisor is called by whoever named it.
     pub server: String,
     /// Where their snapshots are written down.
     pub ledger: Ledger,
@@ -63,16 +63,17 @@ pub struct VmSettings {
 }
 
 impl VmSource {
-    /// The VM that a hypervisor finds by this word.
+    /// The VM that a hypervisor finds by this word, unless that is called off.
     ///
     /// # Errors
-    /// [`BackupError::Hypervisor`].
+    /// [`BackupError::Hypervisor`], [`BackupError::Cancelled`].
     pub fn find(
         hypervisor: Arc<dyn Hypervisor>,
         sought: &str,
         settings: VmSettings,
+        called_off: &Cancellation,
     ) -> Result<Self, BackupError> {
-        let vm = hypervisor.find(sought)?;
+        let vm = hypervisor.unless(called_off).find(sought)?;
         Ok(Self { hypervisor, vm, settings })
     }
 
@@ -115,17 +116,19 @@ impl VmSource {
 
     /// What the backup takes of the VM's host and datastores.
     fn claim(&self, vm: &Vm, job: JobId) -> Claim {
-        let server = &self.settings.server;
+        let named = &self.settings.server;
+        // Which jobs may know by another name.
+        let server = self.hypervisor.server_uuid().unwrap_or(named);
         let read = vm.disks.iter().filter(|disk| disk.left_out().is_none()).count();
         let disks = u32::try_from(read).unwrap_or(u32::MAX);
         let share = |pool, id: &str, name: &str, amount| Share {
             pool,
-            server: server.clone(),
+            server: server.to_owned(),
             id: id.to_owned(),
             name: name.to_owned(),
             amount,
         };
-        let mut shares = vec![share(Pool::Server, server, server, disks)];
+        let mut shares = vec![share(Pool::Server, server, named, disks)];
         shares.extend(vm.host.iter().map(|host| share(Pool::Host, &host.id, &host.name, disks)));
         let names = vm.datastore_names();
         shares.extend(vm.datastores.iter().map(|id| {
@@ -191,12 +194,15 @@ impl Origin for VmSource {
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
     ) -> Result<Frozen, BackupError> {
-        let vm = self.look()?;
+        // Whoever calls the job off waits for no answer but those about its snapshot.
+        let source = Self { hypervisor: self.hypervisor.unless(cancellation), ..self.clone() };
+        let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
-        let record = SnapshotRecord::new(&self.settings.server, &vm.id, &vm.path, job);
+        let record = SnapshotRecord::new(&self.settings.server, &*self.hypervisor, &vm, job);
         let mut held = Held {
-            source: self.clone(),
+            source,
+            hypervisor: Arc::clone(&self.hypervisor),
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.
@@ -212,13 +218,12 @@ impl Origin for VmSource {
         };
         let vm = held.wait_for_turn(vm, job, cancellation)?;
         held.notes = self.limits(&vm, &**watch);
-        held.asked = true;
         if self.settings.enable_tracking && may_enable(&vm) {
             held.enable_tracking(&vm.id, cancellation)?;
         }
-        let taken = self.hypervisor.take_snapshot(&vm.id, &self.wanted(&name), cancellation)?;
+        let taken = held.made(&vm.id, &self.wanted(&name), cancellation)?;
         held.take(taken);
-        let own = self.hypervisor.own_snapshots(&vm.id)?;
+        let own = held.source.hypervisor.own_snapshots(&vm.id)?;
         self.refuse_other_backup(
             own.iter().map(|(name, facts)| (name.clone(), facts)),
             Some(&name),
@@ -246,7 +251,10 @@ fn note(weight: NoteWeight, says: String) -> PointNote {
 
 /// A VM's snapshot, and what serves its disks.
 struct Held {
+    /// Its questions are called off with the job.
     source: VmSource,
+    /// Lets the VM go, whatever is called off.
+    hypervisor: Arc<dyn Hypervisor>,
     uuid: Option<VmUuid>,
     name: SnapshotName,
     /// None when all is let go.
@@ -287,18 +295,39 @@ impl Held {
         }
     }
 
+    /// Has a snapshot made. From here on there may be one, whatever happens to this process.
+    fn made(
+        &mut self,
+        vm: &VmId,
+        wanted: &SnapshotRequest,
+        cancellation: &Cancellation,
+    ) -> Result<TakenSnapshot, BackupError> {
+        if let Some(entry) = &mut self.entry {
+            entry.asks()?;
+        }
+        self.asked = true;
+        let made = self.source.hypervisor.take_snapshot(vm, wanted, cancellation);
+        if made.as_ref().is_err_and(HypervisorError::is_unanswered) {
+            return Ok(made?);
+        }
+        // Without it a sweep waits in vain for the snapshot of a dead job, for an hour.
+        if let Some(Err(error)) = self.entry.as_mut().map(LedgerEntry::is_answered) {
+            self.watch.note(&error.to_string());
+        }
+        Ok(made?)
+    }
+
     /// Tracking counts from the next stun on, which a snapshot that is made and removed is.
     fn enable_tracking(
         &mut self,
         vm: &VmId,
         cancellation: &Cancellation,
     ) -> Result<(), BackupError> {
-        let hypervisor = &self.source.hypervisor;
-        hypervisor.track_changes(vm)?;
+        self.source.hypervisor.track_changes(vm)?;
         let quiesce = QuiescePolicy::None;
         let wanted = SnapshotRequest { quiesce, ..self.source.wanted(&self.name) };
-        let stun = hypervisor.take_snapshot(vm, &wanted, cancellation)?;
-        hypervisor.remove_snapshot(&stun.id)?;
+        let stun = self.made(vm, &wanted, cancellation)?;
+        self.source.hypervisor.remove_snapshot(&stun.id)?;
         self.notes.push(note(NoteWeight::Note, "change tracking (CBT) was turned on".into()));
         Ok(())
     }
@@ -402,21 +431,31 @@ impl Held {
         if let Some(Err(error)) = given_back {
             self.watch.note(&error.to_string());
         }
-        let hypervisor = &self.source.hypervisor;
+        let hypervisor = &self.hypervisor;
+        let by_name = || remove_written(entry.record(), &**hypervisor);
         let removed = match &self.snapshot {
-            Some(snapshot) => hypervisor.remove_snapshot(snapshot),
-            None if !self.asked => Ok(()),
+            None if !self.asked => Ok(Removal::Done(0)),
             // It may be there although whoever was asked for it did not say so.
-            None => hypervisor.remove_named(&self.source.vm.id, &self.name).map(|_count| ()),
+            None => by_name(),
+            Some(snapshot) => match hypervisor.remove_snapshot(snapshot) {
+                Ok(true) => Ok(Removal::Done(1)),
+                // It has another id, if its VM was registered anew.
+                Ok(false) => by_name(),
+                Err(error) => Err(error),
+            },
         };
+        let (name, vm) = (&self.name, &self.source.vm.path);
         let struck = match removed {
-            Ok(()) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Done(_)) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Awaited(why)) => {
+                return self.watch.note(&format!("snapshot {name} of VM {vm} {why}"));
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(why) = struck {
             self.watch.note(&format!(
-                "snapshot {} of VM {} is not removed: {why}; `blockferry node sweep` does it later",
-                self.name, self.source.vm.path
+                "snapshot {name} of VM {vm} is not removed: {why}; `blockferry node sweep` does it \
+                 later"
             ));
         }
     }

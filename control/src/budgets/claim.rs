@@ -61,7 +61,7 @@ impl Limits {
 pub struct Share {
     /// Of which kind.
     pub pool: Pool,
-    /// The server that has it, as settings name it.
+    /// The server that has it: what it is the same server by, or else its name.
     pub server: String,
     /// The server's id of it.
     pub id: String,

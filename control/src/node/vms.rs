@@ -30,18 +30,21 @@ use crate::backup::{
 use crate::catalog::JobId;
 use crate::child::held;
 use crate::record::NoteRecord;
-use crate::snapshots::{Hypervisor, SnapshotRecord, VmId, sweep};
+use crate::snapshots::{Hypervisor, Vm, sweep};
 
 /// Words of one job that are kept.
 const MAX_WORDS: usize = 1024;
 
 /// The VMs of a node. Nobody is asked before there is something to ask.
 pub struct NodeVms {
-    /// Logs in.
-    pub connect: Box<dyn Fn() -> Result<Arc<dyn Hypervisor>, String> + Send + Sync>,
+    /// Logs in, unless that is called off.
+    pub connect: Box<dyn Fn(&Cancellation) -> Connected + Send + Sync>,
     /// How each VM is backed up: as this one, but for the hypervisor and the VM.
     pub settings: VmSettings,
 }
+
+/// A session, or why there is none.
+type Connected = Result<Arc<dyn Hypervisor>, String>;
 
 impl fmt::Debug for NodeVms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,26 +120,30 @@ impl HeldVms {
         Self { vms, held: Mutex::default(), stopping: AtomicBool::new(false), log }
     }
 
-    fn connected(&self) -> Result<(&NodeVms, Arc<dyn Hypervisor>), FaultRecord> {
+    fn connected(
+        &self,
+        called_off: &Cancellation,
+    ) -> Result<(&NodeVms, Arc<dyn Hypervisor>), FaultRecord> {
         let vms = self.vms.as_ref().ok_or_else(|| {
             FaultRecord::of_source(
                 "the node has no vCenter to ask; start it with --vcenter, or name the disks",
             )
         })?;
-        let hypervisor = (vms.connect)().map_err(|error| FaultRecord::of_source(&error))?;
+        let hypervisor =
+            (vms.connect)(called_off).map_err(|error| FaultRecord::of_source(&error))?;
         Ok((vms, hypervisor))
     }
 
-    fn source(&self, sought: &str) -> Result<VmSource, FaultRecord> {
-        let (vms, hypervisor) = self.connected()?;
-        let found = VmSource::find(hypervisor, sought, vms.settings.clone());
+    fn source(&self, sought: &str, called_off: &Cancellation) -> Result<VmSource, FaultRecord> {
+        let (vms, hypervisor) = self.connected(called_off)?;
+        let found = VmSource::find(hypervisor, sought, vms.settings.clone(), called_off);
         found.map_err(|error| FaultRecord::of_all(&error))
     }
 
     /// Removes what dead jobs have left; nothing where there is no vCenter. Blocks.
     pub(super) fn sweep(&self) {
         let Some(vms) = &self.vms else { return };
-        match (vms.connect)() {
+        match (vms.connect)(&Cancellation::default()) {
             Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor, None),
             Err(error) => (self.log)(&format!(
                 "snapshots of dead jobs are looked for when their VMs are backed up: {error}"
@@ -145,33 +152,17 @@ impl HeldVms {
     }
 
     /// The same, of all VMs or of one.
-    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&VmId>) {
+    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&Vm>) {
         let VmSettings { ledger, server, .. } = settings;
-        let swept = match sweep(ledger, server, hypervisor, of) {
-            Ok(swept) => swept,
-            Err(error) => return (self.log)(&error.to_string()),
-        };
-        let tell = |record: &SnapshotRecord, what: &str| {
-            let SnapshotRecord { job, vm_path, .. } = record;
-            (self.log)(&format!("job {job}: its snapshot of VM {vm_path} {what}"));
-        };
-        for (record, _) in &swept.removed {
-            tell(record, "is removed");
-        }
-        for (record, why) in &swept.failed {
-            tell(record, &format!("stays: {why}"));
-        }
-        for record in &swept.elsewhere {
-            tell(record, &format!("is at {}, which this node does not ask", record.server));
-        }
-        for error in &swept.strange {
-            (self.log)(&error.to_string());
+        match sweep(ledger, server, hypervisor, of) {
+            Ok(swept) => swept.lines().iter().for_each(|told| (self.log)(told)),
+            Err(error) => (self.log)(&error.to_string()),
         }
     }
 
     /// Which VM is meant. Blocks.
     pub(super) fn find(&self, sought: &str) -> FindAnswer {
-        let source = match self.source(sought) {
+        let source = match self.source(sought, &Cancellation::default()) {
             Ok(source) => source,
             Err(fault) => return FindAnswer::Fault(fault),
         };
@@ -213,9 +204,9 @@ impl HeldVms {
         let thread = thread::Builder::new().name(format!("snapshot-{job}")).spawn(move || {
             let watch: Arc<dyn Watch> = Arc::clone(&ours) as _;
             let freeze = || {
-                let source = all.source(&vm)?;
+                let source = all.source(&vm, &ours.cancellation)?;
                 // What a dead job has left would be taken for that of another.
-                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm.id));
+                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };

@@ -39,6 +39,26 @@ pub enum HypervisorError {
         /// Those that there are.
         has: Vec<String>,
     },
+    /// A new VM that nobody knows of whether it is made, or will be.
+    #[error("{error}; {left}")]
+    VmMayBeLeft {
+        /// What went wrong first.
+        error: Box<HypervisorError>,
+        /// By what it is known, if it is there, and what to do then.
+        left: String,
+    },
+    /// A new VM that is made, of no use, and there.
+    #[error("{error}; the new VM {name:?} ({vm}) is not removed again: {why}; remove it")]
+    VmIsLeft {
+        /// What went wrong first.
+        error: Box<HypervisorError>,
+        /// Why it is not removed.
+        why: String,
+        /// Its name.
+        name: String,
+        /// What it is known by.
+        vm: VmId,
+    },
     /// The one who asked does not want it any more.
     #[error("it was called off")]
     CalledOff,
@@ -53,7 +73,16 @@ pub enum HypervisorError {
     },
     /// What vSphere said, or why it said nothing.
     #[error(transparent)]
-    Vsphere(#[from] VsphereError),
+    Vsphere(VsphereError),
+}
+
+impl From<VsphereError> for HypervisorError {
+    fn from(error: VsphereError) -> Self {
+        match error {
+            VsphereError::CalledOff => Self::CalledOff,
+            error => Self::Vsphere(error),
+        }
+    }
 }
 
 /// What follows of an error of [`changed_areas`](super::Hypervisor::changed_areas).
@@ -73,6 +102,12 @@ impl HypervisorError {
     #[must_use]
     pub fn is_wrong_request(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NoPlace { .. })
+    }
+
+    /// Whether nobody knows if what was asked for was done, or will be.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Vsphere(error) if error.is_unanswered())
     }
 
     /// What follows, if it came of a question for changed areas.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_dataplane::plan::AreaSet;
@@ -86,6 +87,15 @@ pub struct DiskPlace {
 /// Whoever runs VMs. Calls block, each with deadlines of its own; they may come from several threads
 /// at once, but not from one that runs a tokio reactor.
 pub trait Hypervisor: Send + Sync + fmt::Debug {
+    /// The same one, whose questions end in [`HypervisorError::CalledOff`] as soon as this is called
+    /// off, whether they are answered or not. What changes something is carried on to its end all the
+    /// same, for nobody would know how far it came, unless the call says otherwise.
+    fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor>;
+
+    /// What it is the same server by, whatever name it is reached by; none, if it has nothing of the
+    /// kind, as ESXi hosts.
+    fn server_uuid(&self) -> Option<&str>;
+
     /// All VMs, sorted by path.
     ///
     /// # Errors
@@ -105,6 +115,13 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// [`HypervisorError`].
     fn look(&self, vm: &VmId) -> Result<Vm, HypervisorError>;
 
+    /// The VM that has this UUID as its own, by whatever id it has now; none where there is none. Only
+    /// where a server does not keep them apart, there are several.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError>;
+
     /// Has the changes of a VM's disks tracked, from the next snapshot on that is made and removed.
     ///
     /// # Errors
@@ -117,10 +134,12 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// [`HypervisorError`].
     fn forget_changes(&self, vm: &VmId) -> Result<(), HypervisorError>;
 
-    /// Makes a VM, which is off. Where that fails, nothing is left, unless the error says so.
+    /// Makes a VM, which is off. Where that fails, nothing is left, unless the error says so: what is
+    /// made in spite of an answer that was lost is found by its name and notes, which have to be nobody
+    /// else's.
     ///
     /// # Errors
-    /// [`HypervisorError::NoPlace`], and others.
+    /// [`HypervisorError::NoPlace`], [`HypervisorError::VmMayBeLeft`], and others.
     fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError>;
 
     /// Replaces what people read about a VM.
@@ -170,11 +189,11 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
         most: usize,
     ) -> Result<AreaSet, HypervisorError>;
 
-    /// Removes a snapshot, and no other with it. One that is not there any more is removed.
+    /// Removes a snapshot, and no other with it, and says whether it was there.
     ///
     /// # Errors
     /// [`HypervisorError`].
-    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError>;
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<bool, HypervisorError>;
 
     /// Removes the snapshots of this name, also one that is being made this moment, and says how many there
     /// were. A VM that is not there any more has none.

@@ -5,6 +5,9 @@
 //!         <job>.part    the same while it is written, by whoever has the folder locked
 //! ```
 //!
+//! A record says so while its snapshot is asked for and nobody has answered: who was killed then, or
+//! lost the answer, leaves a snapshot that may come when it has been looked for already.
+//!
 //! The lock ends with its process, however that ends: a file that nobody has locked is that of a
 //! dead job, and its snapshot may be removed. Nobody else's ever is, for nobody else's is written
 //! here.
@@ -19,8 +22,9 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::hypervisor::Hypervisor;
 use super::name::SnapshotName;
-use super::vm::VmId;
+use super::vm::Vm;
 use crate::catalog::{JobId, UnixMillis};
 
 /// Bytes of a file of it: many times what there is to say.
@@ -28,34 +32,115 @@ const MAX_BYTES: u64 = 64 << 10;
 const ENDING: &str = "json";
 /// Of one that is not written in full.
 const PART: &str = "part";
+/// How long a server may take for a call that it did not answer: many times as long as any that
+/// recovers at all.
+const UNANSWERED_MS: u64 = 60 * 60 * 1000;
+/// How long a VM that is not there is remembered.
+const ABSENT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// What is written of a snapshot.
+/// What is done with a VM of which something is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WorkKind {
+    /// It is backed up, which takes a snapshot.
+    #[default]
+    Backup,
+    /// It is restored into, without a snapshot.
+    Restore,
+}
+
+/// What is written of a VM and its snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotRecord {
     /// The server, as its settings name it.
     pub server: String,
+    /// What it is the same server by, where it has something of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_uuid: Option<String>,
     /// What that knows the VM by.
     pub vm: String,
+    /// What the VM is the same VM by, also when it is registered anew and known by something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_uuid: Option<String>,
+    /// What is done with the VM.
+    #[serde(default)]
+    pub kind: WorkKind,
     /// Where the VM stood, for people.
     pub vm_path: String,
     /// The job, after which the snapshot is named.
     pub job: String,
     /// When it was written: milliseconds since 1970.
     pub since_ms: u64,
+    /// When the snapshot was asked for, as long as nobody has answered: milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_ms: Option<u64>,
 }
 
 impl SnapshotRecord {
     /// For a snapshot that is about to be made.
     #[must_use]
-    pub fn new(server: &str, vm: &VmId, vm_path: &str, job: JobId) -> Self {
+    pub fn new(server: &str, hypervisor: &dyn Hypervisor, vm: &Vm, job: JobId) -> Self {
         Self {
             server: server.to_owned(),
-            vm: vm.to_string(),
-            vm_path: vm_path.to_owned(),
+            server_uuid: hypervisor.server_uuid().map(str::to_owned),
+            vm: vm.id.to_string(),
+            vm_uuid: vm.instance_uuid.clone(),
+            kind: WorkKind::Backup,
+            vm_path: vm.path.clone(),
             job: job.to_string(),
             since_ms: UnixMillis::now().get(),
+            asked_ms: None,
         }
+    }
+
+    /// The same for a VM that is about to be restored into.
+    #[must_use]
+    pub fn of_restore(server: &str, hypervisor: &dyn Hypervisor, vm: &Vm, job: JobId) -> Self {
+        Self { kind: WorkKind::Restore, ..Self::new(server, hypervisor, vm, job) }
+    }
+
+    /// Whether its VM is at this server, which settings name so. One of the same name has taken its
+    /// place, if it is another one.
+    #[must_use]
+    pub fn is_at(&self, server: &str, hypervisor: &dyn Hypervisor) -> bool {
+        self.is_of_server(server, hypervisor.server_uuid())
+    }
+
+    fn is_of_server(&self, server: &str, uuid: Option<&str>) -> bool {
+        self.server == server || (uuid.is_some() && self.server_uuid.as_deref() == uuid)
+    }
+
+    /// Whether it is about this VM of its server.
+    #[must_use]
+    pub fn is_of(&self, vm: &Vm) -> bool {
+        self.is_about(vm.id.as_str(), vm.instance_uuid.as_deref())
+    }
+
+    fn is_about(&self, vm: &str, uuid: Option<&str>) -> bool {
+        match (&self.vm_uuid, uuid) {
+            (Some(ours), Some(theirs)) => ours.eq_ignore_ascii_case(theirs),
+            // One of an older program.
+            _ => self.vm == vm,
+        }
+    }
+
+    /// Whether a VM that is not there may come back: people take VMs out of an inventory for a while.
+    /// One of which no more is known than its id comes back as another.
+    #[must_use]
+    pub fn may_return(&self) -> bool {
+        let age = UnixMillis::now().get().abs_diff(self.since_ms);
+        self.vm_uuid.is_some() && age < ABSENT_MS
+    }
+
+    /// Whether the snapshot may still come where it is not there: it was asked for less than an hour
+    /// ago, and nobody has answered.
+    #[must_use]
+    pub fn may_come(&self) -> bool {
+        let now = UnixMillis::now().get();
+        // Either way: clocks are set back, too.
+        self.asked_ms.is_some_and(|asked| now.abs_diff(asked) < UNANSWERED_MS)
     }
 
     /// What the snapshot is called.
@@ -79,13 +164,13 @@ pub enum LedgerError {
         /// What the system said.
         error: io::Error,
     },
-    /// A job that is at work has a snapshot of this VM.
-    #[error(
-        "the VM is being backed up: job {job} has a snapshot of it; wait for its end, or call it off"
-    )]
+    /// A job is at work with this VM.
+    #[error("{}; wait for its end, or call it off", taken(*kind, job))]
     Taken {
         /// That job.
         job: String,
+        /// What it does.
+        kind: WorkKind,
     },
     /// A file that is not as it was written.
     #[error("{0} is no record of a snapshot; look at what wrote it, and remove it")]
@@ -102,8 +187,10 @@ pub struct Ledger {
 /// [`strike`](Self::strike) it stays there.
 #[derive(Debug)]
 pub struct LedgerEntry {
+    ledger: Ledger,
     path: PathBuf,
     record: SnapshotRecord,
+    /// Held as long as this is.
     _lock: File,
 }
 
@@ -139,14 +226,22 @@ impl Ledger {
     pub fn note(&self, record: SnapshotRecord) -> Result<LedgerEntry, LedgerError> {
         let _turn = self.turn()?;
         let page = self.read()?;
-        let same =
-            |other: &&SnapshotRecord| (&other.server, &other.vm) == (&record.server, &record.vm);
+        let same = |other: &&SnapshotRecord| {
+            other.is_of_server(&record.server, record.server_uuid.as_deref())
+                && other.is_about(&record.vm, record.vm_uuid.as_deref())
+        };
         if let Some(other) = page.alive.iter().find(same) {
-            return Err(LedgerError::Taken { job: other.job.clone() });
+            return Err(LedgerError::Taken { job: other.job.clone(), kind: other.kind });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
+        let lock = self.write(&path, &record)?;
+        Ok(LedgerEntry { ledger: self.clone(), path, record, _lock: lock })
+    }
+
+    /// Writes a record in full, in one's turn. Returns the lock on it.
+    fn write(&self, path: &Path, record: &SnapshotRecord) -> Result<File, LedgerError> {
         let part = path.with_extension(PART);
-        let failed = |error| system(&path, error);
+        let failed = |error| system(path, error);
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -156,14 +251,14 @@ impl Ledger {
             .map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed(error.into()))?;
-        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|json| {
+        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|json| {
             file.write_all(&json)?;
             file.sync_all()?;
-            fs::rename(&part, &path)?;
+            fs::rename(&part, path)?;
             self.sync()
         });
         written.map_err(failed)?;
-        Ok(LedgerEntry { path, record, _lock: file })
+        Ok(file)
     }
 
     /// All that is written down.
@@ -171,8 +266,22 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub fn page(&self) -> Result<LedgerPage, LedgerError> {
+        self.page_of(|_| true)
+    }
+
+    /// The same, where of dead jobs only some are meant. The others' are let go in the same turn: who
+    /// works with those VMs would take their jobs for alive.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`].
+    pub fn page_of(
+        &self,
+        is_meant: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<LedgerPage, LedgerError> {
         let _turn = self.turn()?;
-        self.read()
+        let mut page = self.read()?;
+        page.dead.retain(|entry| is_meant(&entry.record));
+        Ok(page)
     }
 
     /// The names of all snapshots that are written down, whosever they are.
@@ -180,7 +289,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub(crate) fn names(&self) -> Result<HashSet<SnapshotName>, LedgerError> {
-        let page = self.page()?;
+        let _turn = self.turn()?;
+        let page = self.read()?;
         let dead = page.dead.iter().map(LedgerEntry::record);
         Ok(page.alive.iter().chain(dead).filter_map(|record| record.name().ok()).collect())
     }
@@ -203,7 +313,10 @@ impl Ledger {
                     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                         // Its owner has struck it out between.
                         Ok(()) if !path.exists() => {}
-                        Ok(()) => page.dead.push(LedgerEntry { path, record, _lock: file }),
+                        Ok(()) => {
+                            let ledger = self.clone();
+                            page.dead.push(LedgerEntry { ledger, path, record, _lock: file });
+                        }
                         Err(rustix::io::Errno::WOULDBLOCK) => page.alive.push(record),
                         Err(error) => page.strange.push(system(&path, error.into())),
                     }
@@ -237,6 +350,30 @@ impl LedgerEntry {
         &self.record
     }
 
+    /// Writes down that the snapshot is asked for now. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`]; what was written before stands.
+    pub fn asks(&mut self) -> Result<(), LedgerError> {
+        self.rewrite(Some(UnixMillis::now().get()))
+    }
+
+    /// Writes down that it was answered.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`]; what was written before stands.
+    pub fn is_answered(&mut self) -> Result<(), LedgerError> {
+        self.rewrite(None)
+    }
+
+    fn rewrite(&mut self, asked_ms: Option<u64>) -> Result<(), LedgerError> {
+        let record = SnapshotRecord { asked_ms, ..self.record.clone() };
+        let _turn = self.ledger.turn()?;
+        self._lock = self.ledger.write(&self.path, &record)?;
+        self.record = record;
+        Ok(())
+    }
+
     /// Strikes it out: its snapshot is gone.
     ///
     /// # Errors
@@ -260,6 +397,13 @@ fn open(path: &Path) -> Result<Option<(File, SnapshotRecord)>, LedgerError> {
     }
 }
 
+fn taken(kind: WorkKind, job: &str) -> String {
+    match kind {
+        WorkKind::Backup => format!("the VM is being backed up: job {job} has a snapshot of it"),
+        WorkKind::Restore => format!("the VM is being restored into, by job {job}"),
+    }
+}
+
 fn system(path: &Path, error: io::Error) -> LedgerError {
     LedgerError::System { path: path.to_owned(), error }
 }
@@ -271,7 +415,17 @@ mod tests {
     use super::*;
 
     fn record(vm: &str) -> SnapshotRecord {
-        SnapshotRecord::new("vc.example", &VmId::new(vm), "DC/vm/db1", JobId::new())
+        SnapshotRecord {
+            server: "vc.example".into(),
+            server_uuid: Some("5a0a".into()),
+            vm: vm.into(),
+            vm_uuid: Some(format!("5000-{vm}")),
+            kind: WorkKind::Backup,
+            vm_path: "DC/vm/db1".into(),
+            job: JobId::new().to_string(),
+            since_ms: UnixMillis::now().get(),
+            asked_ms: None,
+        }
     }
 
     #[test]
@@ -301,12 +455,53 @@ mod tests {
         let first = ledger.note(record("vm-1")).unwrap();
         let other = ledger.note(record("vm-2")).unwrap();
         let refused = ledger.note(record("vm-1")).unwrap_err();
-        assert!(matches!(&refused, LedgerError::Taken { job } if *job == first.record().job));
+        assert!(matches!(&refused, LedgerError::Taken { job, .. } if *job == first.record().job));
         first.strike().unwrap();
         ledger.note(record("vm-1")).unwrap();
+        // Registered anew it is still the same one; without the UUID nobody can tell.
+        let anew = SnapshotRecord { vm: "vm-9".into(), ..record("vm-2") };
+        assert!(matches!(ledger.note(anew.clone()).unwrap_err(), LedgerError::Taken { .. }));
+        ledger.note(SnapshotRecord { vm_uuid: None, ..anew }).unwrap().strike().unwrap();
+        // So it is at its server by another name, and not at another server.
+        let renamed = SnapshotRecord { server: "10.0.0.7".into(), ..record("vm-2") };
+        assert!(matches!(ledger.note(renamed.clone()).unwrap_err(), LedgerError::Taken { .. }));
+        for server_uuid in [None, Some("0000".into())] {
+            let elsewhere = SnapshotRecord { server_uuid, ..renamed.clone() };
+            ledger.note(elsewhere).unwrap().strike().unwrap();
+        }
         drop(other);
         // A dead one is no reason to refuse: a sweep removes it.
         ledger.note(record("vm-2")).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_that_is_asked_for_may_come_for_an_hour_unless_somebody_answers() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let mut entry = ledger.note(record("vm-1")).unwrap();
+        let alive = || ledger.page().unwrap().alive.pop().unwrap();
+        assert!(!alive().may_come());
+        entry.asks().unwrap();
+        // Written anew, it is still this process's.
+        let asked = alive();
+        assert!(asked.may_come());
+        let long_ago = asked.asked_ms.map(|asked| asked - UNANSWERED_MS);
+        assert!(!SnapshotRecord { asked_ms: long_ago, ..asked }.may_come());
+        entry.is_answered().unwrap();
+        assert!(!alive().may_come());
+        entry.strike().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_of_an_older_program_is_read() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let old = r#"{"server":"vc","vm":"vm-1","vm_path":"DC/web","job":"j","since_ms":1}"#;
+        fs::write(folder.path().join("j.json"), old).unwrap();
+        let page = ledger.page().unwrap();
+        assert_eq!(page.dead[0].record().vm_path, "DC/web");
+        assert!(!page.dead[0].record().may_come());
     }
 
     #[test]

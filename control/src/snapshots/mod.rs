@@ -30,10 +30,11 @@ pub use findings::{Finding, FindingKind, Severity, findings};
 pub use hypervisor::{
     DiskPlace, Hypervisor, QuiescePolicy, Quiesced, SnapshotRequest, TakenSnapshot,
 };
-pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord};
+pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord, WorkKind};
 pub use name::{NotOurs, SnapshotName};
 pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
-pub use sweep::{Swept, sweep};
+pub use sweep::{Awaited, Swept, sweep};
+pub(crate) use sweep::{Removal, remove_written};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,
     VmDisk, VmId,

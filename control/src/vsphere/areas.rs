@@ -6,6 +6,7 @@
 //! a restore point.
 
 use std::io::Read;
+use std::time::Instant;
 
 use blockferry_dataplane::plan::{Area, AreaSet};
 
@@ -103,15 +104,31 @@ pub(super) fn changed(
     since: &ChangeId,
     most: usize,
 ) -> Result<AreaSet, VsphereError> {
+    let deadlines = session.server().deadlines;
+    let end = Instant::now() + deadlines.changes;
     let mut areas = Areas::of(disk.capacity_bytes, most);
     while let Some(start) = areas.next() {
+        let late = || VsphereError::AreasLate {
+            server: session.wire().server().to_owned(),
+            disk: disk.label.clone(),
+            deadline_s: deadlines.changes.as_secs(),
+            told: start,
+            capacity: disk.capacity_bytes,
+        };
         let body = Body::call(CALL, &Moref::new("VirtualMachine", vm.as_str()))
             .moref("snapshot", &Moref::new("VirtualMachineSnapshot", snapshot.as_str()))
             .value("deviceKey", &disk.key.to_string())
             .value("startOffset", &start.to_string())
             .value("changeId", since.as_str());
-        let deadline = session.server().deadlines.areas;
-        let (part, changes) = session.looked(|| session.call(&body, deadline)?.stream(page))?;
+        let left = || match end.saturating_duration_since(Instant::now()) {
+            left if left.is_zero() => Err(late()),
+            left => Ok(left.min(deadlines.areas)),
+        };
+        let asked = session.looked(|| session.call(&body, left()?)?.stream(page));
+        let (part, changes) = asked.map_err(|error| match error {
+            VsphereError::Late { .. } if Instant::now() >= end => late(),
+            error => error,
+        })?;
         areas.take(part, &changes).map_err(|nonsense| VsphereError::Areas {
             server: session.wire().server().to_owned(),
             disk: disk.label.clone(),

@@ -1,10 +1,12 @@
 //! The client: a session, behind what backups ask of hypervisors.
 
+use std::sync::Arc;
+
 use blockferry_dataplane::plan::AreaSet;
 
 use super::areas::changed;
 use super::error::VsphereError;
-use super::inventory::{Meant, candidates, look, meant, vms};
+use super::inventory::{Meant, candidates, look, meant, vms, with_instance_uuid};
 use super::making::{destroy, make, note};
 use super::session::Session;
 use super::settings::VsphereServer;
@@ -29,7 +31,18 @@ impl Vsphere {
     /// # Errors
     /// [`VsphereError`]: what keeps it from being reached, trusted or let in.
     pub fn connect(server: &VsphereServer) -> Result<Self, VsphereError> {
-        Ok(Self { session: Session::begin(server)? })
+        Self::connect_unless(server, &Cancellation::default())
+    }
+
+    /// The same, unless it is called off before it is done.
+    ///
+    /// # Errors
+    /// [`VsphereError`]; [`VsphereError::CalledOff`].
+    pub fn connect_unless(
+        server: &VsphereServer,
+        called_off: &Cancellation,
+    ) -> Result<Self, VsphereError> {
+        Ok(Self { session: Session::begin(server, called_off)? })
     }
 
     /// What the server calls itself: product, version, build.
@@ -58,6 +71,14 @@ impl Vsphere {
 }
 
 impl Hypervisor for Vsphere {
+    fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor> {
+        Arc::new(Self { session: self.session.unless(called_off) })
+    }
+
+    fn server_uuid(&self) -> Option<&str> {
+        self.session.content().instance_uuid.as_deref()
+    }
+
     fn vms(&self) -> Result<Vec<Vm>, HypervisorError> {
         Ok(self.session.looked(|| vms(&self.session))?)
     }
@@ -79,6 +100,10 @@ impl Hypervisor for Vsphere {
         self.session.looked(|| look(&self.session, vm)).map_err(|error| Self::gone(error, vm))
     }
 
+    fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError> {
+        Ok(self.session.looked(|| with_instance_uuid(&self.session, uuid))?)
+    }
+
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
         track_changes(&self.session, vm, true).map_err(|error| Self::gone(error, vm))
     }
@@ -89,7 +114,15 @@ impl Hypervisor for Vsphere {
 
     fn make_vm(&self, wanted: &NewVm, called_off: &Cancellation) -> Result<Vm, HypervisorError> {
         let made = make(&self.session, wanted, called_off)?;
-        self.look(&made)
+        self.look(&made).map_err(|error| match destroy(&self.session, &made) {
+            Ok(()) => error,
+            Err(why) => HypervisorError::VmIsLeft {
+                error: Box::new(error),
+                why: why.to_string(),
+                name: wanted.name.clone(),
+                vm: made,
+            },
+        })
     }
 
     fn note(&self, vm: &VmId, words: &str) -> Result<(), HypervisorError> {
@@ -127,7 +160,7 @@ impl Hypervisor for Vsphere {
         Ok(changed(&self.session, vm, snapshot, disk, since, most)?)
     }
 
-    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<(), HypervisorError> {
+    fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<bool, HypervisorError> {
         Ok(remove(&self.session, snapshot)?)
     }
 

@@ -128,6 +128,27 @@ pub enum VsphereError {
         /// The deadline, in seconds.
         deadline_s: u64,
     },
+    /// The one who asked does not want it any more.
+    #[error("it was called off")]
+    CalledOff,
+    /// Changed areas that do not come to an end.
+    #[error(
+        "vSphere server {server} does not come to an end with what changed of {disk}: after \
+         {deadline_s} s it has told of {told} of {capacity} bytes; give it more time \
+         (--vcenter-changes-deadline), or take a full backup"
+    )]
+    AreasLate {
+        /// The server.
+        server: String,
+        /// The disk.
+        disk: String,
+        /// The deadline of all pages, in seconds.
+        deadline_s: u64,
+        /// The bytes of the disk that its pages were about.
+        told: u64,
+        /// The bytes of the disk.
+        capacity: u64,
+    },
     /// Changed areas that cannot be the truth.
     #[error(
         "vSphere server {server} tells nonsense of what changed of {disk}: {problem}; take a full \
@@ -165,6 +186,18 @@ impl VsphereError {
                 self.fault(),
                 Some(FaultKind::HostCommunication | FaultKind::NotAuthenticated)
             ),
+        }
+    }
+
+    /// Whether nobody knows if a task was begun, or will be: its call came to no answer.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Unreachable { call, .. }
+            | Self::Late { call, .. }
+            | Self::Status { call, .. }
+            | Self::Strange { call, .. } => call.ends_with("_Task"),
+            _ => false,
         }
     }
 

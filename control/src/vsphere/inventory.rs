@@ -6,7 +6,7 @@ use super::config::{HOST_PATHS, NAME_PATHS, Tree, VM_PATHS, above, host, vm};
 use super::error::VsphereError;
 use super::property::{Object, Wanted};
 use super::session::Session;
-use super::xml::{Moref, XmlError};
+use super::xml::{Body, Moref, XmlError};
 use crate::snapshots::{HostFacts, Vm, VmId};
 
 /// Names that are shown for one that is not there.
@@ -108,6 +108,18 @@ pub(super) fn candidates(session: &Session) -> Result<Vec<Candidate>, VsphereErr
     Ok(found)
 }
 
+/// The VMs that have this UUID as their own; a server sees to it that there is one at most.
+pub(super) fn with_instance_uuid(session: &Session, uuid: &str) -> Result<Vec<VmId>, VsphereError> {
+    const CALL: &str = "FindAllByUuid";
+    let body = Body::call(CALL, &session.content().search_index)
+        .value("uuid", uuid)
+        .value("vmSearch", "true")
+        .value("instanceUuid", "true");
+    let answer = session.ask(&body)?;
+    let found = answer.all("returnval").map(|it| Moref::of(it).map(|vm| VmId::new(&vm.id)));
+    found.collect::<Result<_, _>>().map_err(|error| session.strange(CALL, &error))
+}
+
 /// A VM as it is now, with what stands above it and its host.
 pub(super) fn look(session: &Session, id: &VmId) -> Result<Vm, VsphereError> {
     let object = session.properties(&Moref::new("VirtualMachine", id.as_str()), VM_PATHS)?;
@@ -180,7 +192,7 @@ fn by_id(candidate: &Candidate, sought: &str) -> bool {
     candidate.id.as_str() == sought
 }
 
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.replace("%2f", "/").replace("%5c", "\\").replace("%25", "%")
 }
 

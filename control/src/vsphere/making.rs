@@ -1,17 +1,22 @@
 //! New VMs: made with empty disks, and removed when nothing comes of them.
 
-use super::config::DEVICES;
+use std::time::Instant;
+
+use super::config::{DEVICES, references};
 use super::error::VsphereError;
-use super::property::Object;
+use super::inventory::plain;
+use super::property::{Object, Wanted};
 use super::session::Session;
 use super::site::{Site, find};
 use super::snapshot::{RECONFIGURE, persistently, reconfigure, vm_moref};
 use super::task::Ended;
-use super::xml::{Body, Element, XmlError};
+use super::xml::{Body, Element, Moref, XmlError};
 use crate::backup::Cancellation;
 use crate::snapshots::{DiskController, Firmware, HypervisorError, NewVm, VmId};
 
 const CREATE: &str = "CreateVM_Task";
+/// What tasks are called that make VMs, in one version or another.
+const MAKES_VM: [&str; 2] = ["Folder.createVm", "VirtualMachine.create"];
 const DESTROY: &str = "Destroy_Task";
 /// Says nothing of what runs in it.
 const ANY_GUEST: &str = "otherGuest64";
@@ -50,8 +55,25 @@ pub(super) fn make(
     let site = find(session, wanted)?;
     let hardware = Hardware::of(session, wanted)?;
     let body = creation(wanted, &site, &hardware);
+    // Whoever is in a hurry would leave a VM that nobody knows of.
+    let session = &session.to_the_end();
+    match create(session, &body, called_off) {
+        // It was not even begun.
+        Err(HypervisorError::Vsphere(error @ VsphereError::Fault { call: CREATE, .. })) => {
+            Err(error.into())
+        }
+        Err(error) => Err(undone(session, wanted, &site, error)),
+        made => made,
+    }
+}
+
+fn create(
+    session: &Session,
+    body: &Body,
+    called_off: &Cancellation,
+) -> Result<VmId, HypervisorError> {
     let deadline = session.server().deadlines.change;
-    let task = session.renewed(|| session.begin_task(&body))?;
+    let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, called_off)? {
         Ended::Done(Some(made)) => Ok(VmId::new(&made.id)),
         Ended::Done(None) => {
@@ -63,6 +85,75 @@ pub(super) fn make(
     }
 }
 
+/// Removes what was made although nobody said so. Returns the error, which says what may be left.
+fn undone(
+    session: &Session,
+    wanted: &NewVm,
+    site: &Site,
+    error: HypervisorError,
+) -> HypervisorError {
+    let why = match remove_made(session, wanted, &site.folder) {
+        Ok(0) if error.is_unanswered() => "it may come later".to_owned(),
+        Ok(_) => return error,
+        Err(why) => format!("it could not be looked for: {why}"),
+    };
+    let (NewVm { name, note, .. }, Site { folder_path, datastore_name, .. }) = (wanted, site);
+    let left = format!(
+        "{why}: if there is a VM {name:?} in {folder_path:?} on datastore {datastore_name:?} whose notes \
+         are {note:?}, remove it"
+    );
+    HypervisorError::VmMayBeLeft { error: Box::new(error), left }
+}
+
+/// Removes the VMs of this name that have these notes, also one that is being made, and says how many
+/// there were.
+fn remove_made(session: &Session, wanted: &NewVm, folder: &Moref) -> Result<usize, VsphereError> {
+    // By its name alone it may be anybody's.
+    if wanted.note.is_empty() {
+        return Ok(0);
+    }
+    let end = Instant::now() + session.server().deadlines.change;
+    let mut removed = 0;
+    loop {
+        let (pending, found) = session.looked(|| {
+            let object = session.properties(folder, &["recentTask"])?;
+            let recent = object.get("recentTask").map(references).transpose();
+            let recent = recent.map_err(|error| session.strange("Folder", &error))?;
+            // Before the VMs are looked for: one that is done in between is among them then.
+            let makes_one =
+                |kind: &str| MAKES_VM.iter().any(|known| known.eq_ignore_ascii_case(kind));
+            let pending = session.pending(&recent.unwrap_or_default(), makes_one)?;
+            Ok((pending, noted(session, &wanted.name, &wanted.note)?))
+        })?;
+        for vm in &found {
+            destroy(session, vm)?;
+            removed += 1;
+        }
+        let Some(task) = pending.first() else { return Ok(removed) };
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let deadline = session.server().deadlines.change;
+            return Err(session.not_done(CREATE, task, deadline, Ended::Stuck));
+        }
+        // It may be anybody's; whatever it makes is seen in the next round.
+        session.until_ended(task, left)?;
+    }
+}
+
+/// The VMs of this name with these notes.
+fn noted(session: &Session, name: &str, note: &str) -> Result<Vec<VmId>, VsphereError> {
+    const NOTES: &str = "config.annotation";
+    let wanted = Wanted { kind: "VirtualMachine", paths: &["name", NOTES] };
+    let mut found = Vec::new();
+    session.inventory(&[wanted], &mut |vm| {
+        let is_called = vm.text("name").is_some_and(|it| it == name || plain(it) == name);
+        if is_called && vm.text(NOTES) == Some(note) {
+            found.push(VmId::new(&vm.moref.id));
+        }
+    })?;
+    Ok(found)
+}
+
 /// Replaces what people read about a VM.
 pub(super) fn note(session: &Session, vm: &VmId, words: &str) -> Result<(), VsphereError> {
     let body =
@@ -72,7 +163,7 @@ pub(super) fn note(session: &Session, vm: &VmId, words: &str) -> Result<(), Vsph
 
 /// Removes a VM with its disks, and waits until it is gone.
 pub(super) fn destroy(session: &Session, vm: &VmId) -> Result<(), VsphereError> {
-    persistently(session, &Body::call(DESTROY, &vm_moref(vm)))
+    persistently(session, &Body::call(DESTROY, &vm_moref(vm))).map(drop)
 }
 
 impl Hardware {

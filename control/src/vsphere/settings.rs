@@ -33,6 +33,8 @@ pub struct VsphereDeadlines {
     pub answer: Duration,
     /// An answer with changed areas in full: servers read the maps of all layers for it.
     pub areas: Duration,
+    /// All answers about the changed areas of one disk.
+    pub changes: Duration,
     /// A task that changes a VM's settings, or makes a snapshot; a guest may take minutes for that.
     pub change: Duration,
     /// The removal of a snapshot: all that was written since it was made is merged.
@@ -46,6 +48,8 @@ impl Default for VsphereDeadlines {
         Self {
             answer: Duration::from_secs(60),
             areas: Duration::from_secs(300),
+            // A page has some 2,000 areas: 500 of them, at seven seconds each.
+            changes: Duration::from_secs(3600),
             change: Duration::from_secs(900),
             removal: Duration::from_secs(4 * 3600),
             cancel: Duration::from_secs(30),
@@ -62,6 +66,8 @@ impl VsphereDeadlines {
         Self {
             answer: usual.answer.min(longest),
             areas: usual.areas.min(longest),
+            // Not a wait, but many answers, each of which has its own.
+            changes: usual.changes,
             change: longest,
             removal: longest,
             cancel: usual.cancel.min(longest),

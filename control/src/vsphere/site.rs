@@ -32,6 +32,8 @@ const KINDS: [Wanted; 5] = [
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) folder: Moref,
+    /// Its path.
+    pub(super) folder_path: String,
     pub(super) host: Moref,
     pub(super) pool: Moref,
     pub(super) datastore: Moref,
@@ -122,6 +124,7 @@ pub(super) fn find(session: &Session, wanted: &NewVm) -> Result<Site, Hypervisor
     let folder = choose_first("folder", site.folder.as_deref(), &usual, &folders)?;
     Ok(Site {
         folder: folder.moref.clone(),
+        folder_path: folder.name.clone(),
         host: chosen.moref.clone(),
         pool: pool.moref.clone(),
         datastore: datastore.moref.clone(),

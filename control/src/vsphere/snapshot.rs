@@ -19,6 +19,8 @@ use crate::snapshots::{
 const CREATE: &str = "CreateSnapshot_Task";
 const CREATE_EX: &str = "CreateSnapshotEx_Task";
 const REMOVE: &str = "RemoveSnapshot_Task";
+/// What tasks are called that make one, with or without `Ex` behind it.
+const MAKES_SNAPSHOT: &str = "VirtualMachine.createSnapshot";
 pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
 /// Before a VM that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
@@ -133,6 +135,8 @@ fn create(
     called_off: &Cancellation,
 ) -> Result<SnapshotId, NotMade> {
     let call = body.name();
+    // Whoever is in a hurry would leave a snapshot that nobody knows of.
+    let session = &session.to_the_end();
     let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, called_off)? {
         Ended::Done(Some(made)) => Ok(SnapshotId::new(&made.id)),
@@ -158,8 +162,8 @@ pub(super) fn disks_of(
     found.map_err(|error| session.strange("RetrievePropertiesEx", &error))
 }
 
-/// Removes one, and waits until it is. One that is not there is removed.
-pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), VsphereError> {
+/// Removes one, waits until it is, and says whether it was there.
+pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<bool, VsphereError> {
     let body = Body::call(REMOVE, &snapshot_moref(snapshot))
         .value("removeChildren", "false")
         .value("consolidate", "true");
@@ -167,13 +171,15 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), Vsp
 }
 
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
-/// over. Only for what may be done twice.
-pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
+/// over. Only for what may be done twice. Says whether what it is done to was there.
+pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, VsphereError> {
+    let session = &session.to_the_end();
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
     loop {
         let error = match attempt(session, body, end)? {
-            Attempt::Done => return Ok(()),
+            Attempt::Done => return Ok(true),
+            Attempt::Gone => return Ok(false),
             Attempt::Again(error) => error,
         };
         let left = end.saturating_duration_since(Instant::now());
@@ -186,6 +192,8 @@ pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), Vsphere
 
 enum Attempt {
     Done,
+    /// What is to be done it to is not there any more.
+    Gone,
     /// What kept it from being done may pass.
     Again(VsphereError),
 }
@@ -197,8 +205,7 @@ fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, Vsph
     };
     let task = match session.renewed(|| session.begin_task(body)) {
         Ok(task) => task,
-        // What is to be done it to is not there any more.
-        Err(error) if error.is_gone() => return Ok(Attempt::Done),
+        Err(error) if error.is_gone() => return Ok(Attempt::Gone),
         Err(error) => return again(error),
     };
     let left = end.saturating_duration_since(Instant::now());
@@ -221,6 +228,7 @@ pub(super) fn remove_named(
     vm: &VmId,
     name: &SnapshotName,
 ) -> Result<usize, VsphereError> {
+    let session = &session.to_the_end();
     let name = name.to_string();
     let end = Instant::now() + session.server().deadlines.change;
     let mut removed = 0;
@@ -230,7 +238,8 @@ pub(super) fn remove_named(
             let recent = object.get("recentTask").map(references).transpose();
             let recent = recent.map_err(|error| session.strange("VirtualMachine", &error))?;
             // Before the snapshots are counted: one that is done in between is among them then.
-            let pending = session.pending_snapshots(&recent.unwrap_or_default())?;
+            let makes_one = |kind: &str| kind.starts_with(MAKES_SNAPSHOT);
+            let pending = session.pending(&recent.unwrap_or_default(), makes_one)?;
             Ok((pending, named(session, vm)?))
         });
         let (pending, found) = match seen {
@@ -272,6 +281,7 @@ pub(super) fn track_changes(session: &Session, vm: &VmId, on: bool) -> Result<()
 
 /// Has a VM changed, and waits until it is.
 pub(super) fn reconfigure(session: &Session, body: &Body) -> Result<(), VsphereError> {
+    let session = &session.to_the_end();
     let deadline = session.server().deadlines.change;
     let task = session.renewed(|| session.begin_task(body))?;
     match session.wait(&task, deadline, &Cancellation::default())? {

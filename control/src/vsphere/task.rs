@@ -115,9 +115,13 @@ impl Session {
         read().map_err(|error| self.strange(WAIT, &error))
     }
 
-    /// Tasks of an object that make snapshots and have not ended.
-    pub(super) fn pending_snapshots(&self, recent: &[Moref]) -> Result<Vec<Moref>, VsphereError> {
-        const MAKES_SNAPSHOT: &str = "VirtualMachine.createSnapshot";
+    /// Those of these tasks that have not ended and do something that `is_meant` by its id, as
+    /// `VirtualMachine.createSnapshot`.
+    pub(super) fn pending(
+        &self,
+        recent: &[Moref],
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Moref>, VsphereError> {
         let mut pending = Vec::new();
         for task in recent {
             match self.properties(task, &["info"]) {
@@ -128,7 +132,7 @@ impl Session {
                         Some("running" | "queued")
                     );
                     let kind = info.and_then(|info| info.value("descriptionId"));
-                    if busy && kind.is_some_and(|kind| kind.starts_with(MAKES_SNAPSHOT)) {
+                    if busy && kind.is_some_and(&is_meant) {
                         pending.push(task.clone());
                     }
                 }

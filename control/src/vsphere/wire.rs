@@ -1,18 +1,27 @@
 //! Calls over HTTPS, and their answers up to where they begin to mean something.
+//!
+//! Whoever calls blocks, and waits for what the reactor's thread receives or for the calling off,
+//! whichever comes first. A call that is called off is dropped with its connection: the server may
+//! carry it out nevertheless.
 
+use std::io::{self, Read};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use bytes::{Buf, Bytes};
+use futures_util::future::{Either, select};
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE};
 use reqwest::redirect::Policy;
-use reqwest::{Method, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use tokio::runtime::{self, Handle, Runtime};
 
 use super::error::VsphereError;
 use super::fault::Fault;
 use super::settings::VsphereServer;
 use super::trust::Verifier;
 use super::xml::{Body, Element, Space, Start, XmlError, XmlReader};
+use crate::backup::Cancellation;
 
 /// For a connection, TLS included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,6 +33,8 @@ const SESSION_COOKIE: &str = "vmware_soap_session";
 #[derive(Debug)]
 pub(super) struct Wire {
     client: Client,
+    /// Receives; none when this is being dropped.
+    reactor: Option<Runtime>,
     endpoint: Url,
     server: String,
     verifier: Arc<Verifier>,
@@ -31,7 +42,7 @@ pub(super) struct Wire {
 
 /// An answer whose element of this call's name has begun.
 pub(super) struct Answer {
-    reader: XmlReader<Response>,
+    reader: XmlReader<AnswerBody>,
     start: Start,
     told: Told,
     /// The cookie of the session, where the answer sets one.
@@ -44,6 +55,44 @@ pub(super) struct Told {
     pub(super) server: String,
     pub(super) call: &'static str,
     deadline: Duration,
+    called_off: Cancellation,
+}
+
+/// The bytes of an answer, as they come.
+pub(super) struct AnswerBody {
+    response: Response,
+    piece: Bytes,
+    reactor: Handle,
+    called_off: Cancellation,
+}
+
+impl Read for AnswerBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let coming = unless(&self.called_off, self.response.chunk());
+            match self.reactor.block_on(coming) {
+                Some(Ok(Some(piece))) => self.piece = piece,
+                Some(Ok(None)) => return Ok(0),
+                Some(Err(error)) if error.is_timeout() => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, error));
+                }
+                Some(Err(error)) => return Err(io::Error::other(causes(&error))),
+                // What that means is known by whoever called it off.
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let length = buffer.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// What comes of it, unless it is called off before.
+async fn unless<T>(called_off: &Cancellation, work: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(work), pin!(called_off.called_off())).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(((), _)) => None,
+    }
 }
 
 impl Wire {
@@ -75,7 +124,18 @@ impl Wire {
             .user_agent(concat!("blockferry/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| wrong(causes(&error)))?;
-        Ok(Self { client, endpoint, server: authority, verifier })
+        let reactor = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("vsphere")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| wrong(format!("no reactor can be had: {error}")))?;
+        Ok(Self { client, reactor: Some(reactor), endpoint, server: authority, verifier })
+    }
+
+    fn reactor(&self) -> &Handle {
+        self.reactor.as_ref().expect("it is there until this is dropped").handle()
     }
 
     /// Whom errors are about.
@@ -94,8 +154,9 @@ impl Wire {
         path: &str,
         what: &'static str,
         deadline: Duration,
+        called_off: &Cancellation,
     ) -> Result<Element, VsphereError> {
-        let told = self.told(what, deadline);
+        let told = self.told(what, deadline, called_off);
         let end = Instant::now() + deadline;
         let mut url = self.endpoint.clone();
         url.set_path(path);
@@ -104,7 +165,7 @@ impl Wire {
             return Err(told.status(&response));
         }
         let read = || {
-            let mut reader = XmlReader::new(response, end);
+            let mut reader = XmlReader::new(self.body(response, &told), end);
             let root = reader.next_start()?;
             let root = root.ok_or_else(|| XmlError::Malformed("it is empty".into()))?;
             let root = Element::read(root, &mut reader)?;
@@ -121,8 +182,9 @@ impl Wire {
         action: &HeaderValue,
         cookie: Option<&HeaderValue>,
         deadline: Duration,
+        called_off: &Cancellation,
     ) -> Result<Answer, VsphereError> {
-        let told = self.told(body.name(), deadline);
+        let told = self.told(body.name(), deadline, called_off);
         let end = Instant::now() + deadline;
         let mut request = self
             .client
@@ -140,7 +202,7 @@ impl Wire {
         }
         let cookie = session_cookie(&response);
         let not_soap = told.status(&response);
-        let mut reader = XmlReader::new(response, end);
+        let mut reader = XmlReader::new(self.body(response, &told), end);
         match begin(&mut reader) {
             Ok(start) if start.is(Space::Soap, "Fault") => {
                 let fault = Element::read(start, &mut reader);
@@ -160,13 +222,28 @@ impl Wire {
         }
     }
 
-    fn told(&self, call: &'static str, deadline: Duration) -> Told {
-        Told { server: self.server.clone(), call, deadline }
+    fn told(&self, call: &'static str, deadline: Duration, called_off: &Cancellation) -> Told {
+        Told { server: self.server.clone(), call, deadline, called_off: called_off.clone() }
+    }
+
+    fn body(&self, response: Response, told: &Told) -> AnswerBody {
+        AnswerBody {
+            response,
+            piece: Bytes::new(),
+            reactor: self.reactor().clone(),
+            called_off: told.called_off.clone(),
+        }
     }
 
     fn sent(&self, request: RequestBuilder, told: &Told) -> Result<Response, VsphereError> {
-        let sent = request.timeout(told.deadline).send();
-        sent.map_err(|error| {
+        // What is called off by now is not begun, however fast it would be.
+        if told.called_off.is_cancelled() {
+            return Err(VsphereError::CalledOff);
+        }
+        // Up to the last byte of the answer; its clock is the reactor's.
+        let sending = async { request.timeout(told.deadline).send().await };
+        let sent = self.reactor().block_on(unless(&told.called_off, sending));
+        sent.ok_or(VsphereError::CalledOff)?.map_err(|error| {
             let server = told.server.clone();
             if error.is_connect()
                 && let Some(why) = self.verifier.take_refusal()
@@ -179,6 +256,15 @@ impl Wire {
             }
             VsphereError::Unreachable { server, call: told.call, problem: causes(&error) }
         })
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // A name that is being looked up holds nobody up.
+        if let Some(reactor) = self.reactor.take() {
+            reactor.shutdown_background();
+        }
     }
 }
 
@@ -196,7 +282,7 @@ impl Answer {
     /// What was answered, as it comes.
     pub(super) fn stream<T>(
         self,
-        read: impl FnOnce(&mut XmlReader<Response>) -> Result<T, XmlError>,
+        read: impl FnOnce(&mut XmlReader<AnswerBody>) -> Result<T, XmlError>,
     ) -> Result<T, VsphereError> {
         let Self { mut reader, told, .. } = self;
         let read = read(&mut reader).and_then(|read| {
@@ -217,6 +303,7 @@ impl Told {
         let (server, call) = (self.server.clone(), self.call);
         match error {
             XmlError::Late => self.late(),
+            XmlError::Read(_) if self.called_off.is_cancelled() => VsphereError::CalledOff,
             XmlError::Read(_) => {
                 let problem = format!("the answer came to no good: {error}");
                 VsphereError::Unreachable { server, call, problem }
@@ -237,7 +324,7 @@ impl Told {
 }
 
 /// The first element in the body of an envelope.
-fn begin(reader: &mut XmlReader<Response>) -> Result<Start, XmlError> {
+fn begin(reader: &mut XmlReader<AnswerBody>) -> Result<Start, XmlError> {
     let no_envelope = || XmlError::Unexpected("it is no SOAP envelope".into());
     let envelope = reader.next_start()?.ok_or_else(no_envelope)?;
     if !envelope.is(Space::Soap, "Envelope") {

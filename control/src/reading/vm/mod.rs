@@ -24,7 +24,9 @@ use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
 use crate::catalog::{DiskName, DiskUuid, JobId, PointId, Points};
 use crate::repository::{HeldPoint, Repository};
-use crate::snapshots::{Hypervisor, Ledger, LedgerEntry, LedgerError, NewVm, SnapshotRecord, Vm};
+use crate::snapshots::{
+    Hypervisor, Ledger, LedgerEntry, LedgerError, NewVm, SnapshotRecord, Vm, WorkKind,
+};
 use crate::sources::vddk::Settings;
 
 /// What is to be restored into a VM.
@@ -43,7 +45,7 @@ pub struct VmRestoreRequest {
 pub struct VmTarget {
     /// Who runs it.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// What that is called in the ledger.
+    /// What that is called by whoever named it.
     pub server: String,
     /// Where it is written down who works with which VM: that of the backups into the same
     /// repository. None where nothing can be written.
@@ -121,18 +123,29 @@ struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     /// Writes down that a VM is restored into.
-    fn of(target: &VmTarget, vm: &Vm, watch: &'a Arc<dyn Watch>) -> Result<Self, ReadError> {
+    fn of(
+        target: &VmTarget,
+        vm: &Vm,
+        job: JobId,
+        watch: &'a Arc<dyn Watch>,
+    ) -> Result<Self, ReadError> {
         let Some(ledger) = &target.ledger else {
             watch.note(
                 "it is not written down that the VM is restored into: let nobody else use it",
             );
             return Ok(Self { entry: None, watch });
         };
-        let page = ledger.page()?;
-        let is_same =
-            |record: &SnapshotRecord| record.server == target.server && record.vm == vm.id.as_str();
-        if let Some(dead) = page.dead.iter().find(|entry| is_same(entry.record())) {
-            let job = dead.record().job.clone();
+        let is_same = |record: &SnapshotRecord| {
+            record.is_at(&target.server, &*target.hypervisor) && record.is_of(vm)
+        };
+        let page = ledger.page_of(is_same)?;
+        // One that is not there and may come is no reason to wait: if it is there by now, the look at
+        // the VM finds it.
+        let mut left = page.dead.iter().map(LedgerEntry::record);
+        if let Some(dead) =
+            left.find(|record| record.kind == WorkKind::Backup && !record.may_come())
+        {
+            let job = dead.job.clone();
             let why = format!(
                 "job {job} is dead, and may have left a snapshot of it; `blockferry node sweep` \
                  removes that"
@@ -140,12 +153,15 @@ impl<'a> Claim<'a> {
             return Err(ReadError::UnfitVm { vm: vm.path.clone(), why });
         }
         drop(page);
-        // No snapshot will ever be called after it; a sweep finds none, and strikes it out.
-        let record = SnapshotRecord::new(&target.server, &vm.id, &vm.path, JobId::new());
+        let record = SnapshotRecord::of_restore(&target.server, &*target.hypervisor, vm, job);
         match ledger.note(record) {
             Ok(entry) => Ok(Self { entry: Some(entry), watch }),
-            Err(LedgerError::Taken { job }) => {
-                let why = format!("job {job} is at work with it; wait for its end");
+            Err(LedgerError::Taken { job, kind }) => {
+                let does = match kind {
+                    WorkKind::Restore => "restores into it too",
+                    _ => "backs it up",
+                };
+                let why = format!("job {job} is at work with it, and {does}; wait for its end");
                 Err(ReadError::UnfitVm { vm: vm.path.clone(), why })
             }
             Err(error) => Err(error.into()),

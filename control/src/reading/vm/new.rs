@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Claim, KeptDisk, Work, matching};
 use crate::backup::Watch;
+use crate::catalog::JobId;
 use crate::reading::error::ReadError;
 use crate::reading::restore::{RestoreReport, RestoredDisk, RestoredInto};
 use crate::repository::HeldPoint;
@@ -25,19 +26,21 @@ impl Work<'_> {
         let point = held.point.id;
         check_sizes(wanted, disks)?;
         let disks = in_order(disks);
+        let job = JobId::new();
         let wanted = NewVm {
             disks: disks.iter().map(|disk| disk.size_bytes).collect(),
             note: format!(
-                "blockferry restores point {point} into this VM; if no restore is running, it was \
-                 cut off, and the VM is to be removed"
+                "blockferry restores point {point} into this VM (job {job}); if no restore is \
+                 running, it was cut off, and the VM is to be removed"
             ),
             ..wanted.clone()
         };
-        let vm = self.target.hypervisor.make_vm(&wanted, self.cancellation)?;
+        let vm =
+            self.target.hypervisor.unless(self.cancellation).make_vm(&wanted, self.cancellation)?;
         let mut made =
             Made { vm: Some(&vm), hypervisor: &self.target.hypervisor, watch: self.watch };
         // Let go before the VM is removed.
-        let claim = Claim::of(self.target, &vm, self.watch)?;
+        let claim = Claim::of(self.target, &vm, job, self.watch)?;
         let into = devices(&vm, &disks)?;
         let mut report = self.open(&vm, &disks, &into, true)?.write(held, started)?;
         if report.disks.iter().all(|disk| disk.outcome.is_ok()) {

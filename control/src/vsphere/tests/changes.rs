@@ -247,3 +247,50 @@ fn a_snapshot_that_is_gone_is_told_as_gone() {
     let error = client.disks_of(&SnapshotId::new("snapshot-99999")).unwrap_err();
     assert!(error.to_string().contains("ManagedObjectNotFound"), "{error}");
 }
+
+#[test]
+fn pages_have_a_limit_of_time_all_together() {
+    let stage = Stage::of(Double::builder().page_areas(1).machine(web()));
+    let (old, new) = written(&stage, &stage.connect(), &[0, 1 << 20, 2 << 20, 3 << 20, 4 << 20]);
+    let mut server = stage.server();
+    server.deadlines.changes = Duration::from_millis(400);
+    let client = Vsphere::connect(&server).unwrap();
+    for _ in 0..5 {
+        let by = Duration::from_millis(150);
+        stage.double.trouble(Trouble::CallSlow { method: QUERY, by });
+    }
+    let change = old.disks[0].change.clone().unwrap();
+    let (vm, disk) = (stage.web_id(), &new.disks[0]);
+    let error = client.changed_areas(&vm, &new.taken.id, disk, &change, MOST).unwrap_err();
+    let is_late = matches!(&error, HypervisorError::Vsphere(VsphereError::AreasLate { told, .. })
+        if *told > 0);
+    assert!(is_late, "{error}");
+    // Neither asked again nor read in full without a word.
+    assert_eq!(error.reaction(), Reaction::Fail);
+}
+
+#[test]
+fn pages_are_asked_for_no_more_once_they_are_called_off() {
+    let stage = Stage::of(Double::builder().page_areas(1).machine(web()));
+    let client = stage.connect();
+    let (old, new) = written(&stage, &client, &[0, 1 << 20, 2 << 20]);
+    let change = old.disks[0].change.clone().unwrap();
+    let called_off = never();
+    let bound = client.unless(&called_off);
+    let ask = || bound.changed_areas(&stage.web_id(), &new.taken.id, &new.disks[0], &change, MOST);
+    assert_eq!(ask().unwrap().len(), 3);
+    // One of which no answer comes.
+    stage.double.trouble(Trouble::CallHeld { method: QUERY });
+    let error = std::thread::scope(|scope| {
+        let asking = scope.spawn(ask);
+        until("the question", || stage.double.held(QUERY) == 1);
+        called_off.cancel();
+        asking.join().unwrap().unwrap_err()
+    });
+    assert!(matches!(error, HypervisorError::CalledOff), "{error}");
+    stage.double.clear_calls();
+    assert!(matches!(ask().unwrap_err(), HypervisorError::CalledOff));
+    assert_eq!(stage.double.count(QUERY), 0);
+    // The session goes on for whoever is not called off.
+    client.remove_snapshot(&new.taken.id).unwrap();
+}

@@ -159,3 +159,19 @@ fn connections_that_are_cut_are_made_anew() {
         assert_eq!(client.find("web").unwrap().disks.len(), 2);
     }
 }
+
+#[test]
+fn a_login_that_is_not_answered_can_be_called_off() {
+    for method in ["RetrieveServiceContent", "Login"] {
+        let stage = Stage::with_web();
+        let called_off = never();
+        stage.double.trouble(Trouble::CallHeld { method });
+        let error = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| Vsphere::connect_unless(&stage.server(), &called_off));
+            until("the call", || stage.double.held(method) == 1);
+            called_off.cancel();
+            connecting.join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error, VsphereError::CalledOff), "{method}: {error}");
+    }
+}

@@ -273,3 +273,23 @@ fn tracking_is_turned_on_and_takes_a_snapshot_to_begin() {
     let second = take(&stage, &client, QuiescePolicy::None).1.unwrap();
     assert!(client.disks_of(&second.id).unwrap()[0].change.is_some());
 }
+
+#[test]
+fn a_creation_and_a_removal_are_waited_for_whatever_is_called_off() {
+    let stage = Stage::with_web();
+    let called_off = never();
+    let client = stage.connect().unless(&called_off);
+    let wanted = request(JobId::new(), QuiescePolicy::None);
+    stage.double.trouble(Trouble::CallHeld { method: CREATE });
+    let taken = std::thread::scope(|scope| {
+        let taking = scope.spawn(|| client.take_snapshot(&stage.web_id(), &wanted, &never()));
+        until("the call", || stage.double.held(CREATE) == 1);
+        called_off.cancel();
+        stage.double.release_call(CREATE);
+        taking.join().unwrap().unwrap()
+    });
+    assert_eq!(stage.web().snapshots().unwrap().len(), 1);
+    assert!(client.remove_snapshot(&taken.id).unwrap());
+    assert_none_left(&stage);
+    assert!(!client.remove_snapshot(&taken.id).unwrap());
+}

@@ -142,6 +142,9 @@ impl VsphereBuilder {
             world.add_machine(&folder, machine, place)?;
         }
         let certificate = Certificate::make()?;
+        // As unique as its certificate.
+        world.instance_uuid =
+            (self.flavour == Flavour::Vcenter).then(|| uuid_of(&certificate.sha256()));
         let published = Published {
             path: state.join("vddk.json"),
             thumbprint: certificate.sha1(),
@@ -172,4 +175,11 @@ impl VsphereBuilder {
             (Flavour::Esxi, true) => usual("ha-datacenter", &["esx1"]),
         }
     }
+}
+
+/// A UUID of what is drawn already, as hexadecimal digits with colons.
+fn uuid_of(thumbprint: &str) -> String {
+    let digits = thumbprint.replace(':', "").to_ascii_lowercase();
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+    parts.map(|(from, to)| &digits[from..to]).join("-")
 }

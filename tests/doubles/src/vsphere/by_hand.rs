@@ -1,18 +1,68 @@
 //! What people do to a VM, by the client that they have for it, and what befalls its disks.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use super::content::DiskContent;
+use super::fault::Fault;
 use super::places::{FIRST_DISK_KEY, UNITS};
 use super::reconfigure::track;
 use super::revert::go_back;
-use super::shared::lock;
-use super::snapshots::{Order, drop_snapshots, make};
-use super::value::Value;
+use super::shared::{Shared, lock};
+use super::snapshots::{Order, drop_snapshots, make, snapshot_name};
+use super::value::{Kind, Reference, Value};
 use super::virtual_machine::{VirtualMachine, failed};
-use super::world::Disk;
+use super::world::{Disk, Machine};
+
+/// A VM that is in no inventory; its files are where they were.
+#[derive(Debug)]
+pub struct Unregistered {
+    shared: Arc<Shared>,
+    machine: Machine,
+}
+
+impl Unregistered {
+    /// Somebody registers it again: it has another id, and so have its snapshots.
+    pub fn register(self) -> io::Result<VirtualMachine> {
+        let Self { shared, mut machine } = self;
+        let made = shared.change(|world| {
+            let id = world.name("vm");
+            let mut anew = BTreeMap::new();
+            for snapshot in &mut machine.snapshots {
+                let name = snapshot_name(world, &id);
+                anew.insert(std::mem::replace(&mut snapshot.id, name.clone()), name.clone());
+                world.snapshots.insert(name, id.clone());
+            }
+            let parents = machine.snapshots.iter_mut().map(|snapshot| &mut snapshot.parent);
+            for known in parents.chain([&mut machine.current]) {
+                *known = known.as_ref().and_then(|old| anew.get(old).cloned());
+            }
+            if let Some(folder) = world.folders.get_mut(&machine.folder) {
+                folder.children.push(Reference::new(Kind::VirtualMachine, &id));
+            }
+            world.machines.insert(id.clone(), machine);
+            Ok(id)
+        });
+        Ok(VirtualMachine::new(&shared, made.map_err(failed)?))
+    }
+}
 
 impl VirtualMachine {
+    /// Somebody takes it out of the inventory.
+    pub fn unregister(&self) -> io::Result<Unregistered> {
+        let machine = self.shared.change(|world| {
+            let missing = || Fault::not_found(&Reference::new(Kind::VirtualMachine, &self.id));
+            let machine = world.machines.remove(&self.id).ok_or_else(missing)?;
+            world.snapshots.retain(|_, owner| *owner != self.id);
+            if let Some(folder) = world.folders.get_mut(&machine.folder) {
+                folder.children.retain(|child| child.id != self.id);
+            }
+            Ok(machine)
+        });
+        Ok(Unregistered { shared: Arc::clone(&self.shared), machine: machine.map_err(failed)? })
+    }
+
     /// Somebody makes a snapshot; returns its id.
     pub fn take_snapshot(&self, name: &str) -> io::Result<String> {
         let order = Order { name: name.to_owned(), description: String::new(), quiesce: false };

@@ -23,6 +23,8 @@ const VERSIONS: &[&str] = &[
     "8.0.2.0", "8.0.1.0", "8.0.0.1", "7.0.3.2", "7.0.3.0", "7.0.0.0", "6.9.1", "6.7.3", "6.7",
     "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5",
 ];
+/// Longer than any test.
+const LOOK: Duration = Duration::from_secs(3600);
 const COOKIE: &str = "vmware_soap_session";
 
 /// A call with what it needs.
@@ -155,12 +157,11 @@ fn carry_out(shared: &Arc<Shared>, request: &Request, element: &Element) -> Resu
     if !shared.world().exists(&call.this) {
         return Err(Fault::not_found(&call.this));
     }
-    while let Some(trouble) = shared.trouble(|trouble| trouble.is_of_call(method.name)) {
-        match trouble {
-            Trouble::CallFails { failure, .. } => return Err(failure.fault()),
-            Trouble::CallSlow { by, .. } => sleep(shared, by),
-            _ => {}
-        }
+    match shared.trouble(|trouble| trouble.is_of_call(method.name)) {
+        Some(Trouble::CallFails { failure, .. }) => return Err(failure.fault()),
+        Some(Trouble::CallSlow { by, .. }) => sleep(shared, by),
+        Some(Trouble::CallHeld { method }) => hold(shared, method),
+        _ => {}
     }
     match method.name {
         "Login" => session::login(&call),
@@ -188,6 +189,19 @@ fn sleep(shared: &Shared, by: Duration) {
         let seen = shared.world().revision;
         shared.wait_for_change(seen, by.saturating_sub(started.elapsed()));
     }
+}
+
+/// Waits until the test lets a call of this method go, or the server ends.
+fn hold(shared: &Shared, method: &'static str) {
+    shared.note(|world| *world.held.entry(method).or_default() += 1);
+    loop {
+        let seen = shared.world().revision;
+        if shared.is_closing() || shared.take_release(method) {
+            break;
+        }
+        shared.wait_for_change(seen, LOOK);
+    }
+    shared.note(|world| *world.held.entry(method).or_default() -= 1);
 }
 
 fn cookie(cookies: &str) -> Option<&str> {

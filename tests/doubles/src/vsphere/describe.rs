@@ -36,7 +36,7 @@ pub(crate) fn service_content(world: &World) -> Value {
             ("rootFolder", well_known(Kind::Folder)),
             ("propertyCollector", well_known(Kind::PropertyCollector)),
             ("viewManager", well_known(Kind::ViewManager)),
-            ("about", about(world.flavour)),
+            ("about", about(world.flavour, world.instance_uuid.as_deref())),
             ("sessionManager", well_known(Kind::SessionManager)),
             ("taskManager", well_known(Kind::TaskManager)),
             ("searchIndex", well_known(Kind::SearchIndex)),
@@ -44,7 +44,7 @@ pub(crate) fn service_content(world: &World) -> Value {
     )
 }
 
-fn about(flavour: Flavour) -> Value {
+fn about(flavour: Flavour, instance_uuid: Option<&str>) -> Value {
     let (name, product, api) = match flavour {
         Flavour::Vcenter => ("VMware vCenter Server", "vpx", "VirtualCenter"),
         Flavour::Esxi => ("VMware ESXi", "embeddedEsx", "HostAgent"),
@@ -62,7 +62,7 @@ fn about(flavour: Flavour) -> Value {
             ("productLineId", Value::text(product)),
             ("apiType", Value::text(api)),
             ("apiVersion", Value::text("8.0.2.0")),
-            ("instanceUuid", Value::text("5a0ad05e-b1ac-4b1f-a5dc-0c2b8c6d8e11")),
+            ("instanceUuid", Value::or_unset(instance_uuid.map(Value::text))),
         ],
     )
 }
@@ -73,6 +73,9 @@ fn folder(world: &World, id: &str) -> Option<Vec<(&'static str, Value)>> {
     let mut fields = entity(&folder.name, folder.parent.clone());
     fields.push(("childEntity", Value::references(folder.children.clone())));
     fields.push(("childType", Value::Array("string", types)));
+    let mine = world.tasks.iter().filter(|(_, task)| task.entity.id == id);
+    let recent = mine.map(|(id, _)| Reference::new(Kind::Task, id));
+    fields.push(("recentTask", Value::references(recent)));
     Some(fields)
 }
 
@@ -126,7 +129,7 @@ fn host(world: &World, id: &str) -> Option<Vec<(&'static str, Value)>> {
             ("inMaintenanceMode", Value::boolean(host.maintenance)),
         ],
     );
-    let product = Value::Object("HostConfigInfo", vec![("product", about(Flavour::Esxi))]);
+    let product = Value::Object("HostConfigInfo", vec![("product", about(Flavour::Esxi, None))]);
     let summary = Value::Object(
         "HostListSummary",
         vec![

@@ -69,7 +69,7 @@ fn config(machine: &Machine, disks: &BTreeMap<i32, Disk>) -> Value {
             ("template", Value::boolean(false)),
             ("guestId", Value::text("debian12_64Guest")),
             ("alternateGuestName", Value::text("")),
-            ("annotation", Value::Unset),
+            ("annotation", Value::text(&*machine.annotation)),
             ("files", files),
             ("hardware", hardware(machine, disks)),
             ("changeTrackingEnabled", Value::boolean(machine.tracking_asked)),

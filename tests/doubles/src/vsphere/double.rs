@@ -190,6 +190,16 @@ impl Vsphere {
         self.shared.release(id);
     }
 
+    /// How many calls of a method are held.
+    pub fn held(&self, method: &str) -> usize {
+        self.shared.world().held.get(method).copied().unwrap_or(0)
+    }
+
+    /// Lets a call of a method go that is held.
+    pub fn release_call(&self, method: &str) {
+        self.shared.release(method);
+    }
+
     /// What was asked, in order.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.shared.log).calls.clone()

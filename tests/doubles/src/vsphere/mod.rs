@@ -57,6 +57,7 @@ mod writer;
 mod xml;
 
 pub use builder::VsphereBuilder;
+pub use by_hand::Unregistered;
 pub use content::CHANGE_BYTES;
 pub use double::Vsphere;
 pub use guest::{Guest, Steps};

@@ -35,6 +35,7 @@ impl World {
     pub(crate) fn new(flavour: Flavour, seed: u64) -> Self {
         let mut world = Self {
             flavour,
+            instance_uuid: None,
             draw: Draw::new(seed),
             next: 20,
             revision: 0,
@@ -47,6 +48,7 @@ impl World {
             machines: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            held: BTreeMap::new(),
         };
         let root = world.well_known(Kind::Folder).id;
         let name = if flavour == Flavour::Esxi { "ha-folder-root" } else { "Datacenters" };
@@ -190,6 +192,7 @@ impl World {
             version: 1,
             uuid: order.uuid.clone().unwrap_or_else(|| self.draw.uuid()),
             instance_uuid: self.draw.uuid(),
+            annotation: String::new(),
             hardware: order.hardware,
             powered_on: order.powered_on,
             tools_running: order.tools_running,

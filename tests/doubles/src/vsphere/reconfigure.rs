@@ -29,6 +29,7 @@ pub(crate) fn reconfigure(call: &Call<'_>) -> Result<Value, Fault> {
     let changes = disk_changes(spec)?;
     let tracking = boolean(spec, "changeTrackingEnabled");
     let name = spec.text_of("name").map(str::to_owned);
+    let annotation = spec.text_of("annotation").map(str::to_owned);
     let id = call.this.id.clone();
     task::start(call.shared, "ReconfigVM_Task", &call.this.id, move |shared| {
         if let Some(on) = tracking {
@@ -45,6 +46,9 @@ pub(crate) fn reconfigure(call: &Call<'_>) -> Result<Value, Fault> {
             let machine = world.machine_mut(&id)?;
             if let Some(name) = name {
                 machine.name = name;
+            }
+            if let Some(annotation) = annotation {
+                machine.annotation = annotation;
             }
             machine.version += 1;
             Ok(Value::Unset)
@@ -76,12 +80,14 @@ pub(crate) fn create(call: &Call<'_>) -> Result<Value, Fault> {
             return Err(invalid_device("Units of a new VM are taken in order."));
         }
     }
+    let annotation = spec.text_of("annotation").unwrap_or_default().to_owned();
     let place = new_place(call, spec, name)?;
     let entity = call.this.clone();
     task::start_beside(call.shared, "CreateVM_Task", entity, move |shared| {
         shared.change(|world| {
             let made = world.add_machine(&shared.folder, &order, place);
             let id = made.map_err(|error| Fault::new("GenericVmConfigFault", error.to_string()))?;
+            world.machine_mut(&id)?.annotation = annotation;
             Ok(Value::Reference(Reference::new(Kind::VirtualMachine, id)))
         })
     })

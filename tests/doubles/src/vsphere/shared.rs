@@ -132,13 +132,19 @@ impl Shared {
         Some(troubles.remove(index))
     }
 
-    pub(crate) fn release(&self, task: &str) {
-        lock(&self.released).insert(task.to_owned());
+    /// Lets a task go, or a call of a method.
+    pub(crate) fn release(&self, name: &str) {
+        lock(&self.released).insert(name.to_owned());
         self.note(|_| ());
     }
 
     pub(crate) fn is_released(&self, task: &str) -> bool {
         lock(&self.released).contains(task)
+    }
+
+    /// Whether it was let go; once only.
+    pub(crate) fn take_release(&self, name: &str) -> bool {
+        lock(&self.released).remove(name)
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -78,7 +78,7 @@ pub(crate) fn make(shared: &Arc<Shared>, machine: &str, order: Order) -> Result<
     Ok(Value::Reference(Reference::new(Kind::VirtualMachineSnapshot, id)))
 }
 
-fn snapshot_name(world: &mut World, machine: &str) -> String {
+pub(crate) fn snapshot_name(world: &mut World, machine: &str) -> String {
     match world.flavour {
         super::Flavour::Vcenter => world.name("snapshot"),
         super::Flavour::Esxi => format!("{machine}-snapshot-{}", world.name("")),

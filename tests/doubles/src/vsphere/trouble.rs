@@ -32,6 +32,11 @@ pub enum Trouble {
         /// How late.
         by: Duration,
     },
+    /// The call is carried out when the test lets it go, and answered then.
+    CallHeld {
+        /// The method.
+        method: &'static str,
+    },
     /// The task fails, and has done nothing.
     TaskFails {
         /// The method.
@@ -143,8 +148,9 @@ impl Trouble {
 
     /// Whether it befalls the call of this method, before it is carried out.
     pub(crate) fn is_of_call(&self, of: &str) -> bool {
-        matches!(self, Self::CallFails { method, .. } | Self::CallSlow { method, .. }
-            if *method == of)
+        matches!(self, Self::CallFails { method, .. }
+            | Self::CallSlow { method, .. }
+            | Self::CallHeld { method } if *method == of)
     }
 
     /// Whether it befalls the answer of this method on its way.

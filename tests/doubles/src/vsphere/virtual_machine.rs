@@ -118,6 +118,11 @@ impl VirtualMachine {
         })
     }
 
+    /// What people read about it.
+    pub fn annotation(&self) -> io::Result<String> {
+        self.look(|machine| machine.annotation.clone())
+    }
+
     /// Whether tracking is enabled.
     pub fn is_tracked(&self) -> io::Result<bool> {
         self.look(|machine| machine.tracking_asked)

@@ -26,6 +26,8 @@ pub enum Flavour {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) flavour: Flavour,
+    /// What the server is the same server by; a host alone has none.
+    pub(crate) instance_uuid: Option<String>,
     pub(crate) draw: Draw,
     pub(crate) next: u64,
     /// Rises with each change.
@@ -40,6 +42,8 @@ pub(crate) struct World {
     /// Snapshot to the VM that it belongs to.
     pub(crate) snapshots: BTreeMap<String, String>,
     pub(crate) tasks: BTreeMap<String, Task>,
+    /// Calls that wait for the test, by their methods.
+    pub(crate) held: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,7 @@ pub(crate) struct Machine {
     pub(crate) version: u64,
     pub(crate) uuid: String,
     pub(crate) instance_uuid: String,
+    pub(crate) annotation: String,
     pub(crate) hardware: u32,
     pub(crate) powered_on: bool,
     pub(crate) tools_running: bool,

@@ -1,0 +1,49 @@
+//! What is left of other VMs, and at a server by another name.
+
+use blockferry_doubles::vsphere::{NewMachine, Vsphere};
+
+use super::{MIB, Stage};
+use crate::blockferry::{code, stderr};
+
+const REMOVE: &str = "RemoveSnapshot_Task";
+
+#[test]
+fn a_backup_removes_what_is_left_of_its_vm_and_leaves_other_vms_to_theirs() {
+    let stage = Stage::with(Vsphere::builder().machine(NewMachine::new("db").disk(MIB).tracked()));
+    stage.leaves_a_snapshot();
+    stage.place.vsphere.clear_calls();
+    stage.place.back_up("db", "");
+    // That is its own.
+    assert_eq!(stage.place.vsphere.count(REMOVE), 1);
+    assert_eq!(stage.web.snapshots().unwrap().len(), 1);
+    assert_eq!(stage.place.kept.names("repository/snapshots").len(), 1);
+    stage.succeeds("", &["of VM dc/web is removed: its job is dead"]);
+    stage.assert_no_snapshot_left();
+}
+
+#[test]
+fn a_snapshot_of_a_dead_job_is_swept_by_any_name_of_its_server() {
+    let stage = Stage::new();
+    stage.leaves_a_snapshot();
+    let renamed = stage.place.server().replace("127.0.0.1:", "localhost:");
+    let swept = stage.place.kept.run(&format!("node sweep --repository repository {renamed}"));
+    let said = stderr(&swept);
+    assert_eq!(code(&swept), 0, "{said}");
+    assert!(said.contains("is removed: its job is dead"), "{said}");
+    stage.assert_no_snapshot_left();
+    stage.recovers();
+}
+
+#[test]
+fn a_host_without_a_uuid_is_known_by_its_name_alone() {
+    let stage = Stage::with(Vsphere::builder().esxi());
+    stage.leaves_a_snapshot();
+    let renamed = stage.place.server().replace("127.0.0.1:", "localhost:");
+    let swept = stage.place.kept.run(&format!("node sweep --repository repository {renamed}"));
+    let said = stderr(&swept);
+    assert_eq!(code(&swept), 0, "{said}");
+    assert!(said.contains("of a dead job is at 127.0.0.1:"), "{said}");
+    let said = stage.sweeps();
+    assert!(said.contains("is removed: its job is dead"), "{said}");
+    stage.recovers();
+}
