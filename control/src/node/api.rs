@@ -219,6 +219,8 @@ async fn base(
             .map_err(|_late| failed(&"nothing came for too long"))?
         {
             let frame = frame.map_err(|error| failed(&error))?;
+            // Digests of a large disk take longer than a job may go without a word.
+            jobs.job(job)?;
             if let Some(bytes) = frame.data_ref() {
                 file.write_all(bytes).map_err(|error| failed(&error))?;
             }
@@ -235,6 +237,7 @@ async fn manifest(
     ApiPath((job, place)): ApiPath<(String, usize)>,
 ) -> Result<Response, ApiError> {
     let job = jobs.job(JobId::from_str(&job)?)?;
+    let id = job.id;
     let (file, length) = blocking(move || {
         let file = job.finished_manifest(place)?;
         let metadata = file.metadata();
@@ -244,7 +247,12 @@ async fn manifest(
     })
     .await?;
     let (file, job) = file;
-    Ok(of_file(file, length, job))
+    let heard = move |part| {
+        // Whoever takes them asks for nothing else meanwhile. One that is called off goes on.
+        let _word_of_the_hub = jobs.job(id);
+        part
+    };
+    Ok(of_file(file, length, job).map(|body| Body::new(body.map_frame(heard))))
 }
 
 /// Does what waits for the disk or for sources, on a thread that may.

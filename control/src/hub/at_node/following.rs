@@ -117,9 +117,11 @@ impl AtNode {
         let failed =
             |error: &dyn fmt::Display| BackupError::Node(format!("{}: {error}", to.display()));
         let call = format!("{}/disks/{place}/manifest", self.path());
-        let written = self.insist(given_up, || {
+        let written = self.insist(given_up, |motion| {
             let mut written = File::create(to).map_err(|error| failed(&error));
+            motion.begin();
             self.callee.fetch(&call, carried.manifest_bytes, &mut |bytes| {
+                motion.pass(bytes.len());
                 let Ok(file) = &mut written else { return false };
                 let wrote = file.write_all(bytes).map_err(|error| failed(&error));
                 if let Err(error) = wrote {

@@ -28,7 +28,7 @@ use crate::backup::{
     BackupError, Cancellation, Carrier, CarryError, Carrying, Load, LoadFault, Looked, Sought,
     Watch,
 };
-use crate::call::{CallError, Callee, Refused, Sent};
+use crate::call::{CallError, Callee, Motion, Refused, Sent};
 use crate::catalog::JobId;
 use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord};
 use crate::node::{NO_SUCH_JOB, UNFIT};
@@ -71,26 +71,28 @@ impl AtNode {
         Ok(Self { node: node.clone(), callee, job, connections, of_snapshot, deadline })
     }
 
-    /// Calls until there is an answer. A node that is away is waited for.
+    /// Calls until there is an answer. A node that is away is waited for, from when bytes of the
+    /// call came farther last: one that takes long is not late because of that.
     fn insist<T>(
         &self,
         given_up: &dyn Fn() -> bool,
-        call: impl Fn() -> Result<T, CallError>,
+        call: impl Fn(&Motion) -> Result<T, CallError>,
     ) -> Result<T, BackupError> {
-        let since = Instant::now();
+        let motion = Motion::new();
         loop {
-            let error = match call() {
+            let error = match call(&motion) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             if given_up() {
                 return Err(BackupError::Cancelled);
             }
+            let away = motion.gains_nothing_for();
             match &error {
-                CallError::Unreachable(_) if since.elapsed() < self.deadline => {}
+                CallError::Unreachable(_) if away < self.deadline => {}
                 CallError::Refused(Refused { retry_after: Some(_), .. })
-                    if since.elapsed() < self.deadline => {}
-                _ => return Err(self.failed(&error, since.elapsed())),
+                    if away < self.deadline => {}
+                _ => return Err(self.failed(&error, away)),
             }
             thread::sleep(RETRY_PAUSE);
         }
@@ -134,8 +136,20 @@ impl AtNode {
         call: &str,
         body: Option<&[u8]>,
     ) -> Result<T, CallError> {
+        self.attempt(given_up, &Motion::new(), method, call, body)
+    }
+
+    /// The same, as one attempt of several.
+    fn attempt<T: serde::de::DeserializeOwned>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        motion: &Motion,
+        method: &Method,
+        call: &str,
+        body: Option<&[u8]>,
+    ) -> Result<T, CallError> {
         let sent = body.map_or(Sent::Nothing, |body| Sent::Json(body.to_vec()));
-        self.callee.ask(given_up, method.clone(), call, sent)
+        self.callee.attempt(given_up, motion, method.clone(), call, sent)
     }
 
     /// A source as the node is told of it; nothing of one that it has itself.
@@ -179,8 +193,8 @@ impl AtNode {
             });
         }
         let body = json(&JobAsked { connections: self.connections, disks })?;
-        self.insist(given_up, || {
-            self.ask::<Done>(given_up, &Method::POST, &self.path(), Some(&body))
+        self.insist(given_up, |motion| {
+            self.attempt::<Done>(given_up, motion, &Method::POST, &self.path(), Some(&body))
         })?;
         Ok(())
     }
@@ -196,8 +210,9 @@ impl AtNode {
         let copy = manifest.with_extension("sent");
         Manifest::overlay(slice::from_ref(base), &copy)?;
         let call = format!("{}/disks/{place}/base", self.path());
-        let sent = self.insist(given_up, || {
-            self.callee.ask::<Done>(given_up, Method::PUT, &call, Sent::File(&copy))
+        let sent = self.insist(given_up, |motion| {
+            let sent = Sent::File(&copy);
+            self.callee.attempt::<Done>(given_up, motion, Method::PUT, &call, sent)
         });
         let gone = fs::remove_file(&copy);
         sent?;
@@ -230,8 +245,8 @@ impl Carrier for AtNode {
         let snapshot_of = self.of_snapshot.then(|| self.job.to_string());
         let body = json(&LookAsked { snapshot_of, disks: disks.collect() })?;
         let given_up = || cancellation.is_cancelled();
-        let answer = self.insist(&given_up, || {
-            self.ask::<LookAnswer>(&given_up, &Method::POST, "/look", Some(&body))
+        let answer = self.insist(&given_up, |motion| {
+            self.attempt::<LookAnswer>(&given_up, motion, &Method::POST, "/look", Some(&body))
         })?;
         match answer {
             LookAnswer::Looked(looked) if looked.len() == sought.len() => {
