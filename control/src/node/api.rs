@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::jobs::{JobRefusal, Jobs};
+use super::pass::PassId;
 use super::wire::{
     BaseRecord, ChangedAnswer, Done, FindAnswer, FindAsked, HealthRecord, JobAsked, JobProgress,
     JobsRecord, LookAnswer, LookAsked, SnapshotAnswer, SnapshotAsked,
@@ -116,7 +117,7 @@ async fn look(
 }
 
 async fn list(State(jobs): State<Arc<Jobs>>) -> Json<JobsRecord> {
-    Json(JobsRecord { jobs: jobs.ids().iter().map(JobId::to_string).collect() })
+    Json(JobsRecord { jobs: jobs.ids().iter().map(PassId::to_string).collect() })
 }
 
 async fn start(
@@ -124,7 +125,7 @@ async fn start(
     ApiPath(job): ApiPath<String>,
     ApiJson(asked): ApiJson<JobAsked, MAX_ASKED_BYTES>,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || jobs.start(job, asked)).await?;
     Ok(Json(Done {}))
 }
@@ -139,7 +140,7 @@ async fn progress(
     ApiPath(job): ApiPath<String>,
     ApiQuery(Seen { seen }): ApiQuery<Seen>,
 ) -> Result<Json<JobProgress>, ApiError> {
-    let job = jobs.job(JobId::from_str(&job)?)?;
+    let job = jobs.job(PassId::from_str(&job)?)?;
     // Subscribed before it is looked, so that nothing is missed in between.
     let mut happened = job.happened();
     let news = async {
@@ -160,7 +161,7 @@ async fn end(
     State(jobs): State<Arc<Jobs>>,
     ApiPath(job): ApiPath<String>,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || jobs.end(job)).await?;
     Ok(Json(Done {}))
 }
@@ -203,7 +204,7 @@ async fn base(
     ApiPath((job, place)): ApiPath<(String, usize)>,
     body: Body,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || {
         let path = jobs.base(job, place)?;
         let failed = |error: &dyn std::fmt::Display| {
@@ -236,8 +237,8 @@ async fn manifest(
     State(jobs): State<Arc<Jobs>>,
     ApiPath((job, place)): ApiPath<(String, usize)>,
 ) -> Result<Response, ApiError> {
-    let job = jobs.job(JobId::from_str(&job)?)?;
-    let id = job.id;
+    let id = PassId::from_str(&job)?;
+    let job = jobs.job(id)?;
     let (file, length) = blocking(move || {
         let file = job.finished_manifest(place)?;
         let metadata = file.metadata();

@@ -54,7 +54,8 @@ pub(crate) struct LookedRecord {
     pub(crate) has_bitmap: bool,
 }
 
-/// `POST /jobs/{job}`: lanes to be run. Asked for again, it is the same job.
+/// `POST /jobs/{job}`: lanes to be run. Asked for again, it is the same job; `JOB.2` is the second
+/// pass of one, which is another.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct JobAsked {
     /// Connections a side at most, for that is what the exports are made for.

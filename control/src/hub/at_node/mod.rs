@@ -15,6 +15,7 @@ use std::fs;
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use crate::backup::{
 use crate::call::{CallError, Callee, Motion, Refused, Sent};
 use crate::catalog::JobId;
 use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord};
-use crate::node::{NO_SUCH_JOB, UNFIT};
+use crate::node::{NO_SUCH_JOB, PassId, UNFIT};
 use following::CarryingAtNode;
 pub use lines::{NodeLines, NodeStatus, NodesAtWork};
 pub(super) use vm::FoundVm;
@@ -47,6 +48,10 @@ pub(super) struct AtNode {
     node: NodeName,
     callee: Arc<Callee>,
     job: JobId,
+    /// The lanes that this is about, from 1 on.
+    pass: u32,
+    /// Those that were begun.
+    passes: Arc<AtomicU32>,
     connections: u16,
     /// Whether the disks are those of a snapshot that the node holds for the job.
     of_snapshot: bool,
@@ -68,7 +73,8 @@ impl AtNode {
     ) -> Result<Self, SubmitError> {
         let deadline = nodes.deadline;
         let callee = Arc::new(nodes.callee(node)?);
-        Ok(Self { node: node.clone(), callee, job, connections, of_snapshot, deadline })
+        let (node, passes) = (node.clone(), Arc::default());
+        Ok(Self { node, callee, job, pass: 1, passes, connections, of_snapshot, deadline })
     }
 
     /// Calls until there is an answer. A node that is away is waited for, from when bytes of the
@@ -158,10 +164,10 @@ impl AtNode {
     }
 
     fn path(&self) -> String {
-        format!("/jobs/{}", self.job)
+        format!("/jobs/{}", PassId { job: self.job, pass: self.pass })
     }
 
-    /// Tells the node that nothing of the job is wanted any more: it calls off what is at work, and
+    /// Tells the node that nothing of these lanes is wanted any more: it calls off what is at work, and
     /// forgets what is over. Whether it could be told; one that is `away` is tried but once.
     fn dismiss(&self, away: bool) -> bool {
         let due = Instant::now() + GOODBYE_DEADLINE;
@@ -271,11 +277,13 @@ impl Carrier for AtNode {
         cancellation: &Cancellation,
     ) -> Result<Box<dyn Carrying>, BackupError> {
         let given_up = || cancellation.is_cancelled();
-        self.begin(&loads, &given_up).inspect_err(|_| {
+        let pass = self.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        let at = Self { pass, ..self.clone() };
+        at.begin(&loads, &given_up).inspect_err(|_| {
             // It may have digests of it, or even have begun.
-            self.dismiss(true);
+            at.dismiss(true);
         })?;
-        Ok(Box::new(CarryingAtNode::of(self.clone(), loads, Arc::clone(watch))?))
+        Ok(Box::new(CarryingAtNode::of(at, loads, Arc::clone(watch))?))
     }
 }
 
