@@ -27,7 +27,7 @@ use super::jobs::{JobRefusal, Jobs};
 use super::pass::PassId;
 use super::wire::{
     BaseRecord, ChangedAnswer, Done, FindAnswer, FindAsked, HealthRecord, JobAsked, JobProgress,
-    JobsRecord, LookAnswer, LookAsked, SnapshotAnswer, SnapshotAsked,
+    JobsRecord, LookAnswer, LookAsked, MAX_ASKED_BYTES, SnapshotAnswer, SnapshotAsked,
 };
 use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
@@ -37,8 +37,6 @@ use crate::proc::own_pss_bytes;
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 /// For the next bytes of a body.
 const BODY_SILENCE: Duration = Duration::from_secs(30);
-/// Bytes of a body of JSON: a million changed areas.
-const MAX_ASKED_BYTES: usize = 64 << 20;
 
 /// The paths of a node; with a token, for who has it alone.
 pub(super) fn router(jobs: &Arc<Jobs>, token: Option<&NodeToken>) -> Router {

@@ -31,7 +31,9 @@ use crate::backup::{
 };
 use crate::call::{CallError, Callee, Motion, Refused, Sent};
 use crate::catalog::JobId;
-use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord};
+use crate::node::wire::{
+    Done, ExtentRecord, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord,
+};
 use crate::node::{NO_SUCH_JOB, PassId, UNFIT};
 use following::CarryingAtNode;
 pub use lines::{NodeLines, NodeStatus, NodesAtWork};
@@ -184,8 +186,9 @@ impl AtNode {
 
     /// Has the node start the lanes of a job.
     fn begin(&self, loads: &[Load], given_up: &dyn Fn() -> bool) -> Result<(), BackupError> {
+        let extents = ExtentRecord::of_all(loads.iter().map(|load| &load.extent));
         let mut disks = Vec::with_capacity(loads.len());
-        for (place, load) in loads.iter().enumerate() {
+        for ((place, load), extent) in loads.iter().enumerate().zip(extents) {
             if let Some(base) = &load.base {
                 self.send_base(place, base, &load.manifest, given_up)?;
             }
@@ -194,7 +197,7 @@ impl AtNode {
                 source: self.told(&load.source),
                 target: load.target.to_string(),
                 size: load.size,
-                extent: (&load.extent).into(),
+                extent,
                 base: load.base.is_some(),
             });
         }

@@ -1,5 +1,6 @@
 //! Backups whose disks a node reads, over lines that can be cut, without SSH between.
 
+mod areas;
 mod passes;
 
 use std::os::unix::net::UnixStream;
