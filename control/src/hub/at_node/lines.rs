@@ -69,6 +69,8 @@ pub struct NodesAtWork {
     pub lines: Option<Arc<dyn NodeLines>>,
     /// How long a node may be away before a job of it fails.
     pub deadline: Duration,
+    /// How long a node that answers may move no byte of a job before that fails.
+    pub stall: Duration,
 }
 
 impl NodesAtWork {

@@ -59,6 +59,8 @@ pub(super) struct AtNode {
     of_snapshot: bool,
     /// How long it may be away before the job fails.
     deadline: Duration,
+    /// How long its lanes may move nothing before the job fails.
+    stall: Duration,
 }
 
 impl AtNode {
@@ -73,10 +75,10 @@ impl AtNode {
         connections: u16,
         of_snapshot: bool,
     ) -> Result<Self, SubmitError> {
-        let deadline = nodes.deadline;
+        let (deadline, stall) = (nodes.deadline, nodes.stall);
         let callee = Arc::new(nodes.callee(node)?);
         let (node, passes) = (node.clone(), Arc::default());
-        Ok(Self { node, callee, job, pass: 1, passes, connections, of_snapshot, deadline })
+        Ok(Self { node, callee, job, pass: 1, passes, connections, of_snapshot, deadline, stall })
     }
 
     /// Calls until there is an answer. A node that is away is waited for, from when bytes of the

@@ -62,6 +62,7 @@ impl Place {
             check: Arc::new(NodeCheck::of(hub.folder())),
             lines: Some(lines),
             deadline,
+            stall: PATIENCE,
         };
         let root = folder.path().join("repository");
         let repositories = Repositories::open([("default".parse().unwrap(), root)]).unwrap();

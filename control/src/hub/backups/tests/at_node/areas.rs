@@ -18,6 +18,7 @@ fn three_disks_with_a_million_areas_each_are_told_to_a_node() {
         check: Arc::new(NodeCheck::of(place.hub.folder())),
         lines: Some(Arc::clone(&place.line) as _),
         deadline: AWAY,
+        stall: PATIENCE,
     };
     let name = "rack2".parse().unwrap();
     let node = AtNode::new(&nodes, &name, JobId::new(), 1, false).unwrap();
