@@ -176,7 +176,7 @@ impl Run<'_> {
         self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
         let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
         let mut holding = Holding::of(self.origin.map(freeze).transpose()?);
-        let published = self.from_held(&mut holding, created, work);
+        let published = self.copy_and_publish(&mut holding, created, work);
         // To let a VM go can take hours, and needs no port.
         self.ground.give_ports_back(self.job, &**self.watch);
         if holding.end().is_err() {
@@ -186,7 +186,7 @@ impl Run<'_> {
     }
 
     /// From disks that are held still to a point. No export runs afterwards.
-    fn from_held(
+    fn copy_and_publish(
         &self,
         holding: &mut Holding,
         created: UnixMillis,

@@ -95,7 +95,8 @@ fn a_goodbye_that_is_lost_is_no_end_of_the_second_pass_of_an_audit() {
     place.compare(&disk.path);
     let (_, repository) = place.backups.repositories().named(None).unwrap();
     let point = repository.catalog().points(&PointFilter::default()).unwrap().pop().unwrap();
-    assert!(point.notes[0].says.contains("all of it was compared"), "{:?}", point.notes);
+    let notes = repository.catalog().notes(point.id).unwrap();
+    assert!(notes[0].says.contains("all of it was compared"), "{notes:?}");
     // Nobody asks about the first pass any more.
     wait(|| (place.jobs_left() == 0).then_some(()));
 }
