@@ -54,7 +54,7 @@ pub enum BudgetError {
     /// No room for what a job says.
     #[error(
         "{}, where jobs say what they take of hosts, cannot be written, for its file system is \
-         full; make room there, or name another folder", path.display()
+         full; make room there, or name another runtime folder", path.display()
     )]
     Full {
         /// The file.
