@@ -151,6 +151,11 @@ fn the_same_key_from_many_clients_at_once_is_one_job() {
     assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), CLIENTS - 1);
     hub.wait_over(&token, jobs.iter().next().unwrap());
     assert_eq!(hub.get(&token, "/points")["points"].as_array().unwrap().len(), 1);
+    // Neither another VM nor other disks of the same one are what the key stands for.
+    let other = source(1 << 20);
+    let mut others = backup("db1", &other);
+    others["idempotency_key"] = json!("nightly-1");
+    refused(&hub, &token, &others, 409, "key_reused");
     body["vm"] = json!("db2");
     refused(&hub, &token, &body, 409, "key_reused");
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockferry::{Hub, Node, NodePlace, code, place, stderr, tunnel_of, wait_until};
-use blockferry_doubles::{PortBlock, Server};
+use blockferry_doubles::{PortBlock, Proxy, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -330,6 +330,26 @@ fn a_source_that_is_gone_fails_the_job_as_a_source_at_the_node() {
     assert!(reason.starts_with(&format!("disk root: at the node: source {uri}")), "{reason}");
     let job = work.place.end_of(&work.job);
     assert_eq!(job["failure"], "source_fault");
+    work.assert_next(0);
+}
+
+#[test]
+fn a_source_that_stands_still_fails_the_job_of_a_node_that_would_wait_for_long() {
+    let place = NodePlace::new("--node-stall 2s");
+    let node = place.node("n1", &format!("{PACED} --deadline 1m"));
+    let source = place.disk("root", DISK, 1);
+    let way = Proxy::to(source.address()).start().unwrap();
+    let job = place.submit("db1", Some("n1"), &[("root", &way.uri(source.export()))]);
+    let work = AtWork { place, node, source, job };
+    work.wait_for(2 << 20);
+    let before = Instant::now();
+    way.freeze();
+    let reason = work.assert_fails();
+    assert_within(before, Duration::from_secs(10), &reason);
+    let words = "node n1 answers, but has moved no byte of any disk for 2 s";
+    assert!(reason.contains(words), "{reason}");
+    // Its lanes are called off.
+    work.place.assert_forgotten("n1");
     work.assert_next(0);
 }
 

@@ -7,11 +7,12 @@
 mod blockferry;
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use blockferry::{NodePlace, VmPlace, by, signal, wait_until};
+use blockferry::{NodePlace, VmPlace, by, seen_by, signal, wait_until};
 use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
 use rustix::process::Signal;
 
@@ -234,4 +235,62 @@ fn a_hub_is_told_what_a_job_of_its_node_waits_for() {
     a.succeeds();
     b.succeeds();
     wait_until("something is left", || place.left().iter().all(|left| left.starts_with("process")));
+}
+
+/// A process that has a small file system in the place of a folder, which only it sees. Nothing where
+/// this user may mount nothing.
+fn small_folder(folder: &Path) -> Option<Child> {
+    let mount = "mount -t tmpfs -o mode=700,size=256k none \"$0\" && echo mounted && exec cat";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(folder);
+    let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    if said == "mounted\n" {
+        return Some(holder);
+    }
+    eprintln!("skipped: {:?}", holder.wait().unwrap());
+    None
+}
+
+#[test]
+fn a_runtime_folder_that_is_full_is_told_at_once_and_holds_nobody_up() {
+    let place = place(&[("a", 1), ("b", 1)]);
+    let run = place.kept.path("run");
+    fs::create_dir(&run).unwrap();
+    let Some(mut holder) = small_folder(&run) else { return };
+    let small = seen_by(&holder, &run);
+    let job = |vm: &str| {
+        let line = place.backup(vm, "");
+        let line = line.replace(&run.display().to_string(), &small.display().to_string());
+        Job::of(place.kept.command(&line), place.kept.path(&format!("{vm}.errors")))
+    };
+    place.vsphere.trouble(STUCK);
+    let a = job("a");
+    assert!(place.vsphere.wait_until(Duration::from_secs(60), |_| created(&place).len() == 1));
+    let claims = || {
+        let files = fs::read_dir(small.join("budgets")).unwrap();
+        let files: Vec<_> = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        files
+    };
+    let claim = claims();
+
+    let mut ballast = File::create(small.join("ballast")).unwrap();
+    while ballast.write_all(&[1; 4096]).is_ok() {}
+    let begun = Instant::now();
+    let (code, says) = job("b").ends();
+    assert_eq!(code, 1, "{says}");
+    assert!(says.contains("cannot be written, for its file system is full"), "{says}");
+    // Whoever wants a turn gives up after so long.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(claims(), claim);
+
+    fs::remove_file(small.join("ballast")).unwrap();
+    drop(ballast);
+    place.vsphere.release_task(&created(&place)[0]);
+    a.succeeds();
+    job("b").succeeds();
+    assert_eq!(place.points().len(), 2);
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
 }

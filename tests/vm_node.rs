@@ -153,6 +153,38 @@ fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
 }
 
 #[test]
+fn ports_are_given_back_before_a_snapshot_whose_removal_takes_its_time() {
+    let place = Place::new(two_disks());
+    let _node = place.node("");
+    let method = "RemoveSnapshot_Task";
+    place.vms.vsphere.trouble(Trouble::TaskSticks { method, cancelable: true });
+    let job = place.submit("web");
+    place.hubs.point_of(&job);
+    let leased = || place.hubs.hub.get(&place.hubs.token, "/nbd/ports")["ports"] != json!([]);
+    wait_until("a port is leased", || !leased());
+    assert_eq!(place.snapshots(), 1);
+    let stuck = place.vms.vsphere.tasks().into_iter().rfind(|task| task.method == method);
+    place.vms.vsphere.release_task(&stuck.unwrap().id);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_key_of_a_vm_is_that_of_its_node_and_of_nothing_else() {
+    let place = Place::new(two_disks());
+    let _node = place.node("");
+    let _other = place.hubs.node("n2", &place.options(""));
+    let body = |node: &str| json!({ "vm": "web", "node": node, "idempotency_key": "nightly" });
+    let first = place.hubs.submit_body(&body("n1"));
+    let ask = |node: &str| place.hubs.hub.ask(&place.hubs.token, "POST", "/backups", &body(node));
+    let (status, again) = ask("n1");
+    assert_eq!((status, &again["id"]), (200, &json!(first)), "{again}");
+    let (status, refused) = ask("n2");
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("key_reused")), "{refused}");
+    place.hubs.point_of(&first);
+    place.assert_nothing_left();
+}
+
+#[test]
 fn a_snapshot_is_removed_when_its_job_is_called_off_and_when_its_node_stops() {
     let place = Place::with(two_disks(), "--node-deadline 4s");
     let mut node = place.node(SLOW);

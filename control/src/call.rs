@@ -1,18 +1,27 @@
 //! Calls over HTTP, each on a connection of its own, each wait with a deadline.
+//!
+//! ```text
+//!  Callee    who is called: one call, and its answer in full or as it comes
+//!  motion    whether bytes move, of a call and of all attempts of it
+//! ```
+
+mod motion;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{
@@ -29,10 +38,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::api::KEEP_ALIVE;
+pub(crate) use motion::Motion;
 
 /// For a connection.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// For an answer in full. A hub waits up to a minute for others who work in its repository.
+/// For an answer in full, from when bytes of the call moved last. A hub waits up to a minute for
+/// others who work in its repository.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
 
 /// How often it is looked whether an answer is still wanted.
@@ -41,7 +52,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) const SILENCE: Duration = Duration::from_secs(KEEP_ALIVE.as_secs() * 3);
 /// Bytes of an answer: a thousand points with long chains have some.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
-/// Bytes of a file that are read and sent at once.
+/// Bytes of a body that are sent at once, and moved once they are taken.
 const UPLOAD_BYTES: usize = 256 << 10;
 
 /// Why a call came to nothing.
@@ -133,6 +144,8 @@ pub(crate) struct Callee {
     pub(crate) prefix: String,
     /// With the scheme before it; marked as sensitive, so that nothing prints it.
     pub(crate) authorization: Option<HeaderValue>,
+    /// How long a call may stand still until there is an answer: [`ANSWER_DEADLINE`].
+    pub(crate) patience: Duration,
 }
 
 impl fmt::Debug for Callee {
@@ -172,12 +185,25 @@ impl Callee {
         call: &str,
         sent: Sent<'_>,
     ) -> Result<T, CallError> {
+        self.attempt(given_up, &Motion::new(), method, call, sent)
+    }
+
+    /// The same, as one attempt of several.
+    pub(crate) fn attempt<T: DeserializeOwned>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        motion: &Motion,
+        method: Method,
+        call: &str,
+        sent: Sent<'_>,
+    ) -> Result<T, CallError> {
         let runtime = runtime()?;
+        motion.begin();
         let asked = async {
-            let response = self.send(method, call, sent).await?;
-            read(accepted(response).await?).await
+            let response = self.send(method, call, sent, motion).await?;
+            read(accepted(response, motion).await?, motion).await
         };
-        let bytes = runtime.block_on(in_time(given_up, asked))?;
+        let bytes = runtime.block_on(self.in_time(given_up, motion, asked))?;
         serde_json::from_slice(&bytes).map_err(|error| CallError::Strange(error.to_string()))
     }
 
@@ -190,8 +216,12 @@ impl Callee {
         sent: Sent<'_>,
     ) -> Result<(Runtime, Incoming), CallError> {
         let runtime = runtime()?;
-        let opened = async { accepted(self.send(method, call, sent).await?).await };
-        let response = runtime.block_on(in_time(given_up, opened))?;
+        let motion = Motion::new();
+        let opened = async {
+            let response = self.send(method, call, sent, &motion).await?;
+            accepted(response, &motion).await
+        };
+        let response = runtime.block_on(self.in_time(given_up, &motion, opened))?;
         Ok((runtime, response.into_body()))
     }
 
@@ -230,6 +260,7 @@ impl Callee {
         method: Method,
         call: &str,
         sent: Sent<'_>,
+        motion: &Motion,
     ) -> Result<Response<Incoming>, CallError> {
         let failed = |error: &dyn fmt::Display| CallError::Unreachable(error.to_string());
         let wire = self.way.connect().await.map_err(CallError::Unreachable)?;
@@ -246,41 +277,64 @@ impl Callee {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
         let body = match sent {
-            Sent::Nothing => whole(Vec::new()),
+            Sent::Nothing => Empty::new().map_err(|never| match never {}).boxed(),
             Sent::Json(json) => {
-                request = request.header(CONTENT_TYPE, "application/json");
-                whole(json)
+                request = request
+                    .header(CONTENT_TYPE, "application/json")
+                    .header(CONTENT_LENGTH, json.len());
+                parts(Cursor::new(json), motion)
             }
             Sent::File(path) => {
-                let (bytes, body) = content(path)
-                    .map_err(|error| failed(&format!("{}: {error}", path.display())))?;
+                let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+                let (bytes, file) =
+                    file.map_err(|error| failed(&format!("{}: {error}", path.display())))?;
                 request = request
                     .header(CONTENT_TYPE, "application/octet-stream")
                     .header(CONTENT_LENGTH, bytes);
-                body
+                parts(file, motion)
             }
         };
         let request = request.body(body).map_err(|error| failed(&error))?;
         sender.send_request(request).await.map_err(|error| failed(&error))
     }
+
+    /// What is asked for, as long as bytes of it move and it is wanted.
+    async fn in_time<T>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        motion: &Motion,
+        asked: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let mut asked = pin!(asked);
+        loop {
+            match timeout(TICK, asked.as_mut()).await {
+                Ok(answered) => return answered,
+                Err(_) if given_up() => {
+                    return Err(CallError::Unreachable("it does not answer".into()));
+                }
+                Err(_) if motion.stands_for() >= self.patience => {
+                    let waited_s = self.patience.as_secs();
+                    return Err(CallError::Unreachable(format!("no answer within {waited_s} s")));
+                }
+                Err(_) => {}
+            }
+        }
+    }
 }
 
-fn whole(bytes: Vec<u8>) -> SentBody {
-    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
-}
-
-/// The content of a file, and how long it is. It is read by this thread, which has nothing else to do.
-fn content(path: &Path) -> io::Result<(u64, SentBody)> {
-    let file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    let parts = stream::try_unfold(file, |mut file| async {
+/// What there is to read, a part at a time. It is read by this thread, which has nothing else to do.
+fn parts(of: impl Read + Send + Sync + 'static, motion: &Motion) -> SentBody {
+    let parts = stream::try_unfold((of, motion.clone()), |(mut of, motion)| async {
         let mut part = Vec::with_capacity(UPLOAD_BYTES);
-        match (&mut file).take(UPLOAD_BYTES as u64).read_to_end(&mut part)? {
+        let bytes = (&mut of).take(UPLOAD_BYTES as u64).read_to_end(&mut part)?;
+        // The one before it is on its way, or this one would not be asked for.
+        motion.pass(bytes);
+        match bytes {
             0 => Ok(None),
-            _ => Ok(Some((Frame::data(Bytes::from(part)), file))),
+            _ => Ok(Some((Frame::data(Bytes::from(part)), (of, motion)))),
         }
     });
-    Ok((bytes, StreamBody::new(parts).boxed()))
+    StreamBody::new(parts).boxed()
 }
 
 impl CallError {
@@ -303,37 +357,18 @@ fn runtime() -> Result<Runtime, CallError> {
     built.map_err(|error| CallError::Unreachable(format!("no reactor can be had: {error}")))
 }
 
-/// What is asked for, within the deadline and as long as it is wanted.
-async fn in_time<T>(
-    given_up: &dyn Fn() -> bool,
-    asked: impl Future<Output = Result<T, CallError>>,
-) -> Result<T, CallError> {
-    let mut asked = pin!(asked);
-    let end = Instant::now() + ANSWER_DEADLINE;
-    loop {
-        match timeout(TICK, asked.as_mut()).await {
-            Ok(answered) => return answered,
-            Err(_) if given_up() => {
-                return Err(CallError::Unreachable("it does not answer".into()));
-            }
-            Err(_) if Instant::now() >= end => {
-                let waited_s = ANSWER_DEADLINE.as_secs();
-                return Err(CallError::Unreachable(format!("no answer within {waited_s} s")));
-            }
-            Err(_) => {}
-        }
-    }
-}
-
 /// The answer, if it is not an error.
-async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
+async fn accepted(
+    response: Response<Incoming>,
+    motion: &Motion,
+) -> Result<Response<Incoming>, CallError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let retry_after = response.headers().get(RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-    let bytes = read(response).await?;
+    let bytes = read(response, motion).await?;
     let said: ErrorBody = serde_json::from_slice(&bytes)
         .map_err(|_| CallError::Strange(format!("it answers {status}, in no words of a hub")))?;
     let ErrorDetail { code, message, hint } = said.error;
@@ -346,8 +381,12 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Ca
     }))
 }
 
-async fn read(response: Response<Incoming>) -> Result<Bytes, CallError> {
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+async fn read(response: Response<Incoming>, motion: &Motion) -> Result<Bytes, CallError> {
+    let body = response.into_body().map_frame(|frame| {
+        motion.pass(frame.data_ref().map_or(0, Bytes::len));
+        frame
+    });
+    let body = Limited::new(body, MAX_ANSWER_BYTES);
     let read = body.collect().await;
     read.map(|read| read.to_bytes()).map_err(|error| CallError::Unreachable(error.to_string()))
 }

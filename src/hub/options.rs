@@ -135,6 +135,14 @@ pub(crate) struct ServeOptions {
     )]
     pub(crate) node_deadline: Duration,
 
+    /// A node that answers, and moves no byte of a backup for this long, fails it
+    ///
+    /// Snapshots that are made or removed, and turns that are waited for, are no part of it.
+    #[arg(
+        long, value_name = "TIME", default_value = "30m", value_parser = positive_duration
+    )]
+    pub(crate) node_stall: Duration,
+
     #[command(flatten)]
     pub(crate) link: EndOptions,
 

@@ -68,6 +68,7 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         check: Arc::new(NodeCheck::of(hub.folder())),
         lines: options.tunnel.map(|_| Arc::clone(&directory) as _),
         deadline: options.node_deadline,
+        stall: options.node_stall,
     };
     let backups = backups(&hub, &nodes, options)?.map(Arc::new);
     let readers = backups.as_ref().map(|backups| Readers::start(&hub, Arc::clone(backups)));

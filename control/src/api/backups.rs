@@ -78,8 +78,8 @@ struct JobList {
         (status = 400, description = "The body is not JSON, or was cut", body = ErrorBody),
         (status = 401, description = "No token, or a wrong one", body = ErrorBody),
         (status = 408, description = "The body came too slowly", body = ErrorBody),
-        (status = 409, description = "The key is that of another VM or mode, the node or its vCenter \
-                                      cannot be asked for the VM, or the hub has no \
+        (status = 409, description = "The key is that of another request, the node or its vCenter cannot \
+                                      be asked for the VM, or the hub has no \
                                       repository", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not said to be JSON", body = ErrorBody),

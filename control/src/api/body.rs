@@ -3,7 +3,9 @@
 use std::error::Error as _;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -32,14 +34,15 @@ impl<S: Send + Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S>
                 "send it with `Content-Type: application/json`",
             ));
         }
+        let deadline = deadline(request.body(), MAX_BYTES);
         let reading = axum::body::to_bytes(request.into_body(), MAX_BYTES);
-        let bytes = tokio::time::timeout(BODY_DEADLINE, reading)
+        let bytes = tokio::time::timeout(deadline, reading)
             .await
             .map_err(|_late| {
                 ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
                     "body_too_slow",
-                    format!("the body did not come within {} s", BODY_DEADLINE.as_secs()),
+                    format!("the body did not come within {} s", deadline.as_secs()),
                     "send it at once",
                 )
             })?
@@ -55,6 +58,13 @@ impl<S: Send + Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S>
             ),
         })
     }
+}
+
+/// How long a body may take that says how long it is: as long as one of a MiB, for each MiB.
+fn deadline(body: &Body, max_bytes: usize) -> Duration {
+    let told = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let mibs = told.unwrap_or(0).min(max_bytes).div_ceil(1 << 20).max(1);
+    BODY_DEADLINE.saturating_mul(u32::try_from(mibs).unwrap_or(u32::MAX))
 }
 
 fn is_json(request: &Request) -> bool {
@@ -134,5 +144,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for ApiQuery<T> {
         query
             .map(|Query(value)| Self(value))
             .map_err(|error: QueryRejection| ApiError::unfit(error.body_text()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_deadline_for_each_mib_and_none_that_it_does_not_have() {
+        let of = |bytes: usize, most| deadline(&Body::from(vec![0; bytes]), most);
+        for bytes in [0, 1, 1 << 20] {
+            assert_eq!(of(bytes, 64 << 20), BODY_DEADLINE);
+        }
+        assert_eq!(of(3 << 20, 64 << 20), BODY_DEADLINE * 3);
+        assert_eq!(of(3 << 20, 1 << 20), BODY_DEADLINE);
+        let unsaid =
+            Body::from_stream(futures_util::stream::empty::<Result<Vec<u8>, std::io::Error>>());
+        assert_eq!(deadline(&unsaid, 64 << 20), BODY_DEADLINE);
     }
 }

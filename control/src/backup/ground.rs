@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::carrier::{Carrier, Here};
 use super::error::BackupError;
 use super::request::BackupSettings;
-use crate::catalog::SqliteCatalog;
+use super::run::Watch;
+use crate::catalog::{JobId, SqliteCatalog};
 use crate::export::Listener;
-use crate::hub::{ExportAddress, Exports, PortLease, Ports};
+use crate::hub::{ExportAddress, Exports, Holder, PortLease, Ports};
 use crate::repository::Repository;
 
 /// What a backup stands on. The steps are the same everywhere; this is what differs.
@@ -45,6 +46,15 @@ impl Ground {
     /// Whether the job is kept where its point is, and is done by the transaction that publishes.
     pub(super) fn has_job_in_repository(&self) -> bool {
         std::ptr::eq(&raw const *self.jobs, self.repository.catalog())
+    }
+
+    /// Lets others have the ports of the job, whose exports have ended.
+    pub(super) fn give_ports_back(&self, job: JobId, watch: &dyn Watch) {
+        let Some((ports, _)) = &self.ports else { return };
+        // What the catalog cannot note now is tried again when the job is over.
+        if let Err(error) = ports.release_all(&Holder::from(job)) {
+            watch.note(&format!("its ports are not free yet: {error}"));
+        }
     }
 
     /// Where the export of a disk is to be; `folder` is for a socket.

@@ -21,6 +21,7 @@ mod carrier;
 mod copying;
 mod error;
 mod ground;
+mod holding;
 mod look;
 mod origin;
 mod plan;

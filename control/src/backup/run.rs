@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use blockferry_dataplane::manifest::Manifest;
@@ -14,6 +13,7 @@ use super::carrier::{Carried, Sought};
 use super::copying::Copying;
 use super::error::{BackupError, WhichDisk};
 use super::ground::Ground;
+use super::holding::Holding;
 use super::origin::Origin;
 use super::plan::{DiskPlan, Planned, Planning};
 use super::report::{BackupReport, DiskReport};
@@ -173,11 +173,28 @@ impl Run<'_> {
         if self.ground.has_job_in_repository() {
             self.advance(JobState::Planning, "looking at its disks")?;
         }
-        let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
         self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
-        let frozen = self.origin.map(freeze).transpose()?;
-        self.refuse_namesake(frozen.as_ref().and_then(|frozen| frozen.vm_uuid.as_ref()))?;
-        let disks = frozen.as_ref().map_or(&*self.request.disks, |frozen| &*frozen.disks);
+        let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
+        let mut holding = Holding::of(self.origin.map(freeze).transpose()?);
+        let published = self.copy_and_publish(&mut holding, created, work);
+        // To let a VM go can take hours, and needs no port.
+        self.ground.give_ports_back(self.job, &**self.watch);
+        if holding.end().is_err() {
+            self.watch.note("letting the snapshot go broke off; `blockferry node sweep` does it");
+        }
+        published
+    }
+
+    /// From disks that are held still to a point. No export runs afterwards.
+    fn copy_and_publish(
+        &self,
+        holding: &mut Holding,
+        created: UnixMillis,
+        work: &mut Work,
+    ) -> Result<(Point, Vec<DiskReport>), BackupError> {
+        let frozen = holding.frozen();
+        self.refuse_namesake(frozen.and_then(|frozen| frozen.vm_uuid.as_ref()))?;
+        let disks = frozen.map_or(&*self.request.disks, |frozen| &*frozen.disks);
         self.refuse_others(disks)?;
         let plans = self.plan(disks, work)?;
         let mut staged = stage(&plans, work, self.ground, self.settings)?;
@@ -194,14 +211,14 @@ impl Run<'_> {
         }
         .copy()?;
 
-        let created = frozen.as_ref().map_or(created, |frozen| frozen.instant);
-        let vm_uuid = frozen.as_ref().and_then(|frozen| frozen.vm_uuid.clone());
-        let mut notes = frozen.as_ref().map_or_else(Vec::new, |frozen| frozen.notes.clone());
+        let created = frozen.map_or(created, |frozen| frozen.instant);
+        let vm_uuid = frozen.and_then(|frozen| frozen.vm_uuid.clone());
+        let mut notes = frozen.map_or_else(Vec::new, |frozen| frozen.notes.clone());
         notes.extend(alarms);
         // What is copied and flushed needs to be held no longer; that takes its time, and is waited
         // for at the end.
-        let letting_go = frozen.map(|frozen| thread::spawn(move || drop(frozen)));
-        let published = self.publish(staged, plans, carried, work, |id, layers| NewPoint {
+        holding.let_go();
+        self.publish(staged, plans, carried, work, |id, layers| NewPoint {
             id,
             vm: self.request.vm.clone(),
             vm_uuid,
@@ -210,11 +227,7 @@ impl Run<'_> {
             job: self.job,
             notes,
             layers,
-        });
-        if let Some(Err(_panicked)) = letting_go.map(thread::JoinHandle::join) {
-            self.watch.note("letting the snapshot go broke off; `blockferry node sweep` does it");
-        }
-        published
+        })
     }
 
     /// Points of two VMs under one name would be taken for those of one.

@@ -6,10 +6,11 @@
 //!
 //! The lock ends with its process, however that ends: a file that nobody has locked is that of a
 //! dead job, counts for nothing, and goes when the next one looks. What is done in one step is done
-//! under a lock on the folder, held for a moment.
+//! under a lock on the folder, held for a moment. A claim is written aside (`<job>.part`), locked, and
+//! put in the place of the one before, which stays where there is no room for another.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::backup::Cancellation;
 /// Bytes of a file of it: many times what there is to say.
 const MAX_BYTES: u64 = 256 << 10;
 const ENDING: &str = "json";
+/// Of one that is being written.
+const ASIDE: &str = "part";
 /// How often one that waits looks whether it fits: the death of a process, which frees its share,
 /// is told by nothing that could be waited for. A look takes about 20 us for each file.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -47,6 +50,15 @@ pub enum BudgetError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// No room for what a job says.
+    #[error(
+        "{}, where jobs say what they take of hosts, cannot be written, for its file system is \
+         full; make room there, or name another runtime folder", path.display()
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
     },
     /// Somebody keeps the folder to himself.
     #[error(
@@ -122,21 +134,11 @@ impl Budgets {
         let _turn = self.turn()?;
         let last = self.read(None)?.iter().map(|other| other.ticket).max();
         let path = self.folder.join(&claim.job).with_extension(ENDING);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
-        let file = opened.map_err(|error| system(&path, error))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| system(&path, error.into()))?;
         let ticket = last.map_or(0, |last| last.saturating_add(1));
         let standing = Standing { claim, ticket, granted: false };
-        let mut queued = Granted { budgets: self.clone(), path, file, standing, waited: false };
-        queued.write()?;
-        Ok(queued)
+        // Nothing is given back where this fails, for that would wait for the turn that is held here.
+        let locked = put(&path, &standing)?;
+        Ok(Granted { budgets: self.clone(), path, _locked: locked, standing, waited: false })
     }
 
     /// Files are removed in it, so it has to be one of our own: its parent may be `/tmp`.
@@ -155,8 +157,12 @@ impl Budgets {
         let mut all: Vec<Standing> = Vec::new();
         for found in fs::read_dir(&self.folder).map_err(|error| system(&self.folder, error))? {
             let path = found.map_err(|error| system(&self.folder, error))?.path();
-            let is_claim = path.extension().is_some_and(|ending| ending == ENDING);
-            if !is_claim || without == Some(&*path) {
+            let ends_in = |ending: &str| path.extension().is_some_and(|has| has == ending);
+            if ends_in(ASIDE) {
+                // Nobody writes meanwhile, so who wrote it is dead.
+                fs::remove_file(&path).map_err(|error| system(&path, error))?;
+            }
+            if !ends_in(ENDING) || without == Some(&*path) {
                 continue;
             }
             let file = File::open(&path).map_err(|error| system(&path, error))?;
@@ -199,7 +205,8 @@ impl Budgets {
 pub struct Granted {
     budgets: Budgets,
     path: PathBuf,
-    file: File,
+    /// The file, which is ours as long as this is open.
+    _locked: File,
     standing: Standing,
     waited: bool,
 }
@@ -217,8 +224,9 @@ impl Granted {
     /// [`BudgetError`]; it is given back with the rest then.
     pub fn give_back(&mut self, pools: &[Pool]) -> Result<(), BudgetError> {
         let _turn = self.budgets.turn()?;
-        self.standing.claim.shares.retain(|share| !pools.contains(&share.pool));
-        self.write()
+        let mut left = self.standing.clone();
+        left.claim.shares.retain(|share| !pools.contains(&share.pool));
+        self.put(left)
     }
 
     /// Looks whether it may have its shares, and has them then.
@@ -227,23 +235,42 @@ impl Granted {
         let others = self.budgets.read(Some(&self.path))?;
         let in_the_way = obstacles(&self.standing, &others, &self.budgets.limits);
         if in_the_way.is_empty() {
-            self.standing.granted = true;
-            self.write()?;
+            self.put(Standing { granted: true, ..self.standing.clone() })?;
         }
         Ok(in_the_way)
     }
 
-    /// Writes it down. Nobody reads meanwhile, for they are under the folder's lock as this is; one
-    /// that is killed in the middle of it is dead.
-    fn write(&mut self) -> Result<(), BudgetError> {
-        let written =
-            serde_json::to_vec(&self.standing).map_err(io::Error::from).and_then(|json| {
-                self.file.set_len(0)?;
-                self.file.rewind()?;
-                self.file.write_all(&json)
-            });
-        written.map_err(|error| system(&self.path, error))
+    /// Writes it down. Under [`turn`](Budgets::turn).
+    fn put(&mut self, standing: Standing) -> Result<(), BudgetError> {
+        self._locked = put(&self.path, &standing)?;
+        self.standing = standing;
+        Ok(())
     }
+}
+
+/// Puts a claim in the place of the one before, whole or not at all. Returns its file, locked.
+fn put(path: &Path, standing: &Standing) -> Result<File, BudgetError> {
+    let aside = path.with_extension(ASIDE);
+    let written = || {
+        let json = serde_json::to_vec(standing)?;
+        let mut opened = OpenOptions::new();
+        let mut file = opened.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        // It counts for nothing where it is not locked.
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.write_all(&json)?;
+        fs::rename(&aside, path)?;
+        Ok(file)
+    };
+    written().map_err(|error: io::Error| {
+        // The next one removes it if not we.
+        let _left = fs::remove_file(&aside);
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                BudgetError::Full { path: path.to_owned() }
+            }
+            _ => system(path, error),
+        }
+    })
 }
 
 impl Drop for Granted {

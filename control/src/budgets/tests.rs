@@ -237,10 +237,30 @@ fn what_a_dead_process_left_counts_for_nothing_and_goes() {
     fs::write(place.join("dead.json"), serde_json::to_vec(&left).unwrap()).unwrap();
     // It was killed as it wrote.
     fs::write(place.join("half.json"), "{\"claim\"").unwrap();
+    fs::write(place.join("aside.part"), "{\"claim\"").unwrap();
     fs::write(place.join("notes.txt"), "mine").unwrap();
     let _granted = take(&budgets, on("b", "esx1", 8, "ds1"));
     let left = BTreeSet::from(["job-of-b.json".to_owned(), "notes.txt".to_owned()]);
     assert_eq!(files(&folder), left);
+}
+
+#[test]
+fn a_claim_that_cannot_be_written_anew_stays_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    let budgets = budgets(&folder);
+    let mut first = take(&budgets, on("a", "esx1", 6, "ds1"));
+    // Nothing can be written aside.
+    let aside = folder.path().join("run/budgets/job-of-a.part");
+    fs::create_dir(&aside).unwrap();
+    let refused = first.give_back(&[Pool::Host]).unwrap_err();
+    assert!(matches!(refused, BudgetError::System { .. }), "{refused}");
+    fs::remove_dir(&aside).unwrap();
+    let called_off = Cancellation::default();
+    let (told, waiting) = take_beside(&budgets, on("b", "esx1", 6, "ds1"), &called_off);
+    let words = told.recv_timeout(SOON).unwrap();
+    assert!(words.contains("where 6 of 8 are taken by VM DC/vm/a (6)"), "{words}");
+    first.give_back(&[Pool::Host]).unwrap();
+    drop(waiting.join().unwrap().unwrap());
 }
 
 #[test]

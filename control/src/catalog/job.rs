@@ -2,7 +2,7 @@
 
 use super::error::CatalogError;
 use super::id::JobId;
-use super::name::{IdempotencyKey, VmName};
+use super::name::{IdempotencyKey, RequestHash, VmName};
 use super::time::UnixMillis;
 use super::word::words;
 
@@ -95,6 +95,8 @@ pub struct NewJob {
     pub mode: BackupMode,
     /// Asking again with the same key gives the same job.
     pub key: Option<IdempotencyKey>,
+    /// All else that is asked for, where a key has to stand for it.
+    pub asked: Option<RequestHash>,
 }
 
 /// A job as it is.
@@ -112,6 +114,8 @@ pub struct Job {
     pub state: JobState,
     /// The key that it was asked for with.
     pub key: Option<IdempotencyKey>,
+    /// All else that was asked for with the key, if that was noted.
+    pub asked: Option<RequestHash>,
     /// When it was asked for.
     pub created: UnixMillis,
     /// When it took its state.
@@ -170,7 +174,8 @@ pub trait Jobs {
     /// Adds a job, queued, or gives back the one that its key gave before.
     ///
     /// # Errors
-    /// [`CatalogError::KeyReused`] when the key was used for another VM, mode or kind.
+    /// [`CatalogError::KeyReused`] when the key was used for another VM, mode or kind, or for
+    /// something else.
     fn add_job(&self, job: NewJob) -> Result<Admission, CatalogError>;
 
     /// One job.

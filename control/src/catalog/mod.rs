@@ -40,7 +40,8 @@ pub use job::{
 };
 pub use lease::{Claim, ClaimKind, Lease, Leases};
 pub use name::{
-    ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, ValueError, VmName, VmUuid,
+    ChangeId, DiskName, DiskUuid, IdempotencyKey, ManifestId, RequestHash, ValueError, VmName,
+    VmUuid,
 };
 pub use path::RelativePath;
 pub use point::{

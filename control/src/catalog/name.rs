@@ -109,6 +109,12 @@ checked_text! {
     "it has 32 hexadecimal digits"
 }
 checked_text! {
+    /// What tells a request from any other one, besides its key.
+    RequestHash, "hash of a request",
+    |text| text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte)),
+    "it has 64 hexadecimal digits"
+}
+checked_text! {
     /// Chosen by who asks for a job, so that asking again gives the same one.
     IdempotencyKey, "idempotency key", |text| is_token(text, 255),
     "it has 1 to 255 visible ASCII characters"

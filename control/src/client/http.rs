@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::address::HubAddress;
 use super::error::ClientError;
-use crate::call::{CallError, Callee, Refused, Sent, Way};
+use crate::call::{ANSWER_DEADLINE, CallError, Callee, Refused, Sent, Way};
 
 /// A hub, and the token that opens it. Calls block. Clones are the same.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ impl HubClient {
             authority: address.authority(),
             prefix: address.prefix().to_owned(),
             authorization: Some(authorization),
+            patience: ANSWER_DEADLINE,
         };
         Ok(Self { address: Arc::new(address), hub: Arc::new(hub) })
     }

@@ -24,9 +24,10 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::jobs::{JobRefusal, Jobs};
+use super::pass::PassId;
 use super::wire::{
     BaseRecord, ChangedAnswer, Done, FindAnswer, FindAsked, HealthRecord, JobAsked, JobProgress,
-    JobsRecord, LookAnswer, LookAsked, SnapshotAnswer, SnapshotAsked,
+    JobsRecord, LookAnswer, LookAsked, MAX_ASKED_BYTES, SnapshotAnswer, SnapshotAsked,
 };
 use crate::api::{ApiError, ApiJson, ApiPath, ApiQuery, HEADER_DEADLINE, bearer, of_file};
 use crate::catalog::JobId;
@@ -36,8 +37,6 @@ use crate::proc::own_pss_bytes;
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 /// For the next bytes of a body.
 const BODY_SILENCE: Duration = Duration::from_secs(30);
-/// Bytes of a body of JSON: a million changed areas.
-const MAX_ASKED_BYTES: usize = 64 << 20;
 
 /// The paths of a node; with a token, for who has it alone.
 pub(super) fn router(jobs: &Arc<Jobs>, token: Option<&NodeToken>) -> Router {
@@ -116,7 +115,7 @@ async fn look(
 }
 
 async fn list(State(jobs): State<Arc<Jobs>>) -> Json<JobsRecord> {
-    Json(JobsRecord { jobs: jobs.ids().iter().map(JobId::to_string).collect() })
+    Json(JobsRecord { jobs: jobs.ids().iter().map(PassId::to_string).collect() })
 }
 
 async fn start(
@@ -124,7 +123,7 @@ async fn start(
     ApiPath(job): ApiPath<String>,
     ApiJson(asked): ApiJson<JobAsked, MAX_ASKED_BYTES>,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || jobs.start(job, asked)).await?;
     Ok(Json(Done {}))
 }
@@ -139,7 +138,7 @@ async fn progress(
     ApiPath(job): ApiPath<String>,
     ApiQuery(Seen { seen }): ApiQuery<Seen>,
 ) -> Result<Json<JobProgress>, ApiError> {
-    let job = jobs.job(JobId::from_str(&job)?)?;
+    let job = jobs.job(PassId::from_str(&job)?)?;
     // Subscribed before it is looked, so that nothing is missed in between.
     let mut happened = job.happened();
     let news = async {
@@ -160,7 +159,7 @@ async fn end(
     State(jobs): State<Arc<Jobs>>,
     ApiPath(job): ApiPath<String>,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || jobs.end(job)).await?;
     Ok(Json(Done {}))
 }
@@ -203,7 +202,7 @@ async fn base(
     ApiPath((job, place)): ApiPath<(String, usize)>,
     body: Body,
 ) -> Result<Json<Done>, ApiError> {
-    let job = JobId::from_str(&job)?;
+    let job = PassId::from_str(&job)?;
     blocking(move || {
         let path = jobs.base(job, place)?;
         let failed = |error: &dyn std::fmt::Display| {
@@ -219,6 +218,8 @@ async fn base(
             .map_err(|_late| failed(&"nothing came for too long"))?
         {
             let frame = frame.map_err(|error| failed(&error))?;
+            // Digests of a large disk take longer than a job may go without a word.
+            jobs.job(job)?;
             if let Some(bytes) = frame.data_ref() {
                 file.write_all(bytes).map_err(|error| failed(&error))?;
             }
@@ -234,7 +235,8 @@ async fn manifest(
     State(jobs): State<Arc<Jobs>>,
     ApiPath((job, place)): ApiPath<(String, usize)>,
 ) -> Result<Response, ApiError> {
-    let job = jobs.job(JobId::from_str(&job)?)?;
+    let id = PassId::from_str(&job)?;
+    let job = jobs.job(id)?;
     let (file, length) = blocking(move || {
         let file = job.finished_manifest(place)?;
         let metadata = file.metadata();
@@ -244,7 +246,12 @@ async fn manifest(
     })
     .await?;
     let (file, job) = file;
-    Ok(of_file(file, length, job))
+    let heard = move |part| {
+        // Whoever takes them asks for nothing else meanwhile. One that is called off goes on.
+        let _word_of_the_hub = jobs.job(id);
+        part
+    };
+    Ok(of_file(file, length, job).map(|body| Body::new(body.map_frame(heard))))
 }
 
 /// Does what waits for the disk or for sources, on a thread that may.

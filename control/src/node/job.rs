@@ -14,9 +14,10 @@ use blockferry_dataplane::{Counts, Event};
 use tokio::sync::watch;
 
 use super::jobs::{FOLDER_MODE, JobRefusal};
+use super::pass::PassId;
 use super::wire::{CarriedRecord, EndRecord, JobProgress, WordRecord};
 use crate::backup::{BackupError, Carried, CarryError, Carrying, Watch, lane_words};
-use crate::catalog::{DiskName, JobId};
+use crate::catalog::DiskName;
 use crate::child::held;
 
 /// How often it is looked whether a job goes on, and how far it is.
@@ -27,7 +28,7 @@ const MAX_WORDS: usize = 1024;
 /// A job, and what it has come to. Its folder goes with it.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) id: JobId,
+    pub(super) id: PassId,
     pub(super) folder: PathBuf,
     pub(super) cancelled: AtomicBool,
     /// The hub wants nothing of it any more: it is forgotten once it is over.
@@ -51,7 +52,7 @@ pub(super) struct State {
 }
 
 impl Job {
-    pub(super) fn make(id: JobId, jobs: &Path) -> io::Result<Self> {
+    pub(super) fn make(id: PassId, jobs: &Path) -> io::Result<Self> {
         let folder = jobs.join(id.to_string());
         DirBuilder::new().mode(FOLDER_MODE).create(&folder)?;
         let state = State {

@@ -16,6 +16,7 @@ use blockferry_dataplane::nbd::NbdUri;
 use blockferry_dataplane::{Counts, Endpoint, MoverSettings};
 
 use super::job::Job;
+use super::pass::PassId;
 use super::vms::{HeldVms, NodeVms};
 use super::wire::{
     self, EndRecord, FaultRecord, JobAsked, LoadRecord, LookAnswer, LookAsked, LookedRecord,
@@ -71,7 +72,7 @@ pub(super) enum JobRefusal {
 pub(super) struct Jobs {
     folder: PathBuf,
     settings: JobSettings,
-    jobs: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    jobs: Mutex<BTreeMap<PassId, Arc<Job>>>,
     pub(super) vms: Arc<HeldVms>,
 }
 
@@ -134,7 +135,7 @@ impl Jobs {
     }
 
     /// Where the digests go of what an export holds already. It makes the job.
-    pub(super) fn base(&self, id: JobId, place: usize) -> Result<PathBuf, JobRefusal> {
+    pub(super) fn base(&self, id: PassId, place: usize) -> Result<PathBuf, JobRefusal> {
         let job = self.get_or_make(id)?;
         match held(&job.state).started {
             false => Ok(job.base(place)),
@@ -143,7 +144,7 @@ impl Jobs {
     }
 
     /// Starts the lanes of a job; nothing is done where that was done before.
-    pub(super) fn start(self: &Arc<Self>, id: JobId, asked: JobAsked) -> Result<(), JobRefusal> {
+    pub(super) fn start(self: &Arc<Self>, id: PassId, asked: JobAsked) -> Result<(), JobRefusal> {
         let job = self.get_or_make(id)?;
         if held(&job.state).started {
             return Ok(());
@@ -179,10 +180,10 @@ impl Jobs {
     }
 
     /// A job, which its hub has asked about now.
-    pub(super) fn job(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
-        let job = held(&self.jobs).get(&id).cloned().ok_or(JobRefusal::Unknown(id))?;
+    pub(super) fn job(&self, id: PassId) -> Result<Arc<Job>, JobRefusal> {
+        let job = held(&self.jobs).get(&id).cloned().ok_or(JobRefusal::Unknown(id.job))?;
         held(&job.state).heard = Instant::now();
-        self.vms.heard(id);
+        self.vms.heard(id.job);
         Ok(job)
     }
 
@@ -192,12 +193,12 @@ impl Jobs {
     }
 
     /// The jobs that there are.
-    pub(super) fn ids(&self) -> Vec<JobId> {
+    pub(super) fn ids(&self) -> Vec<PassId> {
         held(&self.jobs).keys().copied().collect()
     }
 
     /// Calls a job off; one that has ended, or never began, is forgotten with its files.
-    pub(super) fn end(&self, id: JobId) -> Result<(), JobRefusal> {
+    pub(super) fn end(&self, id: PassId) -> Result<(), JobRefusal> {
         let job = self.job(id)?;
         // Before it is looked: whoever ends the job looks at this afterwards.
         job.dismissed.store(true, Ordering::SeqCst);
@@ -253,8 +254,8 @@ impl Jobs {
         self.vms.stop();
     }
 
-    fn get_or_make(&self, id: JobId) -> Result<Arc<Job>, JobRefusal> {
-        self.vms.heard(id);
+    fn get_or_make(&self, id: PassId) -> Result<Arc<Job>, JobRefusal> {
+        self.vms.heard(id.job);
         let mut jobs = held(&self.jobs);
         if let Some(job) = jobs.get(&id) {
             held(&job.state).heard = Instant::now();
@@ -283,7 +284,7 @@ impl Jobs {
         strands.saturating_mul(STRAND_POOL_BYTES).min(left / 2).max(least)
     }
 
-    fn forget(&self, id: JobId) {
+    fn forget(&self, id: PassId) {
         held(&self.jobs).remove(&id);
     }
 
@@ -316,7 +317,7 @@ impl Jobs {
         Ok(Load {
             disk: name(&disk.disk)?,
             source: match disk.source.as_str() {
-                "" => self.in_snapshot(job.id, &disk.disk)?,
+                "" => self.in_snapshot(job.id.job, &disk.disk)?,
                 uri => self.source(&disk.disk, uri)?,
             },
             target: (self.settings.reach)(&target).map_err(of_disk)?,

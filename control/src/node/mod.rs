@@ -10,7 +10,7 @@
 //!  Node: the tunnel, kept up, and
 //!  NodeService ─ api    what the hub asks for, over connections that it opens through the tunnel
 //!              ├ jobs   sources looked at, lanes run: backup::Here, each job on a thread
-//!              ├ job    what its lanes have come to
+//!              ├ job    what its lanes have come to, by the pass of a backup that they are
 //!              └ vms    VMs of its hypervisor, held still for jobs
 //!  wire         what the two say to each other
 //! ```
@@ -19,6 +19,7 @@ mod api;
 mod folder;
 mod job;
 mod jobs;
+mod pass;
 mod serve;
 mod service;
 mod vms;
@@ -26,6 +27,7 @@ pub(crate) mod wire;
 
 pub use api::NodeToken;
 pub(crate) use api::{NO_SUCH_JOB, UNFIT};
+pub(crate) use pass::PassId;
 pub use vms::NodeVms;
 pub use wire::HealthRecord;
 

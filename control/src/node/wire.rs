@@ -1,15 +1,17 @@
 //! What a hub and its nodes tell each other, as JSON. A field that is added is optional.
 
+mod extent;
+
 use std::str::FromStr;
 
-use blockferry_dataplane::plan::{Area, AreaSet};
-use blockferry_dataplane::{Endpoint, Extent, Fault, Side};
+use blockferry_dataplane::{Endpoint, Fault, Side};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupError, CarryError, LoadFault, target_words};
 use crate::catalog::{DiskName, FailureKind, ValueError};
 use crate::record::{BytesRecord, NoteRecord};
 use crate::snapshots::Base;
+pub(crate) use extent::{ExtentRecord, MAX_ASKED_BYTES};
 
 /// `GET /health`: that it is there.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -54,7 +56,8 @@ pub(crate) struct LookedRecord {
     pub(crate) has_bitmap: bool,
 }
 
-/// `POST /jobs/{job}`: lanes to be run. Asked for again, it is the same job.
+/// `POST /jobs/{job}`: lanes to be run. Asked for again, it is the same job; `JOB.2` is the second
+/// pass of one, which is another.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct JobAsked {
     /// Connections a side at most, for that is what the exports are made for.
@@ -75,15 +78,6 @@ pub(crate) struct LoadRecord {
     /// Whether the digests of what the export holds already were sent before
     /// (`PUT /jobs/{job}/disks/{place}/base`).
     pub(crate) base: bool,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ExtentRecord {
-    Whole,
-    /// Start and length of each, in bytes.
-    Areas(Vec<(u64, u64)>),
-    Bitmap(String),
 }
 
 /// `GET /jobs/{job}?seen=N`: how a job gets on. It is answered when there is a word that was not
@@ -274,36 +268,6 @@ pub(crate) struct JobsRecord {
 /// An answer without content.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Done {}
-
-impl From<&Extent> for ExtentRecord {
-    fn from(extent: &Extent) -> Self {
-        match extent {
-            Extent::Whole => Self::Whole,
-            Extent::Areas(areas) => {
-                Self::Areas(areas.iter().map(|area| (area.start, area.length)).collect())
-            }
-            Extent::Bitmap(name) => Self::Bitmap(name.clone()),
-        }
-    }
-}
-
-impl ExtentRecord {
-    /// What is to be moved.
-    ///
-    /// # Errors
-    /// Areas that are none.
-    pub(super) fn extent(self) -> Result<Extent, String> {
-        Ok(match self {
-            Self::Whole => Extent::Whole,
-            Self::Areas(areas) => {
-                let areas = areas.into_iter().map(|(start, length)| Area::new(start, length));
-                let areas = AreaSet::from_unsorted(areas, u64::MAX);
-                Extent::Areas(areas.map_err(|error| error.to_string())?)
-            }
-            Self::Bitmap(name) => Extent::Bitmap(name),
-        })
-    }
-}
 
 impl From<SideRecord> for Side {
     fn from(side: SideRecord) -> Self {

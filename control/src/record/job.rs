@@ -130,6 +130,7 @@ impl JobRecord {
             mode: self.mode.parse()?,
             state: self.state.parse()?,
             key: self.idempotency_key.as_deref().map(str::parse).transpose()?,
+            asked: None,
             created: time(self.created_ms),
             changed: time(self.changed_ms),
             reason: self.reason.clone(),

@@ -39,8 +39,10 @@ impl Repository {
         self.clean_up_under(&exclusively)?;
         self.claim(&vm)?;
         let owner = Some(vm.clone());
-        let job =
-            self.catalog.add_job(NewJob { kind: JobKind::Backup, vm, mode, key: None })?.into_job();
+        let job = self
+            .catalog
+            .add_job(NewJob { kind: JobKind::Backup, vm, mode, key: None, asked: None })?
+            .into_job();
         match self.make_work(job.id, owner.as_ref()) {
             Ok(work) => Ok((job, work)),
             Err(error) => {

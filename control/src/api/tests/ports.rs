@@ -66,7 +66,7 @@ fn a_job_of_another_vm_or_one_that_is_over_gets_no_port() {
     place.port("a", "db", "root");
     refused(&place.allocate("a", "web", "root"), 409, "other_vm");
     let vm = "db".parse().unwrap();
-    let new = NewJob { kind: JobKind::Backup, vm, mode: BackupMode::Auto, key: None };
+    let new = NewJob { kind: JobKind::Backup, vm, mode: BackupMode::Auto, key: None, asked: None };
     let job = place.hub.catalog().add_job(new).unwrap().into_job();
     assert_eq!(place.allocate(job.id.as_str(), "db", "root").status, 200);
     place.hub.catalog().advance(job.id, JobState::Cancelled, "a test").unwrap();

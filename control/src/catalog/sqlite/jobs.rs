@@ -83,7 +83,10 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
     if let Some(key) = &new.key
         && let Some(known) = of_key(tables, key)?
     {
-        if (&known.vm, known.mode, known.kind) != (&new.vm, new.mode, new.kind) {
+        let is_other = |asked| known.asked.as_ref().is_some_and(|was| was != asked);
+        if (&known.vm, known.mode, known.kind) != (&new.vm, new.mode, new.kind)
+            || new.asked.as_ref().is_some_and(is_other)
+        {
             let (job, vm) = (known.id, known.vm);
             return Err(CatalogError::KeyReused { key: key.clone(), job, vm }.into());
         }
@@ -97,6 +100,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
         mode: new.mode,
         state: JobState::Queued,
         key: new.key,
+        asked: new.asked,
         created: now,
         changed: now,
         reason: "asked for".to_owned(),
@@ -104,8 +108,8 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
     };
     tables.change(
         "INSERT INTO jobs (id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
-                           kind)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                           kind, asked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             job.id.as_str(),
             job.vm.as_str(),
@@ -116,6 +120,7 @@ fn add(tables: &Connection, new: NewJob) -> Outcome<Admission> {
             rows::millis(job.changed),
             job.reason,
             job.kind.as_str(),
+            job.asked.as_ref().map(|asked| asked.as_str()),
         ],
     )?;
     note(tables, &job)?;

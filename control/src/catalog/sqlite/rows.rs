@@ -16,7 +16,7 @@ use crate::catalog::point::{
 use crate::catalog::time::UnixMillis;
 
 pub(super) const JOB: &str = "id, vm, mode, state, idempotency_key, created_ms, changed_ms, reason,
-    failure, kind";
+    failure, kind, asked";
 pub(super) const LEASE: &str = "id, kind, key, owner, created_ms";
 pub(super) const DISK: &str = "id, vm, name, uuid";
 pub(super) const POINT: &str = "id, vm, created_ms, published_ms, mode, job, vm_uuid";
@@ -41,6 +41,7 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         reason: row.get(7)?,
         failure: optional(row, 8)?,
         kind: text(row, 9)?,
+        asked: optional(row, 10)?,
     })
 }
 

@@ -5,7 +5,12 @@ pub(super) const APPLICATION_ID: i32 = 0x6266_6374;
 
 /// What makes version n + 1 of version n. A released one is never changed: a new one is added.
 pub(super) const MIGRATIONS: &[&str] =
-    &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
+    &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7, VERSION_8];
+
+/// What a key stands for, besides its VM and mode.
+const VERSION_8: &str = "
+ALTER TABLE jobs ADD COLUMN asked TEXT;
+";
 
 /// Which VM it was, and what whoever restores a point should know.
 const VERSION_7: &str = "

@@ -105,6 +105,21 @@ fn an_idempotency_key_cannot_stand_for_another_job() {
 }
 
 #[test]
+fn an_idempotency_key_cannot_stand_for_another_request_where_it_was_noted() {
+    let place = Place::new();
+    let asked = |text: &str, key: &str| NewJob { asked: Some(a(text)), ..keyed("db1", key) };
+    let (one, other) = ("1".repeat(64), "2".repeat(64));
+    let first = place.catalog.add_job(asked(&one, "k")).unwrap().into_job();
+    assert_eq!(place.catalog.add_job(asked(&one, "k")).unwrap(), Admission::Known(first));
+    let error = place.catalog.add_job(asked(&other, "k")).unwrap_err();
+    assert!(matches!(error, CatalogError::KeyReused { .. }), "{error}");
+    // One of a version that did not note it.
+    let before = place.catalog.add_job(keyed("db1", "before")).unwrap().into_job();
+    let again = place.catalog.add_job(asked(&one, "before")).unwrap();
+    assert_eq!(again, Admission::Known(before));
+}
+
+#[test]
 fn a_job_is_found_by_its_key_alone() {
     let place = Place::new();
     place.catalog.add_job(keyed("db1", "other")).unwrap();

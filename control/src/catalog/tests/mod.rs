@@ -73,7 +73,7 @@ pub(super) fn a<T: FromStr<Err = ValueError>>(text: &str) -> T {
 }
 
 pub(super) fn new_job(vm: &str) -> NewJob {
-    NewJob { kind: JobKind::Backup, vm: a(vm), mode: BackupMode::Auto, key: None }
+    NewJob { kind: JobKind::Backup, vm: a(vm), mode: BackupMode::Auto, key: None, asked: None }
 }
 
 /// The states after the first one that lead to a state.

@@ -84,10 +84,10 @@ fn what_is_no_catalog_is_refused_and_left_as_it_is() {
 fn a_catalog_of_a_newer_program_is_refused_in_a_line_that_says_what_to_do() {
     let place = Place::new();
     rusqlite::Connection::open(place.file())
-        .and_then(|file| file.pragma_update(None, "user_version", 8))
+        .and_then(|file| file.pragma_update(None, "user_version", 9))
         .unwrap();
     let error = SqliteCatalog::open(&place.file()).unwrap_err();
-    assert!(matches!(error, StorageError::Newer { found: 8, .. }), "{error}");
+    assert!(matches!(error, StorageError::Newer { found: 9, .. }), "{error}");
     let said = error.to_string();
     assert!(said.contains("use the newer blockferry") && said.lines().count() == 1, "{said}");
 }

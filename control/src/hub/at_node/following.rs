@@ -37,6 +37,7 @@ impl AtNode {
         let mut seen = 0;
         let mut heard = Instant::now();
         let mut told_of_cancel = false;
+        let mut advance = Advance::from(loads.len());
         let end = loop {
             if shared.is_cancelled() && !told_of_cancel {
                 told_of_cancel = true;
@@ -81,9 +82,19 @@ impl AtNode {
                 }
             }
             let counts = progress.bytes.into_iter().map(Counts::from);
-            *held(&shared.counts) = counts.take(loads.len()).collect();
+            let counts: Vec<Counts> = counts.take(loads.len()).collect();
+            let stands_for = advance.look(&counts);
+            *held(&shared.counts) = counts;
             if let Some(end) = progress.end {
                 break end;
+            }
+            if stands_for >= self.stall {
+                return Err(CarryError::All(BackupError::Node(format!(
+                    "node {} answers, but has moved no byte of any disk for {} s; look at its log, \
+                     its sources and its line (--node-stall of the hub is how long that may be)",
+                    self.node,
+                    stands_for.as_secs()
+                ))));
             }
         };
         match end {
@@ -117,9 +128,11 @@ impl AtNode {
         let failed =
             |error: &dyn fmt::Display| BackupError::Node(format!("{}: {error}", to.display()));
         let call = format!("{}/disks/{place}/manifest", self.path());
-        let written = self.insist(given_up, || {
+        let written = self.insist(given_up, |motion| {
             let mut written = File::create(to).map_err(|error| failed(&error));
+            motion.begin();
             self.callee.fetch(&call, carried.manifest_bytes, &mut |bytes| {
+                motion.pass(bytes.len());
                 let Ok(file) = &mut written else { return false };
                 let wrote = file.write_all(bytes).map_err(|error| failed(&error));
                 if let Err(error) = wrote {
@@ -159,6 +172,27 @@ impl AtNode {
             });
         }
         Ok(carried)
+    }
+}
+
+/// How far the lanes of a node are, and since when.
+struct Advance {
+    counts: Vec<Counts>,
+    since: Instant,
+}
+
+impl Advance {
+    fn from(disks: usize) -> Self {
+        Self { counts: vec![Counts::default(); disks], since: Instant::now() }
+    }
+
+    /// Takes note of how far they are now. Returns for how long they have been no farther.
+    fn look(&mut self, counts: &[Counts]) -> Duration {
+        if self.counts != counts {
+            self.counts = counts.to_vec();
+            self.since = Instant::now();
+        }
+        self.since.elapsed()
     }
 }
 

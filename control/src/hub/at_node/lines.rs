@@ -11,7 +11,7 @@ use hyper::header::HeaderValue;
 
 use super::super::backups::SubmitError;
 use super::super::nodes::{NodeCheck, NodeError, NodeFacts, NodeName, NodeWay};
-use crate::call::{CallError, Callee, Opens, Sent, Way};
+use crate::call::{ANSWER_DEADLINE, CallError, Callee, Opens, Sent, Way};
 use crate::child::each;
 use crate::node::HealthRecord;
 use crate::tunnel::endpoint::{DialError, Directory};
@@ -69,6 +69,8 @@ pub struct NodesAtWork {
     pub lines: Option<Arc<dyn NodeLines>>,
     /// How long a node may be away before a job of it fails.
     pub deadline: Duration,
+    /// How long a node that answers may move no byte of a job before that fails.
+    pub stall: Duration,
 }
 
 impl NodesAtWork {
@@ -117,7 +119,9 @@ impl NodesAtWork {
             }
             (None, None) => return Err(SubmitError::NoNodes),
         };
-        Ok(Callee { way, authority: node.to_string(), prefix: String::new(), authorization })
+        let authority = node.to_string();
+        let (prefix, patience) = (String::new(), ANSWER_DEADLINE);
+        Ok(Callee { way, authority, prefix, authorization, patience })
     }
 }
 

@@ -15,6 +15,7 @@ use std::fs;
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,12 @@ use crate::backup::{
     BackupError, Cancellation, Carrier, CarryError, Carrying, Load, LoadFault, Looked, Sought,
     Watch,
 };
-use crate::call::{CallError, Callee, Refused, Sent};
+use crate::call::{CallError, Callee, Motion, Refused, Sent};
 use crate::catalog::JobId;
-use crate::node::wire::{Done, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord};
-use crate::node::{NO_SUCH_JOB, UNFIT};
+use crate::node::wire::{
+    Done, ExtentRecord, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord,
+};
+use crate::node::{NO_SUCH_JOB, PassId, UNFIT};
 use following::CarryingAtNode;
 pub use lines::{NodeLines, NodeStatus, NodesAtWork};
 pub(super) use vm::FoundVm;
@@ -47,11 +50,17 @@ pub(super) struct AtNode {
     node: NodeName,
     callee: Arc<Callee>,
     job: JobId,
+    /// The lanes that this is about, from 1 on.
+    pass: u32,
+    /// Those that were begun.
+    passes: Arc<AtomicU32>,
     connections: u16,
     /// Whether the disks are those of a snapshot that the node holds for the job.
     of_snapshot: bool,
     /// How long it may be away before the job fails.
     deadline: Duration,
+    /// How long its lanes may move nothing before the job fails.
+    stall: Duration,
 }
 
 impl AtNode {
@@ -66,31 +75,34 @@ impl AtNode {
         connections: u16,
         of_snapshot: bool,
     ) -> Result<Self, SubmitError> {
-        let deadline = nodes.deadline;
+        let (deadline, stall) = (nodes.deadline, nodes.stall);
         let callee = Arc::new(nodes.callee(node)?);
-        Ok(Self { node: node.clone(), callee, job, connections, of_snapshot, deadline })
+        let (node, passes) = (node.clone(), Arc::default());
+        Ok(Self { node, callee, job, pass: 1, passes, connections, of_snapshot, deadline, stall })
     }
 
-    /// Calls until there is an answer. A node that is away is waited for.
+    /// Calls until there is an answer. A node that is away is waited for, from when bytes of the
+    /// call came farther last: one that takes long is not late because of that.
     fn insist<T>(
         &self,
         given_up: &dyn Fn() -> bool,
-        call: impl Fn() -> Result<T, CallError>,
+        call: impl Fn(&Motion) -> Result<T, CallError>,
     ) -> Result<T, BackupError> {
-        let since = Instant::now();
+        let motion = Motion::new();
         loop {
-            let error = match call() {
+            let error = match call(&motion) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             if given_up() {
                 return Err(BackupError::Cancelled);
             }
+            let away = motion.gains_nothing_for();
             match &error {
-                CallError::Unreachable(_) if since.elapsed() < self.deadline => {}
+                CallError::Unreachable(_) if away < self.deadline => {}
                 CallError::Refused(Refused { retry_after: Some(_), .. })
-                    if since.elapsed() < self.deadline => {}
-                _ => return Err(self.failed(&error, since.elapsed())),
+                    if away < self.deadline => {}
+                _ => return Err(self.failed(&error, away)),
             }
             thread::sleep(RETRY_PAUSE);
         }
@@ -134,8 +146,20 @@ impl AtNode {
         call: &str,
         body: Option<&[u8]>,
     ) -> Result<T, CallError> {
+        self.attempt(given_up, &Motion::new(), method, call, body)
+    }
+
+    /// The same, as one attempt of several.
+    fn attempt<T: serde::de::DeserializeOwned>(
+        &self,
+        given_up: &dyn Fn() -> bool,
+        motion: &Motion,
+        method: &Method,
+        call: &str,
+        body: Option<&[u8]>,
+    ) -> Result<T, CallError> {
         let sent = body.map_or(Sent::Nothing, |body| Sent::Json(body.to_vec()));
-        self.callee.ask(given_up, method.clone(), call, sent)
+        self.callee.attempt(given_up, motion, method.clone(), call, sent)
     }
 
     /// A source as the node is told of it; nothing of one that it has itself.
@@ -144,10 +168,10 @@ impl AtNode {
     }
 
     fn path(&self) -> String {
-        format!("/jobs/{}", self.job)
+        format!("/jobs/{}", PassId { job: self.job, pass: self.pass })
     }
 
-    /// Tells the node that nothing of the job is wanted any more: it calls off what is at work, and
+    /// Tells the node that nothing of these lanes is wanted any more: it calls off what is at work, and
     /// forgets what is over. Whether it could be told; one that is `away` is tried but once.
     fn dismiss(&self, away: bool) -> bool {
         let due = Instant::now() + GOODBYE_DEADLINE;
@@ -164,8 +188,9 @@ impl AtNode {
 
     /// Has the node start the lanes of a job.
     fn begin(&self, loads: &[Load], given_up: &dyn Fn() -> bool) -> Result<(), BackupError> {
+        let extents = ExtentRecord::of_all(loads.iter().map(|load| &load.extent));
         let mut disks = Vec::with_capacity(loads.len());
-        for (place, load) in loads.iter().enumerate() {
+        for ((place, load), extent) in loads.iter().enumerate().zip(extents) {
             if let Some(base) = &load.base {
                 self.send_base(place, base, &load.manifest, given_up)?;
             }
@@ -174,13 +199,13 @@ impl AtNode {
                 source: self.told(&load.source),
                 target: load.target.to_string(),
                 size: load.size,
-                extent: (&load.extent).into(),
+                extent,
                 base: load.base.is_some(),
             });
         }
         let body = json(&JobAsked { connections: self.connections, disks })?;
-        self.insist(given_up, || {
-            self.ask::<Done>(given_up, &Method::POST, &self.path(), Some(&body))
+        self.insist(given_up, |motion| {
+            self.attempt::<Done>(given_up, motion, &Method::POST, &self.path(), Some(&body))
         })?;
         Ok(())
     }
@@ -196,8 +221,9 @@ impl AtNode {
         let copy = manifest.with_extension("sent");
         Manifest::overlay(slice::from_ref(base), &copy)?;
         let call = format!("{}/disks/{place}/base", self.path());
-        let sent = self.insist(given_up, || {
-            self.callee.ask::<Done>(given_up, Method::PUT, &call, Sent::File(&copy))
+        let sent = self.insist(given_up, |motion| {
+            let sent = Sent::File(&copy);
+            self.callee.attempt::<Done>(given_up, motion, Method::PUT, &call, sent)
         });
         let gone = fs::remove_file(&copy);
         sent?;
@@ -230,8 +256,8 @@ impl Carrier for AtNode {
         let snapshot_of = self.of_snapshot.then(|| self.job.to_string());
         let body = json(&LookAsked { snapshot_of, disks: disks.collect() })?;
         let given_up = || cancellation.is_cancelled();
-        let answer = self.insist(&given_up, || {
-            self.ask::<LookAnswer>(&given_up, &Method::POST, "/look", Some(&body))
+        let answer = self.insist(&given_up, |motion| {
+            self.attempt::<LookAnswer>(&given_up, motion, &Method::POST, "/look", Some(&body))
         })?;
         match answer {
             LookAnswer::Looked(looked) if looked.len() == sought.len() => {
@@ -256,11 +282,13 @@ impl Carrier for AtNode {
         cancellation: &Cancellation,
     ) -> Result<Box<dyn Carrying>, BackupError> {
         let given_up = || cancellation.is_cancelled();
-        self.begin(&loads, &given_up).inspect_err(|_| {
+        let pass = self.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        let at = Self { pass, ..self.clone() };
+        at.begin(&loads, &given_up).inspect_err(|_| {
             // It may have digests of it, or even have begun.
-            self.dismiss(true);
+            at.dismiss(true);
         })?;
-        Ok(Box::new(CarryingAtNode::of(self.clone(), loads, Arc::clone(watch))?))
+        Ok(Box::new(CarryingAtNode::of(at, loads, Arc::clone(watch))?))
     }
 }
 

@@ -92,7 +92,9 @@ impl AtNode {
     ) -> Result<T, BackupError> {
         let mut pause = PAUSE;
         loop {
-            let answer = self.insist(given_up, || self.ask::<A>(given_up, method, call, body))?;
+            let answer = self.insist(given_up, |motion| {
+                self.attempt::<A>(given_up, motion, method, call, body)
+            })?;
             if let Some(done) = done(answer) {
                 return Ok(done);
             }

@@ -11,6 +11,7 @@
 //! it: a VM with many disks is not put off for ever by small ones, and no two half-started VMs wait
 //! for each other.
 
+mod asked;
 mod error;
 mod feed;
 mod queue;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::asked::Asked;
 use super::error::SubmitError;
 use super::feed::Feed;
 use super::recover;
@@ -15,7 +16,7 @@ use super::tally::{JobCounts, Tally};
 use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
 use crate::catalog::{
     Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
-    JobState, Jobs, NewJob, SqliteCatalog,
+    JobState, Jobs, NewJob, RequestHash, SqliteCatalog,
 };
 use crate::hub::at_node::{AtNode, FoundVm};
 use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
@@ -139,7 +140,9 @@ impl Backups {
         node: Option<NodeName>,
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
-        self.take_in(request, None, repository, node, key)
+        let (vm, mode, disks) = (request.vm.as_str(), request.mode, &request.disks);
+        let asked = Asked { vm, mode, repository, node: node.as_ref(), disks }.hash();
+        self.take_in(request, None, repository, node, key, asked)
     }
 
     /// The same of a VM that the hypervisor of a node runs, by its name or another word that it is
@@ -163,7 +166,8 @@ impl Backups {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
         })?;
-        self.take_in(found.request.clone(), Some(found), repository, Some(node), key)
+        let asked = Asked { vm, mode, repository, node: Some(&node), disks: &[] }.hash();
+        self.take_in(found.request.clone(), Some(found), repository, Some(node), key, asked)
     }
 
     fn take_in(
@@ -173,6 +177,7 @@ impl Backups {
         repository: Option<&RepositoryName>,
         node: Option<NodeName>,
         key: Option<IdempotencyKey>,
+        asked: RequestHash,
     ) -> Result<Admission, SubmitError> {
         request.check()?;
         self.check_node(node.as_ref())?;
@@ -187,14 +192,20 @@ impl Backups {
             return Err(SubmitError::Stopping);
         }
         if let (true, Some(known)) =
-            (state.waiting.len() >= MAX_WAITING, self.known(&request, key.as_ref())?)
+            (state.waiting.len() >= MAX_WAITING, self.known(&request, key.as_ref(), &asked)?)
         {
             return Ok(Admission::Known(known));
         }
         if state.waiting.len() >= MAX_WAITING {
             return Err(SubmitError::QueueFull { waiting: state.waiting.len() });
         }
-        let new = NewJob { kind: JobKind::Backup, vm: request.vm.clone(), mode: request.mode, key };
+        let new = NewJob {
+            kind: JobKind::Backup,
+            vm: request.vm.clone(),
+            mode: request.mode,
+            asked: key.is_some().then_some(asked),
+            key,
+        };
         let admission = self.shared.catalog.add_job(new)?;
         if let Admission::New(job) = &admission {
             let names = request.disks.iter().map(|disk| disk.name.clone()).collect();
@@ -293,14 +304,16 @@ impl Backups {
         self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?.callee(node).map(drop)
     }
 
-    /// The job that a key gave before, for the same VM and mode.
+    /// The job that a key gave before, for the same request.
     fn known(
         &self,
         request: &BackupRequest,
         key: Option<&IdempotencyKey>,
+        asked: &RequestHash,
     ) -> Result<Option<Job>, CatalogError> {
         let Some(key) = key else { return Ok(None) };
         let known = self.shared.catalog.job_of_key(key)?;
+        let known = known.filter(|job| job.asked.as_ref().is_none_or(|was| was == asked));
         Ok(known.filter(|job| (&job.vm, job.mode) == (&request.vm, request.mode)))
     }
 

@@ -189,7 +189,8 @@ impl Ports {
             Some(known) => known,
             None => {
                 let (vm, key) = (vm.clone(), Some(holder.name().clone()));
-                let new = NewJob { kind: JobKind::Backup, vm, mode: BackupMode::Auto, key };
+                let new =
+                    NewJob { kind: JobKind::Backup, vm, mode: BackupMode::Auto, key, asked: None };
                 match self.callers.add_job(new) {
                     Ok(admission) => (admission.into_job(), true),
                     // All of them are made in this way, so only the VM can be another.

@@ -142,6 +142,7 @@ fn open<'a>(
         vm: held.point.vm.clone(),
         mode: BackupMode::Auto,
         key: None,
+        asked: None,
     };
     let mut claimed = Claimed { shared, job: shared.catalog.add_job(new)?.into_job(), over: false };
     let opened = claimed.serve(&repository, held, ticket, asked);

@@ -266,7 +266,7 @@ fn what_a_killed_hub_served_is_undone_and_its_folder_is_swept() {
     let job = {
         let catalog = SqliteCatalog::open_or_create(&state.join("hub.db")).unwrap();
         let (kind, vm) = (JobKind::Export, "db1".parse().unwrap());
-        let new = NewJob { kind, vm, mode: BackupMode::Auto, key: None };
+        let new = NewJob { kind, vm, mode: BackupMode::Auto, key: None, asked: None };
         let job = catalog.add_job(new).unwrap().into_job().id;
         for state in [JobState::Planning, JobState::Copying] {
             catalog.advance(job, state, "as it was").unwrap();

@@ -56,7 +56,13 @@ fn disk(text: &str) -> DiskName {
 
 /// A job of the hub itself.
 fn own_job(catalog: &Arc<SqliteCatalog>, name: &str) -> Job {
-    let new = NewJob { kind: JobKind::Backup, vm: vm(name), mode: BackupMode::Auto, key: None };
+    let new = NewJob {
+        kind: JobKind::Backup,
+        vm: vm(name),
+        mode: BackupMode::Auto,
+        key: None,
+        asked: None,
+    };
     catalog.add_job(new).unwrap().into_job()
 }
 

@@ -1,5 +1,8 @@
 //! Backups whose disks a node reads, over lines that can be cut, without SSH between.
 
+mod areas;
+mod passes;
+
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 
@@ -59,6 +62,7 @@ impl Place {
             check: Arc::new(NodeCheck::of(hub.folder())),
             lines: Some(lines),
             deadline,
+            stall: PATIENCE,
         };
         let root = folder.path().join("repository");
         let repositories = Repositories::open([("default".parse().unwrap(), root)]).unwrap();
@@ -95,11 +99,15 @@ impl Place {
     }
 
     fn submit(&self, source: &str) -> JobId {
+        self.submit_with(source, Changes::Compared)
+    }
+
+    fn submit_with(&self, source: &str, changes: Changes) -> JobId {
         let disk = DiskRequest {
             name: "root".parse().unwrap(),
             uuid: None,
             source: Endpoint::nbd(source.parse().unwrap()),
-            changes: Changes::Compared,
+            changes,
         };
         let (vm, mode) = ("db1".parse().unwrap(), BackupMode::Auto);
         let request = BackupRequest { vm, disks: vec![disk], mode };

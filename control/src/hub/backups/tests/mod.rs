@@ -249,6 +249,7 @@ fn jobs_of_a_hub_that_was_killed_have_failed_or_are_done_by_their_point() {
                 vm,
                 mode,
                 key: None,
+                asked: None,
             });
             job.unwrap().into_job().id
         };
