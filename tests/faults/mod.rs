@@ -1,5 +1,7 @@
 //! A VM with a point, and what goes wrong with the next backup of it.
 
+mod answers;
+mod interrupts;
 mod maintenance;
 mod reading;
 mod secrets;

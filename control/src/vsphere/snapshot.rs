@@ -22,6 +22,8 @@ const REMOVE: &str = "RemoveSnapshot_Task";
 pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
 /// Before a VM that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// Answers without sense to one removal, before it is given up.
+const MAX_SENSELESS: u32 = 3;
 /// What a guest may be given to put its data in order (`VirtualMachineGuestQuiesceSpec`).
 const QUIESCE_MINUTES: std::ops::RangeInclusive<u64> = 5..=240;
 
@@ -167,14 +169,21 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<(), Vsp
 }
 
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
-/// over. Only for what may be done twice.
+/// over; and some times when its answer makes no sense, for it may be done all the same. Only for
+/// what may be done twice.
 pub(super) fn persistently(session: &Session, body: &Body) -> Result<(), VsphereError> {
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
+    let mut senseless = 0;
     loop {
-        let error = match attempt(session, body, end)? {
-            Attempt::Done => return Ok(()),
-            Attempt::Again(error) => error,
+        let error = match attempt(session, body, end) {
+            Ok(Attempt::Done) => return Ok(()),
+            Ok(Attempt::Again(error)) => error,
+            Err(error @ VsphereError::Strange { .. }) if senseless < MAX_SENSELESS => {
+                senseless += 1;
+                error
+            }
+            Err(error) => return Err(error),
         };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
