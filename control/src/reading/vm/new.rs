@@ -37,7 +37,8 @@ impl Work<'_> {
         let mut made =
             Made { vm: Some(&vm), hypervisor: &self.target.hypervisor, watch: self.watch };
         // Let go before the VM is removed.
-        let claim = Claim::of(self.target, &vm, self.watch)?;
+        let claim = Claim::of(self, &vm)?;
+        let (_granted, vm) = self.wait_for_turn(vm.clone(), disks.len())?;
         let into = devices(&vm, &disks)?;
         let mut report = self.open(&vm, &disks, &into, true)?.write(held, started)?;
         if report.disks.iter().all(|disk| disk.outcome.is_ok()) {

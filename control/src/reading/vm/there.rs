@@ -20,9 +20,13 @@ impl Work<'_> {
         disks: &[KeptDisk],
     ) -> Result<RestoreReport, ReadError> {
         let started = Instant::now();
-        let _claim = Claim::of(self.target, vm, self.watch)?;
+        let _claim = Claim::of(self, vm)?;
         // What it was like before may have changed by then.
         let vm = self.target.hypervisor.look(&vm.id)?;
+        fit::check(&vm)?;
+        matching::matched(disks, &vm)?;
+        let (_granted, vm) = self.wait_for_turn(vm, disks.len())?;
+        // And once more while it waited.
         fit::check(&vm)?;
         let into = matching::matched(disks, &vm)?;
         let untouched = vm.disks.len() - into.len();
