@@ -21,6 +21,9 @@ const MIB: u64 = 1 << 20;
 /// Slow enough that a backup is at work when it is disturbed.
 const SLOW: &str = "--rate-limit 4M";
 
+/// What VMware's library says of a read, as its double has it.
+const READ: &str = "VixDiskLib_Read: ";
+
 /// Of the user `vault`.
 const PASSWORD: Secret = Secret("c0rrect-h0rse&<y");
 
@@ -236,6 +239,32 @@ fn a_node_that_does_not_hear_of_its_hub_any_more_lets_the_vm_go() {
     assert_eq!(place.hubs.end_of(&job)["state"], "failed");
     drop(node);
     let _node = place.start_again("");
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn an_nbdkit_that_dies_and_a_host_in_maintenance_end_the_job_of_a_node_and_leave_nothing() {
+    let place = Place::new(two_disks());
+    let _node = place.node(SLOW);
+    let vsphere = &place.vms.vsphere;
+    place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    vsphere.plugin_fault("die_after_bytes", MIB.into());
+    let (code, report) = place.try_back_up("web");
+    let error = report["error"].as_str().unwrap();
+    assert_eq!(code, 4, "{report}");
+    assert!(error.contains("nbdkit") && error.contains("signal 9"), "{error}");
+    place.assert_nothing_left();
+    vsphere.clear_plugin_faults();
+
+    let job = place.at_work("web");
+    vsphere.set_maintenance("esx1", true);
+    let reason = place.hubs.reason_of(&job);
+    assert!(reason.contains("disk-200") && reason.contains(READ), "{reason}");
+    assert!(reason.contains("entering maintenance mode"), "{reason}");
+    place.assert_nothing_left();
+    assert_eq!(place.hubs.points(), 0);
+    // The VM is on the other host now.
     place.assert_equal(&place.back_up("web"));
     place.assert_nothing_left();
 }
