@@ -212,6 +212,100 @@ fn snapshots_on_a_datastore_and_connections_of_a_vcenter_are_waited_for_too() {
     place.assert_nothing_left();
 }
 
+/// A VM `b` with a point and other content since, that is off; and beside it `a` with so many disks.
+fn with_point(disks_of_a: usize) -> (VmPlace, String) {
+    let place = place(&[("a", disks_of_a), ("b", 2)]);
+    let machine = place.machine("b");
+    machine.write(2000, 0, b"kept").unwrap();
+    let point = place.back_up("b", "").id().to_owned();
+    machine.write(2000, 0, b"lost").unwrap();
+    machine.power(false).unwrap();
+    (place, point)
+}
+
+fn restore(place: &VmPlace, point: &str, into: &str) -> Job {
+    let (server, vddk) = (place.server(), place.vddk());
+    let line = format!(
+        "restore {point} --repository repository --to vsphere {into} --json {server} {vddk}"
+    );
+    Job::of(place.kept.command(&line), place.kept.path("restore.errors"))
+}
+
+fn first_bytes(place: &VmPlace, vm: &str) -> Vec<u8> {
+    let file = place.machine(vm).path(2000).unwrap();
+    fs::read(file).unwrap()[..4].to_vec()
+}
+
+#[test]
+fn a_restore_waits_for_the_disks_that_a_backup_has_of_its_host() {
+    let (place, point) = with_point(7);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let into_b = restore(&place, &point, "--vm b");
+    let words = into_b.waits().pop().unwrap();
+    let expected = "/b waits for disks of host esx1: 2, where 7 of 8 are taken by VM ";
+    assert!(words.contains(expected) && words.ends_with("/a (7)"), "{words}");
+    // Nothing is begun of it.
+    assert_eq!(place.vsphere.count("ReconfigVM_Task"), 0);
+    assert_eq!(first_bytes(&place, "b"), b"lost");
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    into_b.succeeds();
+    assert_eq!(first_bytes(&place, "b"), b"kept");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_restore_into_a_new_vm_waits_for_connections_and_leaves_no_vm_when_it_is_called_off() {
+    let (place, point) = with_point(2);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let into_new = restore(&place, &point, "--new-vm c --host esx2 --max-nfc-connections 3");
+    let words = into_new.waits().pop().unwrap();
+    let server = place.vsphere.address();
+    let expected =
+        format!("/c waits for connections of {server}: 2, where 2 of 3 are taken by VM ");
+    assert!(words.contains(&expected), "{words}");
+    signal(&into_new.child, Signal::TERM);
+    let (code, says) = into_new.ends();
+    assert_eq!(code, 7, "{says}");
+    assert!(place.vsphere.machine_named("c").is_none(), "{says}");
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_backup_waits_for_the_disks_that_a_restore_writes() {
+    let (place, point) = with_point(7);
+    place.vsphere.plugin_fault("open_delay_ms", 2000.into());
+    let into_b = restore(&place, &point, "--vm b");
+    wait_until("the restore takes nothing", || !place.kept.names("run/budgets").is_empty());
+    let a = Job::start(&place, "a", "");
+    let words = a.waits().pop().unwrap();
+    let expected = "/a waits for disks of host esx1: 7, where 2 of 8 are taken by VM ";
+    assert!(words.contains(expected) && words.ends_with("/b (2)"), "{words}");
+    into_b.succeeds();
+    assert_eq!(first_bytes(&place, "b"), b"kept");
+    place.vsphere.clear_plugin_faults();
+    a.succeeds();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_that_is_started_while_its_restore_waits_is_left_alone() {
+    let (place, point) = with_point(7);
+    let (a, task_of_a) = Job::stuck(&place, "a", "");
+    let into_b = restore(&place, &point, "--vm b");
+    into_b.waits();
+    place.machine("b").power(true).unwrap();
+    place.vsphere.release_task(&task_of_a);
+    a.succeeds();
+    let (code, says) = into_b.ends();
+    assert_eq!(code, 5, "{says}");
+    assert!(says.contains("it is on; shut it down first"), "{says}");
+    assert_eq!(first_bytes(&place, "b"), b"lost");
+    place.assert_nothing_left();
+}
+
 #[test]
 fn a_hub_is_told_what_a_job_of_its_node_waits_for() {
     let place = place(&[("a", 8), ("b", 1)]);

@@ -5,6 +5,11 @@
 
 mod blockferry;
 
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use blockferry::{VmPlace, code, stderr};
 use blockferry_doubles::vsphere::{NewDisk, NewMachine, Vsphere};
 use serde_json::{Value, json};
@@ -54,6 +59,42 @@ fn vms_lists_all_with_what_would_stop_or_limit_their_backups() {
     assert!(row("dc/database").contains("3.00 MiB") && row("dc/database").contains("none"));
     assert!(row("dc/empty").contains("of which stop it"), "{listed}");
     assert!(listed.contains("5 VMs"), "{listed}");
+}
+
+/// The most that a process has had in memory, in bytes.
+fn peak_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_thousand_vms_are_listed_in_time_and_in_little_memory() {
+    // The server's own time is left out.
+    const IN: Duration = Duration::from_secs(2);
+    const MEMORY: u64 = 40 * MIB;
+    let builder = (0..1000).fold(Vsphere::builder(), |builder, index| {
+        builder
+            .machine(NewMachine::new(&format!("vm{index:04}")).folder("many").disk(MIB).disk(MIB))
+    });
+    let place = VmPlace::with(builder);
+    let mut command = place.kept.command(&format!("vms --json {}", place.server()));
+    let began = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut told = vec![0; 1];
+    // It has all that it will ever have when it begins to print, and waits there, for a pipe holds
+    // less than it has to say.
+    stdout.read_exact(&mut told).unwrap();
+    let (took, peak) = (began.elapsed(), peak_of(child.id()));
+    let own = place.vsphere.own_time(began, began + took);
+    stdout.read_to_end(&mut told).unwrap();
+    assert!(child.wait().unwrap().success());
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(told["vms"].as_array().unwrap().len(), 1000);
+    println!("{took:?}, of which {own:?} the server's; at most {} KiB", peak >> 10);
+    assert!(took.saturating_sub(own) <= IN, "{took:?} less {own:?}");
+    assert!(peak <= MEMORY, "{peak}");
 }
 
 #[test]

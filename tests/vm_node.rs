@@ -6,16 +6,26 @@
 mod blockferry;
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
-use blockferry::{Backed, Node, NodePlace, VmPlace, by, wait_until};
+use blockferry::{
+    Backed, Node, NodePlace, Secret, VmPlace, by, cores, processes_below, stderr, wait_until,
+    with_cores, write_secret,
+};
 use blockferry_doubles::disk::compare_raw;
-use blockferry_doubles::vsphere::{Guest, NewMachine, Steps, Trouble};
+use blockferry_doubles::vsphere::{Guest, NewMachine, Steps, Trouble, Vsphere};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 /// Slow enough that a backup is at work when it is disturbed.
 const SLOW: &str = "--rate-limit 4M";
+
+/// What VMware's library says of a read, as its double has it.
+const READ: &str = "VixDiskLib_Read: ";
+
+/// Of the user `vault`.
+const PASSWORD: Secret = Secret("c0rrect-h0rse&<y");
 
 /// A hub, and a vCenter that a node of it can ask.
 struct Place {
@@ -30,6 +40,26 @@ impl Place {
 
     fn with(machine: NewMachine, hub: &str) -> Self {
         Self { hubs: NodePlace::new(hub), vms: VmPlace::new(machine) }
+    }
+
+    /// With a user `vault` at the vCenter, and the file of their password. Returns the options of a
+    /// node, too.
+    fn with_vault() -> (Self, String) {
+        let builder = Vsphere::builder().machine(two_disks()).user("vault", PASSWORD.0);
+        let hubs = NodePlace::new("--node-deadline 4s");
+        let place = Self { hubs, vms: VmPlace::with(builder) };
+        write_secret(&place.vms.kept.path("vault.password"), PASSWORD.0);
+        let options = place.options(SLOW).replace("--vcenter-user backup", "--vcenter-user vault");
+        (place, options.replace("vc.password", "vault.password"))
+    }
+
+    /// The password is in no file of hub or node, and in no process of this machine.
+    fn assert_secret(&self) {
+        assert_eq!(PASSWORD.processes(), Vec::<u32>::new());
+        assert_eq!(PASSWORD.files(self.hubs.kept.folder()), Vec::<String>::new());
+        // Of the vCenter, which is the password's own place, and of nbdkit and budgets.
+        let own = ["vault.password", "vddk.json"];
+        assert_eq!(PASSWORD.files(self.vms.kept.folder()), own);
     }
 
     /// What a node has to be told of the vCenter, as seen from another folder.
@@ -87,6 +117,12 @@ impl Place {
         self.hubs.wait_at_work(&job);
         assert_eq!(self.snapshots(), 1);
         job
+    }
+
+    /// The names of the snapshots of a VM.
+    fn snapshots_of(&self, vm: &str) -> Vec<String> {
+        let snapshots = self.vms.machine(vm).snapshots().unwrap().into_iter();
+        snapshots.map(|snapshot| snapshot.name).collect()
     }
 
     fn snapshots(&self) -> usize {
@@ -240,6 +276,97 @@ fn a_node_that_does_not_hear_of_its_hub_any_more_lets_the_vm_go() {
 }
 
 #[test]
+fn an_nbdkit_that_dies_and_a_host_in_maintenance_end_the_job_of_a_node_and_leave_nothing() {
+    let place = Place::new(two_disks());
+    let _node = place.node(SLOW);
+    let vsphere = &place.vms.vsphere;
+    place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    vsphere.plugin_fault("die_after_bytes", MIB.into());
+    let (code, report) = place.try_back_up("web");
+    let error = report["error"].as_str().unwrap();
+    assert_eq!(code, 4, "{report}");
+    assert!(error.contains("nbdkit") && error.contains("signal 9"), "{error}");
+    place.assert_nothing_left();
+    vsphere.clear_plugin_faults();
+
+    let job = place.at_work("web");
+    vsphere.set_maintenance("esx1", true);
+    let reason = place.hubs.reason_of(&job);
+    assert!(reason.contains("disk-200") && reason.contains(READ), "{reason}");
+    assert!(reason.contains("entering maintenance mode"), "{reason}");
+    place.assert_nothing_left();
+    assert_eq!(place.hubs.points(), 0);
+    // The VM is on the other host now.
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_backup_beside_that_of_a_node_is_refused_and_leaves_it_its_snapshot() {
+    let place = Place::new(two_disks());
+    let _node = place.node(SLOW);
+    let job = place.at_work("web");
+    let held = place.snapshots_of("web");
+    let (code, report) = place.vms.try_back_up("web", "");
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("another backup has a snapshot of it") && error.contains(&held[0]));
+    assert_eq!(place.snapshots_of("web"), held);
+    place.hubs.point_of(&job);
+    place.assert_nothing_left();
+    place.vms.back_up("web", "");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_node_is_refused_a_vm_that_is_backed_up_beside_it_and_leaves_its_snapshot() {
+    let place = Place::new(two_disks());
+    let _node = place.node("");
+    place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    place.vms.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let mut command = place.vms.backup_command("web", "");
+    let first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("no snapshot is made", || place.snapshots() == 1);
+    let held = place.snapshots_of("web");
+    let (code, report) = place.try_back_up("web");
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("another backup has a snapshot of it"), "{error}");
+    assert_eq!(place.snapshots_of("web"), held);
+    let first = first.wait_with_output().unwrap();
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    place.assert_nothing_left();
+    place.vms.vsphere.clear_plugin_faults();
+    place.assert_equal(&place.back_up("web"));
+}
+
+#[test]
+fn of_two_nodes_of_one_hub_the_second_is_refused_and_leaves_the_first_its_snapshot() {
+    let place = Place::new(two_disks());
+    let _first = place.node(SLOW);
+    let _second = place.hubs.node("n2", &place.options(""));
+    let job = place.at_work("web");
+    let held = place.snapshots_of("web");
+    let hub = by(&place.hubs.hub);
+    let id = place.vms.machine("web").id().to_owned();
+    for name in ["web".to_owned(), format!("moref={id}")] {
+        let line = format!("backup --json --vm {name} {hub} --node n2");
+        let (code, report) = place.hubs.kept.json(&line);
+        assert_ne!(code, 0, "{name}: {report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("is being backed up by job"), "{name}: {error}");
+        assert_eq!(place.snapshots_of("web"), held, "{name}");
+    }
+    place.hubs.point_of(&job);
+    place.assert_nothing_left();
+    assert!(place.hubs.kept.names("n2/snapshots").is_empty());
+    // And the other one may, once the first has ended.
+    let (code, report) = place.hubs.kept.json(&format!("backup --json --vm web {hub} --node n2"));
+    assert_eq!(code, 0, "{report}");
+    place.assert_nothing_left();
+}
+
+#[test]
 fn what_a_node_cannot_do_for_a_vm_is_told_in_one_line() {
     let place = Place::new(two_disks());
     let node = place.node("");
@@ -258,4 +385,57 @@ fn what_a_node_cannot_do_for_a_vm_is_told_in_one_line() {
     let (_, said) = told(place.try_back_up("web"));
     assert!(said.contains("start it with --vcenter"), "{said}");
     assert_eq!(place.hubs.points(), 0);
+}
+
+#[test]
+fn the_password_of_a_node_is_in_no_process_no_output_and_no_file_of_node_and_hub() {
+    let (place, options) = Place::with_vault();
+    let mut node = place.hubs.node("n1", &options);
+    let job = place.at_work("web");
+    let names = |pid| processes_below(pid).into_iter().map(|process| process.name);
+    assert!(names(node.child.id()).any(|name| name == "exe"), "there is no nbdkit");
+    assert!(names(place.hubs.hub.child.id()).any(|name| name == "qemu-nbd"));
+    for file in ["state/hub.db", "repository/catalog.db", "n1.log", "stderr"] {
+        assert!(place.hubs.kept.path(file).exists(), "{file}");
+    }
+    for folder in ["n1/jobs", "n1/snapshots", "repository/work"] {
+        assert!(!place.hubs.kept.names(folder).is_empty(), "{folder} is empty");
+    }
+    assert!(!place.vms.kept.names("run/budgets").is_empty());
+    place.assert_secret();
+    place.hubs.point_of(&job);
+    place.assert_nothing_left();
+    place.assert_secret();
+
+    // What is told when it is refused.
+    std::fs::write(place.vms.kept.path("vault.password"), format!("{}-", PASSWORD.0)).unwrap();
+    place.vms.vsphere.expire_sessions();
+    let hub = by(&place.hubs.hub);
+    let refused = place.hubs.kept.run(&format!("backup --json -v --vm web {hub} --node n1"));
+    assert!(!refused.status.success() && stderr(&refused).contains("InvalidLogin"));
+    assert!(!PASSWORD.is_in(&refused.stdout) && !PASSWORD.is_in(&refused.stderr));
+    place.assert_secret();
+    node.kill();
+}
+
+#[test]
+fn a_node_that_has_the_password_leaves_no_core() {
+    let (place, options) = Place::with_vault();
+    place.hubs.enroll("n1");
+    let line = format!("node serve --json --state n1 {options}");
+    let folder = place.hubs.kept.folder();
+    let Some(command) = with_cores(folder, line.split_whitespace()) else { return };
+    let mut node = Node::of(command, folder, "n1");
+    node.wait_until_served();
+    let job = place.at_work("web");
+    node.signal(Signal::ABORT);
+    let status = node.child.wait().unwrap();
+    assert!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(6), "{status}");
+    assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&status), "{status}");
+    assert_eq!(cores(folder), Vec::<String>::new());
+    place.assert_secret();
+    place.hubs.reason_of(&job);
+    let _node = place.start_again("");
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
 }

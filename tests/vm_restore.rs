@@ -323,6 +323,7 @@ fn words_that_do_not_go_together_are_wrong_usage() {
         ("--to vsphere --vm web".into(), "which vCenter"),
         (format!("--to out {server}"), "are for --to vsphere"),
         ("--to out --vm web".into(), "are for --to vsphere"),
+        ("--to out --max-disks-per-host 2".into(), "are for --to vsphere"),
     ] {
         let output = place.kept.run(&format!("{base} {words}"));
         assert_eq!(code(&output), 2, "{words}: {}", stderr(&output));

@@ -48,6 +48,13 @@ pub trait Dial: Send + Sync + fmt::Debug {
     /// When no further connection can be had; the lane then fails or tries again later, as its
     /// settings say.
     fn dial(&self) -> io::Result<OwnedFd>;
+
+    /// What the server behind it said of its last error, for whoever sees its stderr: NBD has a
+    /// number for an error, and most servers send no words with it. Asked once, when a lane fails;
+    /// it may wait for a moment, for the words can come after the reply.
+    fn said(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Endpoint {
@@ -61,6 +68,14 @@ impl Endpoint {
     #[must_use]
     pub fn nbd_over(uri: NbdUri, dialer: Arc<dyn Dial>) -> Self {
         Self::Nbd(NbdEndpoint { uri, dialer: Some(dialer) })
+    }
+
+    /// What its server said of its last error.
+    pub(crate) fn said(&self) -> Option<String> {
+        match self {
+            Self::Nbd(NbdEndpoint { dialer: Some(dialer), .. }) => dialer.said(),
+            _ => None,
+        }
     }
 }
 

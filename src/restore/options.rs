@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::lane_options::{LaneOptions, OutputOptions};
 use crate::reading::RepositoryOption;
-use crate::vcenter::{ServerOptions, VddkOptions};
+use crate::vcenter::{BudgetOptions, ServerOptions, VddkOptions};
 
 /// Shown below the options.
 pub(crate) const EXAMPLES: &str = "\
@@ -83,6 +83,9 @@ pub(crate) struct RestoreOptions {
 
     #[command(flatten)]
     pub(crate) vddk: VddkOptions,
+
+    #[command(flatten)]
+    pub(crate) budgets: BudgetOptions,
 
     #[command(flatten)]
     pub(crate) lane: LaneOptions,

@@ -28,8 +28,12 @@ pub(super) fn is_meant(options: &RestoreOptions) -> anyhow::Result<bool> {
         return match options.vm.is_named()
             || options.vm.says_what_is_new()
             || options.server.is_named()
+            || !options.budgets.is_plain()
         {
-            true => wrong("--vm, --new-vm with its options, and --vcenter are for --to vsphere"),
+            true => wrong(
+                "--vm, --new-vm with its options, --vcenter, and what is taken of hosts are for \
+                 --to vsphere",
+            ),
             false => Ok(false),
         };
     }
@@ -82,10 +86,18 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
             IntoVm::New(new_vm(name, &options.vm, old.map_err(said)?))
         }
     };
+    let budgets = options.budgets.budgets(&vddk);
     let request = VmRestoreRequest {
         point: options.point,
         disks: options.disk.clone(),
-        target: VmTarget { hypervisor: Arc::clone(&hypervisor), server, ledger, vddk, into },
+        target: VmTarget {
+            hypervisor: Arc::clone(&hypervisor),
+            server,
+            ledger,
+            budgets,
+            vddk,
+            into,
+        },
     };
     watched(&options.output, totals, |watch, cancellation| {
         restore_to_vm(&repository, &request, &settings, watch, cancellation)

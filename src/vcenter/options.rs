@@ -292,36 +292,52 @@ pub(crate) struct SnapshotOptions {
     cbt_audit: u8,
 
     #[command(flatten)]
-    budgets: BudgetOptions,
-}
-
-/// What a job waits for, if others have it; a limit of 0 is none.
-#[derive(Args, Clone, Debug)]
-struct BudgetOptions {
-    /// Disks of one ESXi host that are read at once; 0 for no limit
-    ///
-    /// A VM with more of them has its host to itself.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().disks_per_host, help_heading = BUDGETS)]
-    max_disks_per_host: u32,
-
-    /// Disks that are read at once through one --vcenter, each of which is a connection (NFC) there;
-    /// 0 for no limit
-    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_server, help_heading = BUDGETS)]
-    max_nfc_connections: u32,
+    disks: BudgetOptions,
 
     /// VMs with a snapshot on one datastore at once; 0 for no limit
     #[arg(long, value_name = "N", default_value_t = Limits::default().snapshots_per_datastore, help_heading = BUDGETS)]
     max_snapshots_per_datastore: u32,
 }
 
+/// What a job that opens disks waits for, if others have it; a limit of 0 is none.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BudgetOptions {
+    /// Disks of one ESXi host that are open at once; 0 for no limit
+    ///
+    /// A VM with more of them has its host to itself.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().disks_per_host, help_heading = BUDGETS)]
+    max_disks_per_host: u32,
+
+    /// Disks that are open at once through one --vcenter, each of which is a connection (NFC) there;
+    /// 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_server, help_heading = BUDGETS)]
+    max_nfc_connections: u32,
+}
+
 impl BudgetOptions {
+    /// Whether each is what it is by itself.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.limits() == Limits::default()
+    }
+
+    /// With these limits.
+    pub(crate) fn budgets(&self, vddk: &Settings) -> Budgets {
+        budgets(vddk, self.limits())
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             disks_per_host: self.max_disks_per_host,
             connections_per_server: self.max_nfc_connections,
-            snapshots_per_datastore: self.max_snapshots_per_datastore,
+            ..Limits::default()
         }
     }
+}
+
+/// Where all jobs of this user and this machine meet, whatever their repositories are, and nothing
+/// outlives a restart of the machine.
+fn budgets(vddk: &Settings, limits: Limits) -> Budgets {
+    Budgets::new(&vddk.runtime.join(BUDGET_FOLDER), limits)
 }
 
 impl SnapshotOptions {
@@ -330,7 +346,11 @@ impl SnapshotOptions {
         (self.quiesce, self.quiesce_deadline) == (QuiescePolicy::default(), None)
             && !self.enable_cbt
             && self.cbt_audit == 0
-            && self.budgets.limits() == Limits::default()
+            && self.limits() == Limits::default()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { snapshots_per_datastore: self.max_snapshots_per_datastore, ..self.disks.limits() }
     }
 
     /// As settings.
@@ -338,9 +358,7 @@ impl SnapshotOptions {
         VmSettings {
             server,
             ledger,
-            // Where all jobs of this user and this machine meet, whatever their repositories are,
-            // and nothing outlives a restart of the machine.
-            budgets: Budgets::new(&vddk.runtime.join(BUDGET_FOLDER), self.budgets.limits()),
+            budgets: budgets(&vddk, self.limits()),
             vddk,
             quiesce: self.quiesce,
             quiesce_deadline: self.quiesce_deadline,

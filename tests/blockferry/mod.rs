@@ -7,6 +7,7 @@ mod hub;
 mod kept;
 mod node;
 mod reading;
+mod secrets;
 mod tunnel;
 mod vm;
 
@@ -22,6 +23,8 @@ pub(crate) use kept::{Kept, signal};
 pub(crate) use node::{Node, NodePlace, seen_by, tunnel_of};
 #[allow(unused_imports)]
 pub(crate) use reading::{HubPlace, by, wait_until};
+#[allow(unused_imports)]
+pub(crate) use secrets::{Secret, cores, processes_below, with_cores};
 #[allow(unused_imports)]
 pub(crate) use tunnel::{Ended, Fleet, Pair, Running, Way};
 #[allow(unused_imports)]

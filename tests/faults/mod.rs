@@ -1,6 +1,9 @@
 //! A VM with a point, and what goes wrong with the next backup of it.
 
 mod anew;
+mod answers;
+mod interrupts;
+mod maintenance;
 mod others;
 mod reading;
 mod secrets;
@@ -12,6 +15,8 @@ mod together;
 mod tracking;
 mod unanswered;
 
+use std::fs;
+use std::process::Output;
 use std::time::Duration;
 
 use blockferry_doubles::disk::Random;
@@ -86,8 +91,13 @@ impl Stage {
     /// The same, where something is left that is for the test to look at.
     pub(crate) fn fails_and_leaves(&self, extra: &str, exit: i32, words: &[&str]) -> Failed {
         let output = self.place.kept.run(&self.place.backup("web", extra));
-        let said = stderr(&output);
-        assert_eq!(code(&output), exit, "{said}");
+        Self::has_failed(&output, exit, words)
+    }
+
+    /// A backup has failed with this code and one line that has these words.
+    pub(crate) fn has_failed(output: &Output, exit: i32, words: &[&str]) -> Failed {
+        let said = stderr(output);
+        assert_eq!(code(output), exit, "{said}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let line = report["error"].as_str().unwrap().to_owned();
         let told = format!("blockferry: {line}");
@@ -130,6 +140,16 @@ impl Stage {
         self.verifies();
         self.assert_tidy();
         next
+    }
+
+    /// Whether data has landed in an image of a backup at work: an empty one has no megabyte.
+    pub(crate) fn has_data(&self) -> bool {
+        let work = self.place.kept.path("repository/work");
+        let folders = fs::read_dir(work).into_iter().flatten().flatten();
+        let files =
+            folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+        // One that is renamed meanwhile is looked for again.
+        files.filter_map(|file| file.metadata().ok()).any(|file| file.len() >= MIB)
     }
 
     pub(crate) fn verifies(&self) {

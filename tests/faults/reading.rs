@@ -21,7 +21,7 @@ fn an_nbdkit_that_is_killed_in_the_middle_ends_the_job_at_once() {
 fn a_place_that_cannot_be_read_is_told_with_its_disk() {
     let stage = Stage::new();
     stage.place.vsphere.plugin_fault("fail_reads_at", (2 * MIB + 512).into());
-    stage.fails("--mode full --retries 1", 4, &["disk-2000", "2097152"]);
+    stage.fails("--mode full --retries 1", 4, &["disk-2000", "2097152", "VixDiskLib_Read"]);
     assert_eq!(stage.points(), 1);
     stage.recovers();
 }

@@ -1,12 +1,10 @@
 //! How long the program takes for its own part.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{MIB, PATIENCE, Stage};
+use super::{PATIENCE, Stage};
 
 /// From the last acknowledged FLUSH to the request that the snapshot be removed.
 const REMOVAL: Duration = Duration::from_secs(1);
@@ -15,20 +13,10 @@ const REMOVAL: Duration = Duration::from_secs(1);
 const FIRST_BLOCK: Duration =
     Duration::from_millis(if cfg!(debug_assertions) { 1500 } else { 300 });
 
-/// Whether data has landed in an image of the work folder: an empty one has no megabyte.
-fn has_data(work: &Path) -> bool {
-    let folders = fs::read_dir(work).into_iter().flatten().flatten();
-    let files =
-        folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    // One that is renamed meanwhile is looked for again.
-    files.filter_map(|file| file.metadata().ok()).any(|file| file.len() >= MIB)
-}
-
 #[test]
 fn a_backup_moves_its_first_block_soon_and_asks_for_the_removal_right_after_the_flush() {
     let stage = Stage::new();
     for round in 0..3 {
-        let work = stage.place.kept.path("repository/work");
         stage.place.vsphere.clear_calls();
         let began = Instant::now();
         let mut child = stage.start("--mode full -v");
@@ -37,7 +25,7 @@ fn a_backup_moves_its_first_block_soon_and_asks_for_the_removal_right_after_the_
             let flushed = |line: &String| line.ends_with("copied and flushed");
             lines.map_while(Result::ok).filter(flushed).map(|_| Instant::now()).last()
         });
-        while !has_data(&work) {
+        while !stage.has_data() {
             assert!(began.elapsed() < PATIENCE, "no data comes");
             thread::sleep(Duration::from_micros(500));
         }

@@ -49,5 +49,5 @@ pub(crate) use request::names_files;
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
 pub(crate) use run::{Run, lane_teller};
 pub use run::{Watch, back_up, back_up_vm, lane_words, plan_words};
-pub(crate) use vm::as_served;
 pub use vm::{VmSettings, VmSource, ledger_folder};
+pub(crate) use vm::{as_served, disk_shares};

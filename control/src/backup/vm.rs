@@ -120,21 +120,12 @@ impl VmSource {
         // Which jobs may know by another name.
         let server = self.hypervisor.server_uuid().unwrap_or(named);
         let read = vm.disks.iter().filter(|disk| disk.left_out().is_none()).count();
-        let disks = u32::try_from(read).unwrap_or(u32::MAX);
-        let share = |pool, id: &str, name: &str, amount| Share {
-            pool,
-            server: server.to_owned(),
-            id: id.to_owned(),
-            name: name.to_owned(),
-            amount,
-        };
-        let mut shares = vec![share(Pool::Server, server, named, disks)];
-        shares.extend(vm.host.iter().map(|host| share(Pool::Host, &host.id, &host.name, disks)));
+        let mut shares = disk_shares(server, named, vm, read);
         let names = vm.datastore_names();
         shares.extend(vm.datastores.iter().map(|id| {
             // Which name is whose is known where there is one.
             let only = names.first().filter(|_| (names.len(), vm.datastores.len()) == (1, 1));
-            share(Pool::Datastore, id, only.unwrap_or(&id.as_str()), 1)
+            share(Pool::Datastore, server, id, only.unwrap_or(&id.as_str()), 1)
         }));
         Claim { job: job.to_string(), vm: vm.path.clone(), shares }
     }
@@ -231,6 +222,20 @@ impl Origin for VmSource {
         held.serve(&vm.id, cancellation)?;
         Ok(held.frozen())
     }
+}
+
+fn share(pool: Pool, server: &str, id: &str, name: &str, amount: u32) -> Share {
+    Share { pool, server: server.to_owned(), id: id.to_owned(), name: name.to_owned(), amount }
+}
+
+/// What so many open disks of a VM take: each is a connection of its host, and through its server,
+/// which is known by `server` and told by the name that it was given.
+pub(crate) fn disk_shares(server: &str, named: &str, vm: &Vm, disks: usize) -> Vec<Share> {
+    let disks = u32::try_from(disks).unwrap_or(u32::MAX);
+    let mut shares = vec![share(Pool::Server, server, server, named, disks)];
+    let of_host = vm.host.iter();
+    shares.extend(of_host.map(|host| share(Pool::Host, server, &host.id, &host.name, disks)));
+    shares
 }
 
 fn named_as_ours(

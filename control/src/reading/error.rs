@@ -7,6 +7,7 @@ use blockferry_dataplane::manifest::ManifestError;
 use blockferry_dataplane::plan::Area;
 use blockferry_dataplane::{Fault, Side};
 
+use crate::budgets::BudgetError;
 use crate::catalog::{CatalogError, DiskName, FailureKind, LayerId, PointId};
 use crate::export::ExportError;
 use crate::image::ImageError;
@@ -163,6 +164,9 @@ pub enum ReadError {
     /// Where it is written down who works with a VM.
     #[error(transparent)]
     Ledger(Box<LedgerError>),
+    /// What other jobs take of hosts, which it has to wait for.
+    #[error(transparent)]
+    Budget(Box<BudgetError>),
     /// The password of the hypervisor.
     #[error(transparent)]
     Password(Box<PasswordError>),
@@ -267,6 +271,15 @@ impl From<HypervisorError> for ReadError {
         match error {
             HypervisorError::CalledOff => Self::Cancelled,
             error => Self::Hypervisor(Box::new(error)),
+        }
+    }
+}
+
+impl From<BudgetError> for ReadError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::CalledOff => Self::Cancelled,
+            error => Self::Budget(Box::new(error)),
         }
     }
 }

@@ -24,6 +24,8 @@ const MAKES_SNAPSHOT: &str = "VirtualMachine.createSnapshot";
 pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
 /// Before a VM that is busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// Answers without sense to one removal, before it is given up.
+const MAX_SENSELESS: u32 = 3;
 /// What a guest may be given to put its data in order (`VirtualMachineGuestQuiesceSpec`).
 const QUIESCE_MINUTES: std::ops::RangeInclusive<u64> = 5..=240;
 
@@ -171,16 +173,23 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<bool, V
 }
 
 /// A task that is begun again when the VM is busy, or the server out of reach, until its time is
-/// over. Only for what may be done twice. Says whether what it is done to was there.
+/// over; and some times when its answer makes no sense, for it may be done all the same. Only for
+/// what may be done twice. Says whether what it is done to was there.
 pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, VsphereError> {
     let session = &session.to_the_end();
     let deadline = session.server().deadlines.removal;
     let end = Instant::now() + deadline;
+    let mut senseless = 0;
     loop {
-        let error = match attempt(session, body, end)? {
-            Attempt::Done => return Ok(true),
-            Attempt::Gone => return Ok(false),
-            Attempt::Again(error) => error,
+        let error = match attempt(session, body, end) {
+            Ok(Attempt::Done) => return Ok(true),
+            Ok(Attempt::Gone) => return Ok(false),
+            Ok(Attempt::Again(error)) => error,
+            Err(error @ VsphereError::Strange { .. }) if senseless < MAX_SENSELESS => {
+                senseless += 1;
+                error
+            }
+            Err(error) => return Err(error),
         };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

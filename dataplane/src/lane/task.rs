@@ -278,12 +278,19 @@ impl Task {
     }
 
     /// The same, for a side.
-    pub(super) fn fail_side(&mut self, side: Side, cause: Cause, now: Instant) {
+    pub(super) fn fail_side(&mut self, side: Side, mut cause: Cause, now: Instant) {
         let endpoint = match side {
-            Side::Source => self.source.to_string(),
-            Side::Target => self.target.to_string(),
+            Side::Source => &self.source,
+            Side::Target => &self.target,
         };
-        self.fail(Fault::Side { side, endpoint, cause }, now);
+        // Only the first fault is told.
+        if self.fault.is_none()
+            && let Cause::Refused { message, .. } = &mut cause
+            && message.is_empty()
+        {
+            *message = endpoint.said().unwrap_or_default();
+        }
+        self.fail(Fault::Side { side, endpoint: endpoint.to_string(), cause }, now);
     }
 
     pub(super) fn note(&self, text: &str) {

@@ -1,19 +1,20 @@
 //! Restoring into a VM of a hypervisor: one that is there, or one that is made for it.
 //!
 //! ```text
-//!  there:  written down ─▶ looked at ─▶ disks matched ─▶ tracking ended ─┐
-//!  new:    made, off ─▶ written down ────────────────────────────────────┤
-//!                                                                        ▼
-//!                                   served for writing ─▶ written ─▶ flushed ─▶ read back, compared
-//!                                                                        │
-//!  there:  tracking begins anew ◀────────────────────────────────────────┤
-//!  new:    it stays, or is removed with all of its disks ◀───────────────┘
+//!  there:  written down ─▶ looked at ─▶ disks matched ─▶ its turn ─▶ tracking ended ─┐
+//!  new:    made, off ─▶ written down ─▶ its turn ────────────────────────────────────┤
+//!                                                                                    ▼
+//!                                               served for writing ─▶ written ─▶ flushed ─▶ read back, compared
+//!                                                                                    │
+//!  there:  tracking begins anew ◀────────────────────────────────────────────────────┤
+//!  new:    it stays, or is removed with all of its disks ◀───────────────────────────┘
 //! ```
 
 mod fit;
 mod matching;
 mod new;
 mod there;
+mod turn;
 mod write;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::error::ReadError;
 use super::restore::RestoreReport;
 use super::settings::ReadSettings;
 use crate::backup::{Cancellation, Watch};
+use crate::budgets::Budgets;
 use crate::catalog::{DiskName, DiskUuid, JobId, PointId, Points};
 use crate::repository::{HeldPoint, Repository};
 use crate::snapshots::{
@@ -50,6 +52,8 @@ pub struct VmTarget {
     /// Where it is written down who works with which VM: that of the backups into the same
     /// repository. None where nothing can be written.
     pub ledger: Option<Ledger>,
+    /// What all jobs of this machine may take at once of hosts.
+    pub budgets: Budgets,
     /// How its disks are served.
     pub vddk: Settings,
     /// The VM.
@@ -80,6 +84,8 @@ struct Work<'a> {
     settings: &'a ReadSettings,
     watch: &'a Arc<dyn Watch>,
     cancellation: &'a Cancellation,
+    /// What it is called where it is written down.
+    job: JobId,
 }
 
 /// Restores disks of a point into a VM. What is written is flushed, read back and compared.
@@ -97,7 +103,8 @@ pub fn restore_to_vm(
     // What is wrong with one disk does not matter to the others.
     let held = repository.hold_as_found(request.point, &request.disks)?;
     let disks = kept(repository, &held)?;
-    let work = Work { repository, target: &request.target, settings, watch, cancellation };
+    let (target, job) = (&request.target, JobId::new());
+    let work = Work { repository, target, settings, watch, cancellation, job };
     match &request.target.into {
         IntoVm::There(vm) => work.there(vm, held, &disks),
         IntoVm::New(wanted) => work.new_vm(wanted, held, &disks),
@@ -123,12 +130,8 @@ struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     /// Writes down that a VM is restored into.
-    fn of(
-        target: &VmTarget,
-        vm: &Vm,
-        job: JobId,
-        watch: &'a Arc<dyn Watch>,
-    ) -> Result<Self, ReadError> {
+    fn of(work: &Work<'a>, vm: &Vm) -> Result<Self, ReadError> {
+        let Work { target, watch, job, .. } = *work;
         let Some(ledger) = &target.ledger else {
             watch.note(
                 "it is not written down that the VM is restored into: let nobody else use it",

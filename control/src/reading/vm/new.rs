@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{Claim, KeptDisk, Work, matching};
 use crate::backup::Watch;
-use crate::catalog::JobId;
 use crate::reading::error::ReadError;
 use crate::reading::restore::{RestoreReport, RestoredDisk, RestoredInto};
 use crate::repository::HeldPoint;
@@ -26,7 +25,7 @@ impl Work<'_> {
         let point = held.point.id;
         check_sizes(wanted, disks)?;
         let disks = in_order(disks);
-        let job = JobId::new();
+        let job = self.job;
         let wanted = NewVm {
             disks: disks.iter().map(|disk| disk.size_bytes).collect(),
             note: format!(
@@ -40,7 +39,8 @@ impl Work<'_> {
         let mut made =
             Made { vm: Some(&vm), hypervisor: &self.target.hypervisor, watch: self.watch };
         // Let go before the VM is removed.
-        let claim = Claim::of(self.target, &vm, job, self.watch)?;
+        let claim = Claim::of(self, &vm)?;
+        let (_granted, vm) = self.wait_for_turn(vm.clone(), disks.len())?;
         let into = devices(&vm, &disks)?;
         let mut report = self.open(&vm, &disks, &into, true)?.write(held, started)?;
         if report.disks.iter().all(|disk| disk.outcome.is_ok()) {

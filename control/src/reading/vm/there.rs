@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::write::named;
 use super::{Claim, KeptDisk, Work, fit, matching};
 use crate::backup::Watch;
-use crate::catalog::JobId;
 use crate::reading::error::ReadError;
 use crate::reading::restore::{RestoreReport, RestoredDisk, RestoredInto};
 use crate::repository::HeldPoint;
@@ -21,9 +20,13 @@ impl Work<'_> {
         disks: &[KeptDisk],
     ) -> Result<RestoreReport, ReadError> {
         let started = Instant::now();
-        let _claim = Claim::of(self.target, vm, JobId::new(), self.watch)?;
+        let _claim = Claim::of(self, vm)?;
         // What it was like before may have changed by then.
         let vm = self.target.hypervisor.unless(self.cancellation).look(&vm.id)?;
+        fit::check(&vm)?;
+        matching::matched(disks, &vm)?;
+        let (_granted, vm) = self.wait_for_turn(vm, disks.len())?;
+        // And once more while it waited.
         fit::check(&vm)?;
         let into = matching::matched(disks, &vm)?;
         let untouched = vm.disks.len() - into.len();

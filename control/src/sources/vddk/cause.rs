@@ -28,6 +28,8 @@ pub enum Refusal {
     TransferMemory,
     /// The ESXi host does not take the connection for data.
     Connection,
+    /// The ESXi host is in maintenance.
+    Maintenance,
     /// Something else.
     Unknown,
 }
@@ -48,6 +50,7 @@ const TELLING: &[(&str, Refusal)] = &[
     ("ssl certificate", Refusal::Thumbprint),
     ("nfc error 5", Refusal::TransferMemory),
     ("failed to allocate the requested", Refusal::TransferMemory),
+    ("maintenance mode", Refusal::Maintenance),
     ("authd", Refusal::Connection),
     ("server refused connection", Refusal::Connection),
     ("snapshot does not exist", Refusal::Snapshot),
@@ -92,6 +95,9 @@ impl Refusal {
             Self::Connection => {
                 "the ESXi host of the VM has to be reached by its name, on port 902 over TCP"
             }
+            Self::Maintenance => {
+                "start the job again when the host is back, or when the VM is on another one"
+            }
             Self::Unknown => "nbdkit -v with the same parameters tells more",
         }
     }
@@ -110,6 +116,11 @@ pub(super) fn told(lines: &[String]) -> (Refusal, String) {
         Some((refusal, line)) => (refusal, bare(line).to_owned()),
         None => (Refusal::Unknown, "it said nothing".to_owned()),
     }
+}
+
+/// The last line that tells of an error.
+pub(super) fn last_error(lines: &[String]) -> Option<String> {
+    lines.iter().rev().find(|line| line.contains("error:")).map(|line| bare(line).to_owned())
 }
 
 /// The line without who says it.

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use blockferry_dataplane::nbd::{Address, NbdUri, Session, TlsParams};
 use blockferry_dataplane::{Dial, Endpoint};
@@ -18,6 +19,11 @@ use crate::child::{Child, Ending, how_it_ended};
 /// How long an nbdkit that does not take connections any more may take to exit before that is not
 /// the reason.
 const EXIT_GRACE: Duration = Duration::from_millis(300);
+/// How long the words for an error may take after its reply: they are written before it, and read by
+/// another thread.
+const WORDS_GRACE: Duration = Duration::from_millis(200);
+/// How often they are looked for.
+const WORDS_TICK: Duration = Duration::from_millis(5);
 
 /// An nbdkit that serves a disk. It is ended when this is dropped; [`Running::stop`] tells how that
 /// went.
@@ -159,5 +165,18 @@ impl Dial for Served {
             Some(reason) => io::Error::new(io::ErrorKind::NotConnected, reason),
             None => error,
         })
+    }
+
+    fn said(&self) -> Option<String> {
+        let asked = Instant::now();
+        loop {
+            if let Some(words) = cause::last_error(&self.child.said().lines()) {
+                return Some(words);
+            }
+            if asked.elapsed() >= WORDS_GRACE {
+                return None;
+            }
+            thread::sleep(WORDS_TICK);
+        }
     }
 }

@@ -147,9 +147,10 @@ impl Vsphere {
     }
 
     /// A host goes into maintenance mode, or comes back. VMs that run move to another host of the
-    /// cluster, if there is one; those that cannot get no snapshots.
+    /// cluster, if there is one; those that cannot get no snapshots, and nobody opens their disks.
+    /// Whoever reads a disk through the host that is left reads no more.
     pub fn set_maintenance(&self, host: &str, on: bool) {
-        self.shared.note(|world| {
+        let changed = self.shared.change(|world| {
             let mut named = world.hosts.iter_mut().filter(|(_, it)| it.name == host);
             let (id, it) = named.next().expect("a host of this name");
             it.maintenance = on;
@@ -161,7 +162,9 @@ impl Vsphere {
                 here.filter(|machine| machine.powered_on)
                     .for_each(|machine| machine.host.clone_from(other));
             }
+            Ok(())
         });
+        changed.expect("nothing in it makes a fault");
     }
 
     /// Sets what is free on a datastore, in bytes.

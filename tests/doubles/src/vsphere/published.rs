@@ -4,8 +4,8 @@
 //! {"server_thumbprint": "AA:BB:..", "users": {"user": "password"},
 //!  "vms": {"vm-57": {"snapshots": {"snapshot-64": {"[ds] vm/vm.vmdk": {"path": "/raw", "capacity": 1048576}}},
 //!                    "disks": {"[ds] vm/vm.vmdk": {"path": "/raw", "capacity": 1048576}},
-//!                    "powered_on": true}},
-//!  "faults": {"refuse_open": null}}
+//!                    "powered_on": true, "host": "host-21"}},
+//!  "hosts_in_maintenance": ["host-24"], "faults": {"refuse_open": null}}
 //! ```
 //!
 //! It is replaced as a whole, so that a reader sees one state. `disks` are what the guest writes;
@@ -37,10 +37,13 @@ impl Published {
     pub(crate) fn write(&self, world: &World) {
         let machines: Map<String, Value> =
             world.machines.iter().map(|(id, it)| (id.clone(), machine(it))).collect();
+        let closed = world.hosts.iter().filter(|(_, host)| host.maintenance);
+        let closed: Vec<&String> = closed.map(|(id, _)| id).collect();
         let text = json!({
             "server_thumbprint": self.thumbprint,
             "users": self.users,
             "vms": machines,
+            "hosts_in_maintenance": closed,
             "faults": self.faults,
         })
         .to_string();
@@ -61,7 +64,12 @@ fn machine(machine: &Machine) -> Value {
         .collect();
     let snapshots: Map<String, Value> =
         machine.snapshots.iter().map(|it| (it.id.clone(), snapshot(it))).collect();
-    json!({"snapshots": snapshots, "disks": disks, "powered_on": machine.powered_on})
+    json!({
+        "snapshots": snapshots,
+        "disks": disks,
+        "powered_on": machine.powered_on,
+        "host": machine.host,
+    })
 }
 
 fn snapshot(snapshot: &Snapshot) -> Value {

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::parameters;
 use crate::reexec;
-use crate::state::{self, Faults, State};
+use crate::state::{self, Faults, State, Version};
 
 /// All that VMware's library reads and writes are sectors.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -31,6 +33,37 @@ pub(crate) struct Disk {
     read_only: bool,
     single_link: bool,
     faults: Faults,
+    host: Host,
+}
+
+/// The host that this connection goes to, for as long as it lives, wherever the VM is meanwhile.
+struct Host {
+    name: Option<String>,
+    libdir: PathBuf,
+    /// The state that was looked at last.
+    seen: Mutex<Version>,
+    /// It has ended the connection, and a connection does not come back.
+    gone: AtomicBool,
+}
+
+impl Host {
+    /// Fails once the host has ended the connection.
+    fn check(&self, call: &str) -> Result<()> {
+        let Some(name) = &self.name else { return Ok(()) };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Version::now(&self.libdir)?;
+        if now != *seen {
+            *seen = now;
+            if State::read(&self.libdir)?.is_closed(name) {
+                self.gone.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.gone.load(Ordering::Relaxed) {
+            let why = "The connection was ended: the host is entering maintenance mode";
+            return Err(Error::new(libc::EIO, format!("{call}: {why}")));
+        }
+        Ok(())
+    }
 }
 
 fn aligned(what: &str, length: usize, offset: u64) -> Result<()> {
@@ -118,8 +151,11 @@ impl Server for Disk {
 
     fn open(read_only: bool) -> Result<Box<dyn Server>> {
         let given = parameters::given().clone();
-        let state = State::read(given.libdir.as_deref().unwrap_or("/".as_ref()))?;
-        pause(state.faults.open_delay_ms);
+        let libdir = given.libdir.clone().unwrap_or_else(|| "/".into());
+        pause(State::read(&libdir)?.faults.open_delay_ms);
+        // As it is when the disk is opened, and not when that was asked for.
+        let seen = Mutex::new(Version::now(&libdir)?);
+        let state = State::read(&libdir)?;
         let backing = state.disk(&given, read_only)?;
         let file = File::options().read(true).write(!read_only).open(&backing.path)?;
         Ok(Box::new(Self {
@@ -128,6 +164,7 @@ impl Server for Disk {
             read_only,
             single_link: given.single_link,
             faults: state.faults.clone(),
+            host: Host { name: state.host(&given), libdir, seen, gone: AtomicBool::new(false) },
         }))
     }
 
@@ -154,6 +191,7 @@ impl Server for Disk {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         aligned("read", buffer.len(), offset)?;
         pause(self.faults.read_delay_ms);
+        self.host.check("VixDiskLib_Read")?;
         let covered = offset..offset + buffer.len() as u64;
         if self.faults.fail_reads_at.is_some_and(|at| covered.contains(&at)) {
             return Err(Error::new(libc::EIO, "VixDiskLib_Read: Unknown error"));
@@ -174,6 +212,7 @@ impl Server for Disk {
 
     fn write_at(&self, buffer: &[u8], offset: u64, flags: Flags) -> Result<()> {
         aligned("write", buffer.len(), offset)?;
+        self.host.check("VixDiskLib_Write")?;
         let covered = offset..offset + buffer.len() as u64;
         if !self.faults.lose_writes_at.is_some_and(|at| covered.contains(&at)) {
             self.file.write_all_at(buffer, offset)?;
@@ -194,6 +233,7 @@ impl Server for Disk {
         extents: &mut ExtentHandle,
     ) -> Result<()> {
         pause(self.faults.extents_delay_ms);
+        self.host.check("VixDiskLib_QueryAllocatedBlocks")?;
         if self.faults.fail_extents {
             return Err(Error::new(libc::EIO, "VixDiskLib_QueryAllocatedBlocks: Unknown error"));
         }

@@ -19,15 +19,19 @@
 //!     "vm-57": {
 //!       "snapshots": {"snapshot-64": {"[ds] vm/vm.vmdk": {"path": "/raw/file", "capacity": 1048576}}},
 //!       "disks": {"[ds] vm/vm.vmdk": {"path": "/raw/file", "capacity": 1048576}},
-//!       "powered_on": true
+//!       "powered_on": true,
+//!       "host": "host-21"
 //!     }
 //!   },
+//!   "hosts_in_maintenance": ["host-24"],
 //!   "faults": {"refuse_open": null}
 //! }
 //! ```
 //!
 //! Each `capacity` is in bytes, a multiple of 512; what a file has not of it reads as zeros. Disks
 //! of snapshots can only be read. Without a snapshot it is the VM's own disk, while the VM is off.
+//! A connection goes to the `host` that its VM was on when it was opened; one that enters maintenance
+//! ends those that it has, and opens none of what it keeps. Neither has to be told.
 //! Under `faults` there may be:
 //!
 //! | fault | what it does |

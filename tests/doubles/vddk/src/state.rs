@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nbdkit::{Error, Result};
@@ -18,6 +19,8 @@ pub(crate) struct State {
     users: BTreeMap<String, String>,
     vms: BTreeMap<String, Vm>,
     #[serde(default)]
+    hosts_in_maintenance: Vec<String>,
+    #[serde(default)]
     pub(crate) faults: Faults,
 }
 
@@ -29,6 +32,8 @@ struct Vm {
     disks: BTreeMap<String, Backing>,
     #[serde(default)]
     powered_on: bool,
+    #[serde(default)]
+    host: Option<String>,
 }
 
 /// Where the bytes of a disk are.
@@ -52,6 +57,17 @@ pub(crate) struct Faults {
     pub(crate) die_after_bytes: Option<u64>,
     pub(crate) die_after_written: Option<u64>,
     pub(crate) lose_writes_at: Option<u64>,
+}
+
+/// One version of the file: it is replaced as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version(u64, i64, i64);
+
+impl Version {
+    pub(crate) fn now(libdir: &Path) -> Result<Self> {
+        let data = fs::metadata(libdir.join(FILE))?;
+        Ok(Self(data.ino(), data.ctime(), data.ctime_nsec()))
+    }
 }
 
 fn refused(call: &str, why: &str) -> Error {
@@ -81,6 +97,9 @@ impl State {
         };
         let file = asked.file.as_deref().unwrap_or_default();
         let open = format!("VixDiskLib_Open: {file}");
+        if vm.host.as_ref().is_some_and(|host| self.is_closed(host)) {
+            return Err(refused(&open, "The host is in maintenance mode"));
+        }
         let disks = match &asked.snapshot {
             Some(_) if !read_only => {
                 return Err(refused(&open, "You do not have access rights to this file"));
@@ -93,6 +112,17 @@ impl State {
             None => &vm.disks,
         };
         disks.get(file).ok_or_else(|| refused(&open, "A file was not found"))
+    }
+
+    /// The host that a VM is on now, where that is told.
+    pub(crate) fn host(&self, asked: &Parameters) -> Option<String> {
+        let id = asked.vm.as_deref()?.strip_prefix("moref=")?;
+        self.vms.get(id)?.host.clone()
+    }
+
+    /// Whether a host is in maintenance: it ends the connections that it has, and takes no others.
+    pub(crate) fn is_closed(&self, host: &str) -> bool {
+        self.hosts_in_maintenance.iter().any(|closed| closed == host)
     }
 
     fn admit(&self, asked: &Parameters) -> Result<()> {

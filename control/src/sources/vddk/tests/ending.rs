@@ -64,8 +64,10 @@ fn a_read_that_fails_is_told_in_the_words_of_the_library() {
     bench.vcenter.fault("fail_reads_at", 3 * MIB).write().unwrap();
     let running = bench.start(&disk).unwrap();
     let settings = LaneSettings { extents: false, ..lane_settings() };
-    copy(running.endpoint(), Endpoint::Null, settings).outcome.unwrap_err();
-    wait_until_said(&running, "VixDiskLib_Read: Unknown error");
+    let fault = copy(running.endpoint(), Endpoint::Null, settings).outcome.unwrap_err().to_string();
+    let words = "VixDiskLib_Read: Unknown error";
+    assert!(fault.ends_with(&format!("; the server says: {words}")), "{fault}");
+    wait_until_said(&running, words);
 }
 
 /// The folder of the process of the next test, which is killed.
