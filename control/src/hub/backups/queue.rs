@@ -12,7 +12,7 @@ use super::recover;
 use super::repositories::{Repositories, RepositoryName};
 use super::run::run;
 use super::tally::{JobCounts, Tally};
-use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
+use crate::backup::{BackupRequest, BackupSettings, Cancellation, VmRequest, Watch};
 use crate::catalog::{
     Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
     JobState, Jobs, NewJob, SqliteCatalog,
@@ -142,23 +142,26 @@ impl Backups {
         self.take_in(request, None, repository, node, key)
     }
 
-    /// The same of a VM that the hypervisor of a node runs, by its name or another word that it is
-    /// found by. Its disks are what a snapshot holds of them.
+    /// The same of a VM that the hypervisor of a node runs. Its disks are what a snapshot holds of
+    /// them.
     ///
     /// # Errors
     /// [`SubmitError`].
     pub fn submit_vm(
         &self,
-        vm: &str,
-        mode: BackupMode,
+        asked: &VmRequest,
         repository: Option<&RepositoryName>,
         node: NodeName,
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
+        // Whoever asks again is answered while the node is away too, which may be why it is asked again.
+        if let Some(known) = self.known(asked.name_in_word(), asked.mode, key.as_ref())? {
+            return Ok(Admission::Known(known));
+        }
         self.check_node(Some(&node))?;
         let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
         // It has no job yet that it could be asked about.
-        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(vm, mode);
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(asked);
         let found = found.map_err(|error| match error.failure() {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
@@ -186,9 +189,10 @@ impl Backups {
         if state.stopping {
             return Err(SubmitError::Stopping);
         }
-        if let (true, Some(known)) =
-            (state.waiting.len() >= MAX_WAITING, self.known(&request, key.as_ref())?)
-        {
+        if let (true, Some(known)) = (
+            state.waiting.len() >= MAX_WAITING,
+            self.known(request.vm.as_str(), request.mode, key.as_ref())?,
+        ) {
             return Ok(Admission::Known(known));
         }
         if state.waiting.len() >= MAX_WAITING {
@@ -296,12 +300,13 @@ impl Backups {
     /// The job that a key gave before, for the same VM and mode.
     fn known(
         &self,
-        request: &BackupRequest,
+        vm: &str,
+        mode: BackupMode,
         key: Option<&IdempotencyKey>,
     ) -> Result<Option<Job>, CatalogError> {
         let Some(key) = key else { return Ok(None) };
         let known = self.shared.catalog.job_of_key(key)?;
-        Ok(known.filter(|job| (&job.vm, job.mode) == (&request.vm, request.mode)))
+        Ok(known.filter(|job| (job.kind, job.vm.as_str(), job.mode) == (JobKind::Backup, vm, mode)))
     }
 
     /// Calls off all that waits and runs, and waits for the end of it. No job is taken in from
