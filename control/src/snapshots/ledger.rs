@@ -171,8 +171,22 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub fn page(&self) -> Result<LedgerPage, LedgerError> {
+        self.page_of(|_| true)
+    }
+
+    /// The same, with those dead ones alone that are meant. The others are nobody's still: their own
+    /// jobs would take them for alive while they are held, which they are for no moment.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`].
+    pub(super) fn page_of(
+        &self,
+        is_meant: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<LedgerPage, LedgerError> {
         let _turn = self.turn()?;
-        self.read()
+        let mut page = self.read()?;
+        page.dead.retain(|entry| is_meant(entry.record()));
+        Ok(page)
     }
 
     /// The names of all snapshots that are written down, whosever they are.
@@ -180,7 +194,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::System`].
     pub(crate) fn names(&self) -> Result<HashSet<SnapshotName>, LedgerError> {
-        let page = self.page()?;
+        // The dead ones are let go before the turn is.
+        let _turn = self.turn()?;
+        let page = self.read()?;
         let dead = page.dead.iter().map(LedgerEntry::record);
         Ok(page.alive.iter().chain(dead).filter_map(|record| record.name().ok()).collect())
     }
@@ -307,6 +323,22 @@ mod tests {
         drop(other);
         // A dead one is no reason to refuse: a sweep removes it.
         ledger.note(record("vm-2")).unwrap();
+    }
+
+    #[test]
+    fn who_looks_at_one_vm_keeps_no_dead_entry_of_another() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        for vm in ["vm-1", "vm-2"] {
+            drop(ledger.note(record(vm)).unwrap());
+        }
+        let page = ledger.page_of(|record| record.vm == "vm-1").unwrap();
+        assert_eq!(page.dead.len(), 1);
+        // To the job of the other one this one would be alive.
+        let other = ledger.note(record("vm-2")).unwrap();
+        let refused = ledger.note(record("vm-1")).unwrap_err();
+        assert!(matches!(refused, LedgerError::Taken { .. }));
+        drop((page, other));
     }
 
     #[test]

@@ -30,12 +30,10 @@ pub fn sweep(
     hypervisor: &dyn Hypervisor,
     of_vm: Option<&VmId>,
 ) -> Result<Swept, LedgerError> {
-    let page = ledger.page()?;
+    let is_meant = |record: &SnapshotRecord| of_vm.is_none_or(|vm| record.vm == vm.as_str());
+    let page = ledger.page_of(is_meant)?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
-    let is_meant = |entry: &LedgerEntry| of_vm.is_none_or(|vm| entry.record().vm == vm.as_str());
-    // Those of other VMs are let go at once: their own jobs would take them for alive.
-    let meant: Vec<LedgerEntry> = page.dead.into_iter().filter(is_meant).collect();
-    for entry in meant {
+    for entry in page.dead {
         let record = entry.record().clone();
         if record.server != server {
             swept.elsewhere.push(record);
