@@ -15,6 +15,7 @@ use blockferry_control::sources::vddk::fitted;
 use super::options::{RestoreOptions, VmOptions};
 use super::run::totals;
 use crate::exit::Refusal;
+use crate::output::line;
 use crate::reading::{refusal, settings, watched};
 use crate::vcenter::{ledger_of, of_dead_jobs};
 
@@ -68,7 +69,7 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
     let server = options.server.name();
     let ledger = ledger(&repository)?;
     if let Some(ledger) = &ledger {
-        of_dead_jobs(ledger, &server, &hypervisor);
+        of_dead_jobs(ledger, &server, &hypervisor, None, &line);
     }
     let said = |error: HypervisorError| refusal(&error.into());
     let into = match (&options.vm.vm, &options.vm.new_vm) {

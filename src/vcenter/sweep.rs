@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
-use blockferry_control::snapshots::{Hypervisor, Ledger, SnapshotRecord, Swept, sweep};
+use blockferry_control::snapshots::{Hypervisor, Ledger, SnapshotRecord, Swept, VmId, sweep};
 use clap::Args;
 use serde::Serialize;
 
@@ -47,7 +47,7 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     let hypervisor = options.server.connect()?;
     let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None)
         .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
-    tell(&swept);
+    tell(&swept, &line);
     if options.json {
         json::print(&Json::of(&swept))?;
     }
@@ -58,11 +58,18 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// The same before a backup, for whoever forgot; what goes wrong is told, and keeps nothing.
-pub(crate) fn of_dead_jobs(ledger: &Ledger, server: &str, hypervisor: &Arc<dyn Hypervisor>) {
-    match sweep(ledger, server, &**hypervisor, None) {
-        Ok(swept) => tell(&swept),
-        Err(error) => line(&error.to_string()),
+/// The same beside backups, for whoever forgot, of all VMs or of one; what goes wrong is told, and
+/// keeps nothing.
+pub(crate) fn of_dead_jobs(
+    ledger: &Ledger,
+    server: &str,
+    hypervisor: &Arc<dyn Hypervisor>,
+    of: Option<&VmId>,
+    say: &dyn Fn(&str),
+) {
+    match sweep(ledger, server, &**hypervisor, of) {
+        Ok(swept) => tell(&swept, say),
+        Err(error) => say(&error.to_string()),
     }
 }
 
@@ -75,25 +82,25 @@ pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
         .map_err(|error| Refusal::of(Exit::Target, error.to_string()))
 }
 
-fn tell(swept: &Swept) {
+fn tell(swept: &Swept, say: &dyn Fn(&str)) {
     for (record, count) in &swept.removed {
         let name = name(record);
         let vm = &record.vm_path;
         match count {
-            0 => line(&format!("snapshot {name} of VM {vm} was gone already")),
-            _ => line(&format!("snapshot {name} of VM {vm} is removed: its job is dead")),
+            0 => say(&format!("snapshot {name} of VM {vm} was gone already")),
+            _ => say(&format!("snapshot {name} of VM {vm} is removed: its job is dead")),
         }
     }
     for (record, why) in &swept.failed {
         let (name, vm) = (name(record), &record.vm_path);
-        line(&format!("snapshot {name} of VM {vm} is not removed: {why}"));
+        say(&format!("snapshot {name} of VM {vm} is not removed: {why}"));
     }
     for record in &swept.elsewhere {
         let (name, server) = (name(record), &record.server);
-        line(&format!("snapshot {name} of a dead job is at {server}: sweep there"));
+        say(&format!("snapshot {name} of a dead job is at {server}: sweep there"));
     }
     for error in &swept.strange {
-        line(&error.to_string());
+        say(&error.to_string());
     }
 }
 
