@@ -76,21 +76,12 @@ impl Configured {
 
     /// What is wrong with an option, if it is one of the file and not of the command line.
     pub(crate) fn refused(&self, error: &clap::Error, typed: &[OsString]) -> Option<anyhow::Error> {
-        let option = match error.get(ContextKind::InvalidArg)? {
-            ContextValue::String(option) => option,
-            ContextValue::Strings(options) => options.first()?,
-            _ => return None,
-        };
-        let name = option.split([' ', '=']).next()?.trim_start_matches("--");
+        let name = option_of(error)?;
         let is_typed = typed.iter().filter_map(|word| word.to_str()).any(|word| {
             word.strip_prefix("--").and_then(|word| word.split('=').next()) == Some(name)
         });
         let at = self.places.get(name).filter(|_| !is_typed)?.clone();
-        let said = error.to_string();
-        let said = said.lines().map(str::trim).take_while(|line| !line.is_empty());
-        let said = said.collect::<Vec<_>>().join(" ");
-        let what = said.trim_start_matches("error: ").to_owned();
-        Some(self.refusal(Wrong { at: Some(at), what }))
+        Some(self.refusal(Wrong { at: Some(at), what: in_one_line(error) }))
     }
 
     /// Checks the file that a key names, where one does.
@@ -154,6 +145,23 @@ impl Configured {
     }
 }
 
+/// The long name of the option that an error is about.
+pub(crate) fn option_of(error: &clap::Error) -> Option<&str> {
+    let option = match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(option) => option,
+        ContextValue::Strings(options) => options.first()?,
+        _ => return None,
+    };
+    Some(option.split([' ', '=']).next()?.trim_start_matches("--"))
+}
+
+/// What an error says, without what is said of usage.
+pub(crate) fn in_one_line(error: &clap::Error) -> String {
+    let said = error.to_string();
+    let said = said.lines().map(str::trim).take_while(|line| !line.is_empty());
+    said.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
+}
+
 /// The text of a regular file that is not endless: who reads a pipe waits for whoever writes it.
 fn read(path: &Path) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
@@ -182,8 +190,14 @@ fn named(words: &[OsString]) -> Option<PathBuf> {
     named
 }
 
-/// A key as words of the command line.
-fn words(option: &Arg, key: &str, value: Value, folder: &Path) -> Result<Vec<OsString>, String> {
+/// A key as words of the command line, for the option that it sets.
+pub(crate) fn words(
+    option: &Arg,
+    key: &str,
+    value: Value,
+    folder: &Path,
+) -> Result<Vec<OsString>, String> {
+    let name = option.get_long().unwrap_or(key);
     let one = |value: Value| -> Result<OsString, String> {
         let text = match value {
             Value::String(text) => text,
@@ -192,12 +206,12 @@ fn words(option: &Arg, key: &str, value: Value, folder: &Path) -> Result<Vec<OsS
                 return Err(format!("{key} is a text or a whole number, and not {}", kind(&other)));
             }
         };
-        let mut word = OsString::from(format!("--{key}="));
+        let mut word = OsString::from(format!("--{name}="));
         word.push(in_folder(option.get_value_parser(), &text, folder));
         Ok(word)
     };
     match (option.get_action(), value) {
-        (ArgAction::SetTrue, Value::Boolean(true)) => Ok(vec![format!("--{key}").into()]),
+        (ArgAction::SetTrue, Value::Boolean(true)) => Ok(vec![format!("--{name}").into()]),
         (ArgAction::SetTrue, Value::Boolean(false)) => Ok(Vec::new()),
         (ArgAction::SetTrue, other) => {
             Err(format!("{key} is true or false, and not {}", kind(&other)))

@@ -82,15 +82,24 @@ impl Place {
 
     /// Backs a VM up by the node. Returns the exit code, and the report.
     fn try_back_up(&self, vm: &str) -> (i32, Value) {
+        self.try_back_up_with(vm, "")
+    }
+
+    /// The same, with more words.
+    fn try_back_up_with(&self, vm: &str, more: &str) -> (i32, Value) {
         let hub = by(&self.hubs.hub);
-        self.hubs.kept.json(&format!("backup --json --vm {vm} {hub} --node n1"))
+        self.hubs.kept.json(&format!("backup --json --vm {vm} {hub} --node n1 {more}"))
     }
 
     /// The same, which has to succeed, with the copies of its snapshot.
     fn back_up(&self, vm: &str) -> Backed {
+        self.back_up_with(vm, "")
+    }
+
+    fn back_up_with(&self, vm: &str, more: &str) -> Backed {
         let machine = self.vms.machine(vm);
         let before = self.vms.copies_of(&machine);
-        let (code, report) = self.try_back_up(vm);
+        let (code, report) = self.try_back_up_with(vm, more);
         assert_eq!(code, 0, "{report}");
         let mut copies = self.vms.copies_of(&machine).into_iter();
         let copies = copies.rfind(|(number, _)| !before.contains_key(number)).unwrap().1;
@@ -205,6 +214,43 @@ fn ports_are_given_back_before_a_snapshot_whose_removal_takes_its_time() {
 }
 
 #[test]
+fn a_backup_may_have_settings_of_its_own_and_the_next_has_those_of_the_node() {
+    let untracked = NewMachine::new("web").disk(24 * MIB).disk(8 * MIB + 512);
+    let place = Place::new(untracked);
+    let _node = place.node("");
+    let notes = |backed: &Backed| -> Vec<(String, String)> {
+        let point = place.hubs.hub.get(&place.hubs.token, &format!("/points/{}", backed.id()));
+        let notes = point["notes"].as_array().unwrap().iter();
+        let text = |of: &Value| of.as_str().unwrap().to_owned();
+        notes.map(|note| (text(&note["weight"]), text(&note["says"]))).collect()
+    };
+    let has = |backed: &Backed, words: &str| {
+        notes(backed)
+            .iter()
+            .any(|(weight, says)| [weight, says].iter().any(|it| it.contains(words)))
+    };
+    let machine = place.vms.machine("web");
+    place.back_up("web");
+    assert!(!machine.is_tracked().unwrap());
+    let first = place.back_up_with("web", "--enable-cbt --quiesce require");
+    assert!(has(&first, "change tracking (CBT) was turned on"), "{:?}", notes(&first));
+    assert!(has(&first, "the guest's data was put in order"), "{:?}", notes(&first));
+    place.back_up("web");
+    machine.write_unseen(2000, 5 * MIB, b"nobody was told of this").unwrap();
+    let usual = place.back_up("web");
+    assert!(has(&usual, "as after a power cut, as asked") && !has(&usual, "alarm"));
+    let audited = place.back_up_with("web", "--cbt-audit 100");
+    place.assert_equal(&audited);
+    assert!(has(&audited, "alarm"), "{:?}", notes(&audited));
+    machine.set_tools(false).unwrap();
+    let (code, report) = place.try_back_up_with("web", "--quiesce require");
+    assert_eq!(code, 4, "{report}");
+    assert!(report["error"].as_str().unwrap().contains("cannot put its data in order"), "{report}");
+    place.back_up("web");
+    place.assert_nothing_left();
+}
+
+#[test]
 fn a_key_of_a_vm_is_that_of_its_node_and_of_nothing_else() {
     let place = Place::new(two_disks());
     let _node = place.node("");
@@ -218,6 +264,68 @@ fn a_key_of_a_vm_is_that_of_its_node_and_of_nothing_else() {
     assert_eq!((status, &refused["error"]["code"]), (409, &json!("key_reused")), "{refused}");
     place.hubs.point_of(&first);
     place.assert_nothing_left();
+}
+
+#[test]
+fn settings_of_a_snapshot_that_mean_nothing_are_refused() {
+    let place = Place::new(two_disks());
+    let _node = place.node("");
+    let ask = |body: Value| place.hubs.hub.ask(&place.hubs.token, "POST", "/backups", &body);
+    let disks = json!([{ "name": "root", "source": "nbd://127.0.0.1:1/root" }]);
+    let none = json!({ "quiesce": "none" });
+    for (body, says) in [
+        (json!({ "vm": "web", "node": "n1", "snapshot": { "quiesce": "no" } }), "quiesce"),
+        (json!({ "vm": "web", "node": "n1", "snapshot": { "audit_percent": 101 } }), "101"),
+        (json!({ "vm": "web", "node": "n1", "snapshot": { "enable_cbt": 1 } }), "boolean"),
+        (json!({ "vm": "web", "node": "n1", "snapshot": { "audit": 1 } }), "audit"),
+        (json!({ "vm": "web", "node": "n1", "snapshot": ["none"] }), "an object"),
+        (json!({ "vm": "web", "node": "n1", "disks": disks, "snapshot": none }), "no disks"),
+        (json!({ "vm": "web", "disks": disks, "snapshot": none }), "no disks"),
+    ] {
+        let (status, answer) = ask(body);
+        assert_eq!(status, 422, "{answer}");
+        let said = answer["error"]["message"].as_str().unwrap();
+        assert!(said.contains(says), "{said}");
+    }
+    for (words, says) in [
+        ("--quiesce-deadline 1m", "options of its `node serve`"),
+        ("--max-disks-per-host 2", "options of its `node serve`"),
+        ("--disk root=nbd://127.0.0.1:1/root --cbt-audit 5", "name that with --vcenter"),
+    ] {
+        let (code, report) = place.try_back_up_with("web", words);
+        assert_eq!(code, 2, "{report}");
+        assert!(report["error"].as_str().unwrap().contains(says), "{report}");
+    }
+    assert_eq!(place.vms.vsphere.count("CreateSnapshot_Task"), 0);
+}
+
+#[test]
+fn who_asks_again_under_a_key_has_the_same_job_while_the_node_is_away() {
+    let place = Place::new(two_disks());
+    let mut node = place.node("");
+    let ask = |vm: &str, mode: &str| {
+        let body = json!({ "vm": vm, "node": "n1", "mode": mode, "idempotency_key": "tonight" });
+        place.hubs.hub.ask(&place.hubs.token, "POST", "/backups", &body)
+    };
+    let (status, job) = ask("web", "auto");
+    assert_eq!(status, 202, "{job}");
+    place.hubs.point_of(job["id"].as_str().unwrap());
+    // Another way of naming it is asked for, and is the same.
+    let (status, same) = ask(&format!("moref={}", place.vms.machine("web").id()), "auto");
+    assert_eq!((status, &same["id"]), (200, &job["id"]), "{same}");
+    // What is asked for otherwise is not.
+    let (status, refused) = ask("web", "full");
+    assert_eq!(status, 409, "{refused}");
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.says());
+    let asked = std::time::Instant::now();
+    for word in ["web", "name=web"] {
+        let (status, same) = ask(word, "auto");
+        assert_eq!((status, &same["id"]), (200, &job["id"]), "{same}");
+    }
+    // A node that is away is waited for, for 30 s.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!(place.hubs.points(), 1);
 }
 
 #[test]

@@ -17,3 +17,4 @@ pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};
 pub(crate) use request::{source, source_for_hub};
 pub(crate) use run::command;
 pub(crate) use telling::{Display, Json, Telling, counts, totals};
+pub(crate) use vm::AskedVm;

@@ -39,7 +39,7 @@ Examples:
 
   Have a node of the hub back up a VM of its vCenter:
     blockferry backup --vm db1 --hub http://127.0.0.1:10080 --token-file hub.token \\
-        --node esx-rack2
+        --node esx-rack2 --quiesce require
 
   For a script:
     blockferry backup --vm db1 --disk root=nbd://esx/root --repository /backup --json";
@@ -86,7 +86,8 @@ pub(crate) struct BackupOptions {
 
     /// Have this node of the hub read the disks, whose sources are named as the node sees them
     ///
-    /// Without --disk the VM is one of the node's vCenter.
+    /// Without --disk the VM is one of the node's vCenter; --quiesce, --enable-cbt and --cbt-audit are
+    /// then what this backup has otherwise than the node's options say.
     #[arg(long, value_name = "NODE", requires = "hub", help_heading = "A hub")]
     pub(crate) node: Option<NodeName>,
 
@@ -107,17 +108,26 @@ pub(crate) struct BackupOptions {
 }
 
 impl BackupOptions {
-    /// Refuses what is about a VM of a vCenter that this command asks, where it asks none.
+    /// Refuses what is about a VM of a vCenter, where this command asks none: what a node can be told
+    /// of one of its VMs is all that is left then.
     ///
     /// # Errors
     /// Wrong usage.
     pub(super) fn refuse_for_other_sources(&self) -> anyhow::Result<()> {
-        if self.snapshot.is_plain() {
+        let is_of_node = self.node.is_some() && self.disk.is_empty();
+        if !self.snapshot.is_choice() {
+            return Err(Refusal::usage(
+                "--quiesce-deadline, --max-disks-per-host, --max-nfc-connections and \
+                 --max-snapshots-per-datastore are about a vCenter that is named with --vcenter; \
+                 those of a node are options of its `node serve`",
+            ));
+        }
+        if is_of_node || self.snapshot.choice().is_none() {
             return Ok(());
         }
         Err(Refusal::usage(
-            "--quiesce, --quiesce-deadline, --enable-cbt, --cbt-audit, --max-disks-per-host, \
-             --max-nfc-connections and --max-snapshots-per-datastore are about a VM of a vCenter: name it with --vcenter; those of a node are options of its `node serve`",
+            "--quiesce, --enable-cbt and --cbt-audit are about a VM of a vCenter: name that with \
+             --vcenter, or its node with --node and no --disk",
         ))
     }
 }

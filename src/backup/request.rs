@@ -83,7 +83,8 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
         disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
     }
     let (vm, mode, node) = (vm_name(&options.vm)?, options.mode, options.node.clone());
-    Ok(Submission { vm, disks, mode, repository, node })
+    let snapshot = options.snapshot.choice();
+    Ok(Submission { vm, disks, mode, repository, node, snapshot })
 }
 
 /// A source as it is told to a hub, which reads it itself.

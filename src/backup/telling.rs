@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blockferry_control::backup::{
     BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
 };
-use blockferry_control::catalog::{BackupMode, DiskName, Job, VmName};
+use blockferry_control::catalog::{BackupMode, DiskName, Job};
 use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
@@ -23,26 +23,28 @@ pub(crate) struct Display {
 #[derive(Debug)]
 struct Shown {
     progress: Progress,
-    estimate: Option<Estimate>,
-    disks: Vec<Counts>,
+    estimate: Estimate,
+    /// The disks of each VM.
+    vms: Vec<Vec<Counts>>,
 }
 
 impl Display {
-    /// Of so many disks; 0 for those that are told of first.
-    pub(crate) fn new(progress: Progress, disks: usize) -> Self {
-        let disks = vec![Counts::default(); disks];
-        Self { shown: Mutex::new(Shown { progress, estimate: None, disks }) }
+    /// Of VMs that have so many disks each, as far as that is known.
+    pub(crate) fn new(progress: Progress, disks: impl IntoIterator<Item = usize>) -> Self {
+        let vms = disks.into_iter().map(|disks| vec![Counts::default(); disks]).collect();
+        Self { shown: Mutex::new(Shown { progress, estimate: Estimate::default(), vms }) }
     }
 
-    /// The disks from `first` on are that far.
-    fn update(&self, first: usize, counts: &[Counts]) {
+    /// The disks of a VM are that far.
+    fn update(&self, vm: usize, counts: &[Counts]) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let Shown { progress, estimate, disks } = &mut *shown;
-        disks.resize(disks.len().max(first + counts.len()), Counts::default());
-        disks[first..][..counts.len()].copy_from_slice(counts);
+        let Shown { progress, estimate, vms } = &mut *shown;
+        let disks = &mut vms[vm];
+        disks.resize(disks.len().max(counts.len()), Counts::default());
+        disks[..counts.len()].copy_from_slice(counts);
         if progress.is_shown() {
-            let estimate = estimate.get_or_insert_with(|| Estimate::of(disks.len()));
-            progress.update(estimate.share(|disk| disks[disk]), &totals(disks.iter()));
+            let all = vms.iter().flatten();
+            progress.update(estimate.share(all.clone().copied()), &totals(all));
         }
     }
 
@@ -68,26 +70,26 @@ pub(crate) fn totals<'a>(counts: impl IntoIterator<Item = &'a Counts>) -> Counts
 pub(crate) struct Telling {
     console: Arc<Console>,
     display: Arc<Display>,
-    /// Its first disk there.
-    first: usize,
+    /// Which VM it is there.
+    number: usize,
     /// Before each line.
     about: String,
 }
 
 impl Telling {
     pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
-        let display = Arc::new(Display::new(progress, 0));
-        Self { console, display, first: 0, about: String::new() }
+        let display = Arc::new(Display::new(progress, [0]));
+        Self { console, display, number: 0, about: String::new() }
     }
 
-    /// Of one VM of many, on the display of all, where its first disk has this number.
+    /// Of one VM of many, on the display of all, where it has this number.
     pub(crate) fn of_one(
-        vm: &VmName,
+        vm: &str,
         console: Arc<Console>,
         display: Arc<Display>,
-        first: usize,
+        number: usize,
     ) -> Self {
-        Self { console, display, first, about: format!("VM {vm}: ") }
+        Self { console, display, number, about: format!("VM {vm}: ") }
     }
 
     /// The display is not needed any more.
@@ -132,7 +134,7 @@ impl Watch for Telling {
     }
 
     fn progress(&self, disks: &[Counts]) {
-        self.display.update(self.first, disks);
+        self.display.update(self.number, disks);
     }
 }
 

@@ -31,6 +31,31 @@ Example of JOBS.toml, with all that it may have:
     mode = \"full\"
     disks.\"disk 0\" = { source = \"/dev/vg/web1-snapshot\" }
 
+    [[vcenter]]                             # or an ESXi host; VMs without disks are of it
+    server = \"vc.example\"
+    user = \"backup@vsphere.local\"
+    password-file = \"vc.password\"
+    thumbprint = \"AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD\"
+    vddk-libdir = \"/opt/vmware-vix-disklib-distrib\"
+    quiesce = \"try\"                         # try, none, require; here, and with a VM
+    cbt-audit = 5                           # percent; here, and with a VM
+    enable-cbt = true                       # here, and with a VM
+    max-disks-per-host = 4
+
+    [[vm]]                                  # with all of its disks, by one snapshot
+    name = \"app1\"                           # or its path, uuid=..., moref=...
+
+    [[vm]]
+    name = \"moref=vm-57\"
+    as = \"app2\"                             # in the repository; without it, as at the vCenter
+    quiesce = \"require\"
+    cbt-audit = 0
+    enable-cbt = false
+
+A vCenter has the options that `backup` has for one, without the word vcenter: deadline and ca,
+vddk-plugin, vddk-param and the like. Where there are several, a VM says of which it is, as in
+vcenter = \"vc.example\", or as one is called by its own name = \"...\".
+
 For cron, every night at one; what failed is on standard error, and the exit code tells of it:
     0 1 * * *  blockferry batch /etc/blockferry/jobs.toml > /var/log/blockferry-batch.log
 

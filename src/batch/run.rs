@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use blockferry_control::backup::Cancellation;
+use blockferry_control::backup::{BackupReport, Cancellation};
 use blockferry_control::repository::{BatchLock, Repository, RepositoryError};
 
 use super::file::Jobs;
+use super::job::Job;
 use super::options::BatchOptions;
 use super::telling::{BatchJson, Ended, summary};
 use super::turns::{disks_at_once, take_turns};
-use crate::backup::{Asked, Display, Telling, totals};
+use crate::backup::{Display, Telling, totals};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
+use crate::vcenter::{ledger_of, of_dead_jobs};
 
 /// `blockferry batch`.
 ///
@@ -56,12 +58,13 @@ fn back_up_all(options: &BatchOptions) -> anyhow::Result<(Jobs, Vec<Ended>)> {
     let jobs = Jobs::read(&options.jobs)?;
     let _locks = lock(&jobs.vms)?;
     let at_once = options.concurrency.or(jobs.concurrency).unwrap_or(NonZeroUsize::MIN);
-    let disks: Vec<usize> = jobs.vms.iter().map(|vm| vm.disks.len()).collect();
+    let disks: Vec<Option<usize>> = jobs.vms.iter().map(Job::disks).collect();
     let exports = disks_at_once(&disks, at_once);
 
     let progress = Progress::of(options.output.progress());
     let console = Arc::new(Console::new(progress.bar(), options.output.verbose));
-    let display = Arc::new(Display::new(progress, disks.iter().sum()));
+    let display = disks.iter().map(|disks| disks.unwrap_or(1));
+    let display = Arc::new(Display::new(progress, display));
     let cancellations: Vec<Cancellation> = jobs.vms.iter().map(|_| Default::default()).collect();
     let calling_off = cancellations.clone();
     interrupt::listen(Arc::clone(&console), move || {
@@ -69,24 +72,27 @@ fn back_up_all(options: &BatchOptions) -> anyhow::Result<(Jobs, Vec<Ended>)> {
         true
     })?;
 
-    let ended = take_turns(&disks, at_once, |number| {
-        let asked = &jobs.vms[number];
-        let first = disks[..number].iter().sum();
+    let ended = take_turns(&disks, at_once, |number, turns| {
+        let job = &jobs.vms[number];
         let (console, display) = (Arc::clone(&console), Arc::clone(&display));
-        let telling = Arc::new(Telling::of_one(&asked.vm, console, display, first));
-        back_up(asked, &telling, &cancellations[number], exports)
+        let telling = Arc::new(Telling::of_one(job.name(), console, display, number));
+        let cancellation = &cancellations[number];
+        let backed_up = || job.back_up(&telling, cancellation, exports, turns);
+        end_of(backed_up, &telling, cancellation)
     });
+    if !cancellations.iter().any(Cancellation::is_cancelled) {
+        sweep(&jobs.vms, &console);
+    }
     let done = ended.iter().all(|ended| ended.exit() == Exit::Done);
     display.finish(done, &totals(ended.iter().flat_map(Ended::counts)));
     Ok((jobs, ended))
 }
 
 /// Backs up one VM. Whatever happens to it is nobody else's matter.
-fn back_up(
-    asked: &Asked,
-    telling: &Arc<Telling>,
+fn end_of(
+    back_up: impl FnOnce() -> anyhow::Result<BackupReport>,
+    telling: &Telling,
     cancellation: &Cancellation,
-    exports: usize,
 ) -> Ended {
     if cancellation.is_cancelled() {
         return Ended::Failed {
@@ -94,7 +100,7 @@ fn back_up(
             error: "interrupted before it began".into(),
         };
     }
-    match asked.back_up(telling, cancellation, exports) {
+    match back_up() {
         Ok(report) => {
             telling.detail(&format!("point {} is published", report.point.id));
             Ended::Done(Box::new(report))
@@ -107,12 +113,30 @@ fn back_up(
     }
 }
 
+/// Removes what dead jobs have left of VMs that are in no file any more, and what this batch could
+/// not remove. At the end, for it may take long, and no backup should wait for it.
+fn sweep(vms: &[Job], console: &Console) {
+    let mut swept = HashSet::new();
+    for job in vms {
+        let Job::Vm(asked, vcenter) = job else { continue };
+        let server = &vcenter.options.server;
+        let Some(hypervisor) = vcenter.begun() else { continue };
+        // The same server as another user is another session, and may have other rights.
+        if !swept.insert((Arc::as_ptr(vcenter), &asked.repository)) {
+            continue;
+        }
+        // One that cannot be had was told of with its VMs.
+        let Ok(ledger) = ledger_of(&asked.repository) else { continue };
+        of_dead_jobs(&ledger, &server.name(), &hypervisor, None, &|text| console.note(text));
+    }
+}
+
 /// Keeps other batches out of all repositories. One that cannot be had is a matter of its VMs.
-fn lock(vms: &[Asked]) -> anyhow::Result<Vec<BatchLock>> {
+fn lock(vms: &[Job]) -> anyhow::Result<Vec<BatchLock>> {
     let mut locks = Vec::new();
     let mut known = HashSet::new();
-    for asked in vms {
-        let Ok(repository) = Repository::open_or_create(&asked.repository) else { continue };
+    for job in vms {
+        let Ok(repository) = Repository::open_or_create(job.repository()) else { continue };
         // By whichever path it was named.
         let Ok(folder) = fs::metadata(repository.root()) else { continue };
         if !known.insert((folder.dev(), folder.ino())) {

@@ -8,7 +8,8 @@ use blockferry_dataplane::Counts;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::backup::{Asked, Json, counts, totals};
+use super::job::Job;
+use crate::backup::{Json, counts, totals};
 use crate::exit::Exit;
 use crate::output::{cpu_seconds, table};
 
@@ -38,21 +39,21 @@ impl Ended {
 }
 
 /// All VMs, for people.
-pub(super) fn summary(vms: &[Asked], ended: &[Ended], elapsed: Duration) -> String {
-    let rows = vms.iter().zip(ended).map(|(asked, ended)| {
-        let mut row = vec![asked.vm.to_string(), ended.exit().word().replace('_', " ")];
+pub(super) fn summary(vms: &[Job], ended: &[Ended], elapsed: Duration) -> String {
+    let rows = vms.iter().zip(ended).map(|(job, ended)| {
+        let mut row = vec![job.name().to_owned(), ended.exit().word().replace('_', " ")];
         match ended {
             Ended::Done(report) => {
                 let counts = totals(counts(report));
                 let stored = report.disks.iter().map(|disk| disk.stored_bytes).sum();
                 let sizes = [counts.read, counts.sent, stored];
-                row.push(asked.disks.len().to_string());
+                row.push(report.disks.len().to_string());
                 row.extend(sizes.map(|bytes| BinaryBytes(bytes).to_string()));
                 row.push(format!("{:.1} s", report.elapsed.as_secs_f64()));
                 row.push(format!("point {}", report.point.id));
             }
             Ended::Failed { error, .. } => {
-                row.push(asked.disks.len().to_string());
+                row.push(job.disks().map_or_else(String::new, |disks| disks.to_string()));
                 row.extend(["", "", "", ""].map(String::from));
                 row.push(error.split_whitespace().collect::<Vec<_>>().join(" "));
             }
@@ -86,12 +87,11 @@ pub(super) struct BatchJson<'a> {
 }
 
 impl<'a> BatchJson<'a> {
-    pub(super) fn of(exit: Exit, vms: &'a [Asked], ended: &'a [Ended], elapsed: Duration) -> Self {
-        let told = vms.iter().zip(ended).map(|(asked, ended)| match ended {
+    pub(super) fn of(exit: Exit, vms: &'a [Job], ended: &'a [Ended], elapsed: Duration) -> Self {
+        let told = vms.iter().zip(ended).map(|(job, ended)| match ended {
             Ended::Done(report) => Json::of(report).of_many(),
             Ended::Failed { exit, error } => {
-                let (vm, mode) = (asked.vm.as_str(), asked.mode);
-                Json::of_failure(*exit, error.clone(), vm, mode).of_many()
+                Json::of_failure(*exit, error.clone(), job.name(), job.mode()).of_many()
             }
         });
         Self {

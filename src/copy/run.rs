@@ -157,11 +157,11 @@ fn watch(
     let _ = slot.set(running.canceller());
     let (engine, reason) = running.engine();
     console.detail(&format!("engine {engine}: {reason}"));
-    let mut estimate = Estimate::of(lane_count);
+    let mut estimate = Estimate::default();
     progress.start();
     while !running.wait_for(TICK) {
         if progress.is_shown() {
-            let share = estimate.share(|lane| running.lane_progress(lane));
+            let share = estimate.share((0..lane_count).map(|lane| running.lane_progress(lane)));
             progress.update(share, &running.progress());
         }
     }

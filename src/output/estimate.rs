@@ -4,26 +4,23 @@ use blockferry_dataplane::Counts;
 
 /// The share that is done. It never goes back, though the sizes of waiting lanes become known only
 /// when they start.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Estimate {
-    lanes: usize,
     shown: f64,
 }
 
 impl Estimate {
-    pub(crate) fn of(lanes: usize) -> Self {
-        Self { lanes, shown: 0.0 }
-    }
-
     /// The share from 0 to 1; lanes of unknown size count as average ones.
-    pub(crate) fn share(&mut self, progress: impl Fn(usize) -> Counts) -> f64 {
-        let (mut planned, mut finished, mut known) = (0_u128, 0_u128, 0_u128);
-        for counts in (0..self.lanes).map(progress).filter(|counts| counts.planned > 0) {
+    pub(crate) fn share(&mut self, lanes: impl IntoIterator<Item = Counts>) -> f64 {
+        let (mut planned, mut finished) = (0_u128, 0_u128);
+        let (mut known, mut all) = (0_u128, 0_u128);
+        for counts in lanes {
+            all += 1;
             planned += u128::from(counts.planned);
             finished += u128::from(counts.finished().min(counts.planned));
-            known += 1;
+            known += u128::from(counts.planned > 0);
         }
-        if let Some(all) = (planned * self.lanes as u128).checked_div(known) {
+        if let Some(all) = (planned * all).checked_div(known) {
             self.shown = self.shown.max(ratio(finished, all));
         }
         self.shown
@@ -47,8 +44,8 @@ mod tests {
             (counts.planned, counts.acknowledged) = (planned, acknowledged);
             counts
         };
-        let mut estimate = Estimate::of(2);
-        let mut share = |lanes: [Counts; 2]| estimate.share(|lane| lanes[lane]);
+        let mut estimate = Estimate::default();
+        let mut share = |lanes: [Counts; 2]| estimate.share(lanes);
         assert_eq!(share([counts(0, 0), counts(0, 0)]), 0.0);
         assert_eq!(share([counts(100, 50), counts(0, 0)]), 0.25);
         assert_eq!(share([counts(100, 50), counts(900, 0)]), 0.25);

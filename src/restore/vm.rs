@@ -15,6 +15,7 @@ use blockferry_control::sources::vddk::fitted;
 use super::options::{RestoreOptions, VmOptions};
 use super::run::totals;
 use crate::exit::Refusal;
+use crate::output::line;
 use crate::reading::{refusal, settings, watched};
 use crate::vcenter::{ledger_of, of_dead_jobs};
 
@@ -76,7 +77,7 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
         (Some(vm), _) => {
             let vm = hypervisor.find(vm).map_err(said)?;
             if let Some(ledger) = &ledger {
-                of_dead_jobs(ledger, &server, &hypervisor, &vm);
+                of_dead_jobs(ledger, &server, &hypervisor, Some(&vm), &line);
             }
             IntoVm::There(vm)
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use blockferry_control::backup::{Cancellation, VmSettings};
+use blockferry_control::backup::{Cancellation, SnapshotChoice, VmSettings};
 use blockferry_control::budgets::{Budgets, Limits};
 use blockferry_control::snapshots::{Hypervisor, Ledger, QuiescePolicy};
 use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
 use blockferry_control::vsphere::{
-    HTTPS_PORT, PasswordFile, Thumbprint, Trust, Vsphere, VsphereDeadlines, VsphereServer,
+    HTTPS_PORT, PasswordFile, Thumbprint, Trust, Vsphere, VsphereDeadlines, VsphereError,
+    VsphereServer,
 };
 use clap::Args;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -119,11 +120,29 @@ impl ServerOptions {
         side: Exit,
         called_off: &Cancellation,
     ) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        self.log_in(called_off)?.map_err(|error| Refusal::of(side, error.to_string()))
+    }
+
+    /// Logs in, unless that is called off, and gives what the server or the way to it has against it.
+    ///
+    /// # Errors
+    /// Wrong usage.
+    pub(super) fn log_in(
+        &self,
+        called_off: &Cancellation,
+    ) -> anyhow::Result<Result<Arc<dyn Hypervisor>, VsphereError>> {
         leave_no_core()?;
-        let server = self.server()?;
-        let session = Vsphere::connect_unless(&server, called_off)
-            .map_err(|error| Refusal::of(side, error.to_string()))?;
-        Ok(Arc::new(session))
+        let session = Vsphere::connect_unless(&self.server()?, called_off);
+        Ok(session.map(|session| Arc::new(session) as Arc<dyn Hypervisor>))
+    }
+
+    /// Its host and port.
+    ///
+    /// # Errors
+    /// What the name of a server is, and this one is not.
+    pub(crate) fn address(&self) -> Result<(String, u16), String> {
+        let name = self.name();
+        host_and_port(&name).ok_or_else(|| format!("{name}: write HOST, HOST:PORT or [IPV6]:PORT"))
     }
 
     /// Sees whether all that is needed is named; asks nobody.
@@ -143,9 +162,8 @@ impl ServerOptions {
                  --vcenter-password-file",
             ));
         };
-        let (host, port) = host_and_port(server).ok_or_else(|| {
-            Refusal::usage(format!("--vcenter {server}: write HOST, HOST:PORT or [IPV6]:PORT"))
-        })?;
+        let (host, port) =
+            self.address().map_err(|what| Refusal::usage(format!("--vcenter {what}")))?;
         let trust = match (&self.vcenter_thumbprint, &self.vcenter_ca) {
             (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
             (None, Some(ca)) => {
@@ -265,11 +283,11 @@ impl VddkOptions {
 /// How snapshots are made, and what is believed of them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SnapshotOptions {
-    /// Whether the guest is asked to put its data in order: none, try or require
+    /// Whether the guest is asked to put its data in order: none, try (which is usual) or require
     ///
     /// What became of it is noted in the point.
-    #[arg(long, value_name = "POLICY", default_value = "try", value_parser = quiesce, help_heading = SNAPSHOT)]
-    quiesce: QuiescePolicy,
+    #[arg(long, value_name = "POLICY", help_heading = SNAPSHOT)]
+    quiesce: Option<QuiescePolicy>,
 
     /// How long the guest may take for that; vSphere has limits of its own
     #[arg(long, value_name = "TIME", value_parser = positive_duration, help_heading = SNAPSHOT)]
@@ -284,12 +302,13 @@ pub(crate) struct SnapshotOptions {
 
     /// Read this share of what CBT calls unchanged, and compare it with the last point
     ///
-    /// One difference, and the whole disk is compared; the point has an alarm then.
+    /// One difference, and the whole disk is compared; the point has an alarm then. By itself,
+    /// nothing is.
     #[arg(
-        long, value_name = "PERCENT", default_value = "0", help_heading = SNAPSHOT,
+        long, value_name = "PERCENT", help_heading = SNAPSHOT,
         value_parser = clap::value_parser!(u8).range(0..=100)
     )]
-    cbt_audit: u8,
+    cbt_audit: Option<u8>,
 
     #[command(flatten)]
     disks: BudgetOptions,
@@ -341,39 +360,37 @@ fn budgets(vddk: &Settings, limits: Limits) -> Budgets {
 }
 
 impl SnapshotOptions {
-    /// Whether each is what it is by itself.
-    pub(crate) fn is_plain(&self) -> bool {
-        (self.quiesce, self.quiesce_deadline) == (QuiescePolicy::default(), None)
-            && !self.enable_cbt
-            && self.cbt_audit == 0
-            && self.limits() == Limits::default()
-    }
-
     fn limits(&self) -> Limits {
         Limits { snapshots_per_datastore: self.max_snapshots_per_datastore, ..self.disks.limits() }
     }
 
+    /// What is chosen for the snapshot.
+    pub(crate) fn choice(&self) -> SnapshotChoice {
+        SnapshotChoice {
+            quiesce: self.quiesce,
+            audit_percent: self.cbt_audit,
+            enable_tracking: self.enable_cbt.then_some(true),
+        }
+    }
+
+    /// Whether nothing is chosen but what a node can be told of one backup.
+    pub(crate) fn is_choice(&self) -> bool {
+        self.quiesce_deadline.is_none() && self.limits() == Limits::default()
+    }
+
     /// As settings.
     pub(crate) fn settings(&self, server: String, ledger: Ledger, vddk: Settings) -> VmSettings {
-        VmSettings {
+        let settings = VmSettings {
             server,
             ledger,
             budgets: budgets(&vddk, self.limits()),
             vddk,
-            quiesce: self.quiesce,
+            quiesce: QuiescePolicy::default(),
             quiesce_deadline: self.quiesce_deadline,
-            enable_tracking: self.enable_cbt,
-            audit_percent: self.cbt_audit,
-        }
-    }
-}
-
-fn quiesce(text: &str) -> Result<QuiescePolicy, String> {
-    match text {
-        "none" => Ok(QuiescePolicy::None),
-        "try" => Ok(QuiescePolicy::Try),
-        "require" => Ok(QuiescePolicy::Require),
-        _ => Err("it is none, try or require".into()),
+            enable_tracking: false,
+            audit_percent: 0,
+        };
+        self.choice().over(settings)
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     let hypervisor = options.server.connect()?;
     let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None)
         .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
-    tell(&swept);
+    tell(&swept, &line);
     if options.json {
         json::print(&Json::of(&swept))?;
     }
@@ -60,17 +60,17 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// The same for one VM, before something is done with it; what goes wrong is told, and keeps nothing.
-/// What is left of other VMs may take hours to go.
+/// The same beside backups, of all VMs or of one; what goes wrong is told, and keeps nothing.
 pub(crate) fn of_dead_jobs(
     ledger: &Ledger,
     server: &str,
     hypervisor: &Arc<dyn Hypervisor>,
-    vm: &Vm,
+    of: Option<&Vm>,
+    say: &dyn Fn(&str),
 ) {
-    match sweep(ledger, server, &**hypervisor, Some(vm)) {
-        Ok(swept) => tell(&swept),
-        Err(error) => line(&error.to_string()),
+    match sweep(ledger, server, &**hypervisor, of) {
+        Ok(swept) => tell(&swept, say),
+        Err(error) => say(&error.to_string()),
     }
 }
 
@@ -83,8 +83,8 @@ pub(crate) fn ledger_of(repository: &Path) -> anyhow::Result<Ledger> {
         .map_err(|error| Refusal::of(Exit::Target, error.to_string()))
 }
 
-fn tell(swept: &Swept) {
-    swept.lines().iter().for_each(|told| line(told));
+fn tell(swept: &Swept, say: &dyn Fn(&str)) {
+    swept.lines().iter().for_each(|told| say(told));
 }
 
 #[derive(Debug, Serialize)]

@@ -72,6 +72,11 @@ impl Kept {
         [full, delta, self.back_up(&["root"])]
     }
 
+    /// A file of this text, or another text in it.
+    pub(crate) fn write_text(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
     /// Runs the program with the words of a line.
     pub(crate) fn run(&self, line: &str) -> Output {
         self.command(line).output().unwrap()

@@ -110,9 +110,7 @@ async fn submit(
             let Asked { request, vm, repository, node, key } = asked;
             let repository = repository.as_ref();
             let admission = match (vm, node) {
-                (Some(vm), Some(node)) => {
-                    backups.submit_vm(&vm, request.mode, repository, node, key)?
-                }
+                (Some(vm), Some(node)) => backups.submit_vm(&vm, repository, node, key)?,
                 (_, node) => backups.submit(request, repository, node, key)?,
             };
             let status = match &admission {

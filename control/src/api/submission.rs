@@ -11,9 +11,10 @@ use utoipa::ToSchema;
 
 use super::body::Object;
 use super::error::ApiError;
-use crate::backup::{BackupRequest, Changes, DiskRequest, names_files};
+use crate::backup::{BackupRequest, Changes, DiskRequest, VmRequest, names_files};
 use crate::catalog::{BackupMode, IdempotencyKey};
 use crate::hub::{NodeName, RepositoryName};
+use crate::record::ChoiceRecord;
 
 /// Longest name of a dirty bitmap, in bytes; NBD has 4,096 for it with what stands before it.
 const MAX_BITMAP_BYTES: usize = 1024;
@@ -47,6 +48,10 @@ pub(super) struct Submission {
     /// The node that reads the disks, which are named as it sees them; without one the hub does.
     #[schema(pattern = "^[a-z0-9_-]{1,64}$", example = "esx-rack2")]
     node: Option<String>,
+    /// How the snapshot of a VM of the node's vCenter is made, where that is to be otherwise than the
+    /// node does it; not with `disks`.
+    #[schema(value_type = Option<ChoiceRecord>)]
+    snapshot: Option<Object<ChoiceRecord>>,
     /// Asking again with the same key gives the same job. It may come as the header
     /// `Idempotency-Key` instead.
     #[schema(min_length = 1, max_length = 255, pattern = r"^[!-~]+$", example = "db1-2026-11-24")]
@@ -97,8 +102,8 @@ struct ChangedArea {
 /// A submission that was checked.
 pub(super) struct Asked {
     pub(super) request: BackupRequest,
-    /// The word for a VM of the node's hypervisor, if it is about one.
-    pub(super) vm: Option<String>,
+    /// The VM of the node's hypervisor, if it is about one.
+    pub(super) vm: Option<VmRequest>,
     pub(super) repository: Option<RepositoryName>,
     pub(super) node: Option<NodeName>,
     pub(super) key: Option<IdempotencyKey>,
@@ -129,7 +134,15 @@ impl Submission {
         let request =
             BackupRequest { vm: self.vm.parse()?, disks: disks.collect::<Result<_, _>>()?, mode };
         let is_of_node = request.disks.is_empty() && node.is_some();
-        let vm = is_of_node.then_some(self.vm);
+        let choice = self.snapshot.map(|Object(choice)| choice.choice()).transpose();
+        let choice = choice.map_err(|what| ApiError::unfit(format!("snapshot.{what}")))?;
+        if choice.is_some() && !is_of_node {
+            return Err(ApiError::unfit(
+                "snapshot is about a VM of a node's vCenter: name the node, and no disks",
+            ));
+        }
+        let choice = choice.unwrap_or_default();
+        let vm = is_of_node.then_some(VmRequest { vm: self.vm, mode, choice });
         Ok(Asked { request, vm, repository: repository.map_err(ApiError::unfit)?, node, key })
     }
 }

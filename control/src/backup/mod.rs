@@ -18,6 +18,7 @@
 mod audit;
 mod cancel;
 mod carrier;
+mod choice;
 mod copying;
 mod error;
 mod ground;
@@ -37,6 +38,7 @@ mod vm;
 
 pub use cancel::Cancellation;
 pub(crate) use carrier::{Carried, Carrier, CarryError, Carrying, Here, Load, LoadFault, Sought};
+pub use choice::{SnapshotChoice, VmRequest};
 pub(crate) use error::target_words;
 pub use error::{BackupError, WhichDisk};
 pub(crate) use ground::Ground;

@@ -18,12 +18,12 @@ use super::http::HubClient;
 use super::patience::{AWAY, Patience};
 use super::points::call;
 use super::report::report;
-use crate::backup::{BackupReport, Cancellation, Watch, plan_words};
+use crate::backup::{BackupReport, Cancellation, SnapshotChoice, Watch, plan_words};
 use crate::catalog::{
     BackupMode, DiskName, FailureKind, Job, JobState, PointId, UnixMillis, ValueError, VmName,
 };
 use crate::hub::{NodeName, RepositoryName};
-use crate::record::{EventRecord, JobRecord, MovedRecord, PointRecord};
+use crate::record::{ChoiceRecord, EventRecord, JobRecord, MovedRecord, PointRecord};
 
 /// How often it is looked whether the job is to be called off.
 const TICK: Duration = Duration::from_millis(100);
@@ -48,6 +48,9 @@ pub struct Submission {
     /// The node that reads its disks; the hub itself where none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
+    /// How the snapshot of a VM of the node's hypervisor is made, if not as the node does it.
+    #[serde(serialize_with = "as_choice", skip_serializing_if = "SnapshotChoice::is_none")]
+    pub snapshot: SnapshotChoice,
 }
 
 /// A disk of it.
@@ -74,6 +77,10 @@ fn as_text_or_nothing<S: serde::Serializer>(
     to: S,
 ) -> Result<S::Ok, S::Error> {
     value.as_ref().map(RepositoryName::as_str).serialize(to)
+}
+
+fn as_choice<S: serde::Serializer>(choice: &SnapshotChoice, to: S) -> Result<S::Ok, S::Error> {
+    ChoiceRecord::from(choice).serialize(to)
 }
 
 fn as_areas<S: serde::Serializer>(areas: &Option<AreaSet>, to: S) -> Result<S::Ok, S::Error> {

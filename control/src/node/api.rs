@@ -177,7 +177,7 @@ async fn hold(
     ApiJson(asked): ApiJson<SnapshotAsked, MAX_ASKED_BYTES>,
 ) -> Result<Json<SnapshotAnswer>, ApiError> {
     let job = JobId::from_str(&job)?;
-    blocking(move || jobs.vms.hold(job, &asked.vm)).await.map(Json)
+    blocking(move || jobs.vms.hold(job, &asked)).await.map(Json)
 }
 
 async fn changed(

@@ -22,14 +22,15 @@ use blockferry_dataplane::Endpoint;
 use super::jobs::JobRefusal;
 use super::wire::{
     BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FoundDiskRecord, FoundVmRecord,
-    HeldDiskRecord, HeldRecord, SnapshotAnswer,
+    HeldDiskRecord, HeldRecord, SnapshotAnswer, SnapshotAsked,
 };
 use crate::backup::{
-    Cancellation, ChangeTracker, Changes, Frozen, Origin, VmSettings, VmSource, Watch,
+    Cancellation, ChangeTracker, Changes, Frozen, Origin, SnapshotChoice, VmSettings, VmSource,
+    Watch,
 };
 use crate::catalog::JobId;
 use crate::child::held;
-use crate::record::NoteRecord;
+use crate::record::{ChoiceRecord, NoteRecord};
 use crate::snapshots::{Hypervisor, Vm, sweep};
 
 /// Words of one job that are kept.
@@ -134,9 +135,15 @@ impl HeldVms {
         Ok((vms, hypervisor))
     }
 
-    fn source(&self, sought: &str, called_off: &Cancellation) -> Result<VmSource, FaultRecord> {
+    fn source(
+        &self,
+        sought: &str,
+        choice: SnapshotChoice,
+        called_off: &Cancellation,
+    ) -> Result<VmSource, FaultRecord> {
         let (vms, hypervisor) = self.connected(called_off)?;
-        let found = VmSource::find(hypervisor, sought, vms.settings.clone(), called_off);
+        let settings = choice.over(vms.settings.clone());
+        let found = VmSource::find(hypervisor, sought, settings, called_off);
         found.map_err(|error| FaultRecord::of_all(&error))
     }
 
@@ -162,7 +169,8 @@ impl HeldVms {
 
     /// Which VM is meant. Blocks.
     pub(super) fn find(&self, sought: &str) -> FindAnswer {
-        let source = match self.source(sought, &Cancellation::default()) {
+        let choice = SnapshotChoice::default();
+        let source = match self.source(sought, choice, &Cancellation::default()) {
             Ok(source) => source,
             Err(fault) => return FindAnswer::Fault(fault),
         };
@@ -181,8 +189,10 @@ impl HeldVms {
     pub(super) fn hold(
         self: &Arc<Self>,
         job: JobId,
-        vm: &str,
+        asked: &SnapshotAsked,
     ) -> Result<SnapshotAnswer, JobRefusal> {
+        let choice = asked.choice.as_ref().map(ChoiceRecord::choice).transpose();
+        let choice = choice.map_err(JobRefusal::Unfit)?.unwrap_or_default();
         let mut all = held(&self.held);
         if let Some(known) = all.get(&job) {
             return Ok(known.answer());
@@ -200,11 +210,11 @@ impl HeldVms {
         });
         all.insert(job, Arc::clone(&made));
         drop(all);
-        let (all, ours, vm) = (Arc::clone(self), Arc::clone(&made), format!("moref={vm}"));
+        let (all, ours, vm) = (Arc::clone(self), Arc::clone(&made), format!("moref={}", asked.vm));
         let thread = thread::Builder::new().name(format!("snapshot-{job}")).spawn(move || {
             let watch: Arc<dyn Watch> = Arc::clone(&ours) as _;
             let freeze = || {
-                let source = all.source(&vm, &ours.cancellation)?;
+                let source = all.source(&vm, choice, &ours.cancellation)?;
                 // What a dead job has left would be taken for that of another.
                 all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
@@ -413,6 +423,7 @@ impl HeldVm {
             State::Failed(fault) => SnapshotAnswer::Fault(fault.clone()),
             State::Gone => SnapshotAnswer::Gone { words: words() },
             State::Held(frozen) => SnapshotAnswer::Held(HeldRecord {
+                has_choice: true,
                 vm_uuid: frozen.vm_uuid.as_ref().map(ToString::to_string),
                 instant_ms: frozen.instant.get(),
                 words: words(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::{BackupError, CarryError, LoadFault, target_words};
 use crate::catalog::{DiskName, FailureKind, ValueError};
-use crate::record::{BytesRecord, NoteRecord};
+use crate::record::{BytesRecord, ChoiceRecord, NoteRecord};
 use crate::snapshots::Base;
 pub(crate) use extent::{ExtentRecord, MAX_ASKED_BYTES};
 
@@ -174,6 +174,9 @@ pub(crate) struct FoundDiskRecord {
 pub(crate) struct SnapshotAsked {
     /// What its hypervisor knows it by.
     pub(crate) vm: String,
+    /// What this backup has otherwise than others of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) choice: Option<ChoiceRecord>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -194,6 +197,9 @@ pub(crate) enum SnapshotAnswer {
 /// A VM that is held still.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct HeldRecord {
+    /// Whether what was chosen for it was heeded: a node of an earlier version knows of no choice.
+    #[serde(default)]
+    pub(crate) has_choice: bool,
     pub(crate) vm_uuid: Option<String>,
     /// The instant that its disks show: milliseconds since 1970.
     pub(crate) instant_ms: u64,
@@ -367,4 +373,20 @@ impl From<CarryError> for EndRecord {
 /// What is wrong with it.
 pub(super) fn source(uri: &str) -> Result<Endpoint, String> {
     uri.parse().map(Endpoint::nbd).map_err(|error| format!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_an_earlier_version_is_told_nothing_that_it_does_not_know_and_heeds_no_choice() {
+        let asked = SnapshotAsked { vm: "vm-1".into(), choice: None };
+        assert_eq!(serde_json::to_string(&asked).unwrap(), r#"{"vm":"vm-1"}"#);
+        let answer = r#"{"held":{"vm_uuid":null,"instant_ms":1,"words":[],"notes":[],"disks":[]}}"#;
+        let SnapshotAnswer::Held(held) = serde_json::from_str(answer).unwrap() else {
+            panic!("{answer}")
+        };
+        assert!(!held.has_choice);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,29 @@ pub enum QuiescePolicy {
     Try,
     /// It is, and if it cannot, there is no snapshot.
     Require,
+}
+
+impl QuiescePolicy {
+    const ALL: [Self; 3] = [Self::None, Self::Try, Self::Require];
+
+    /// Its word, for people and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Try => "try",
+            Self::Require => "require",
+        }
+    }
+}
+
+impl FromStr for QuiescePolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|policy| policy.as_str() == text);
+        found.ok_or_else(|| "it is none, try or require".to_owned())
+    }
 }
 
 /// What became of that.

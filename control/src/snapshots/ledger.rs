@@ -505,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_at_one_vm_keeps_no_dead_entry_of_another() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        for vm in ["vm-1", "vm-2"] {
+            drop(ledger.note(record(vm)).unwrap());
+        }
+        let page = ledger.page_of(|record| record.vm == "vm-1").unwrap();
+        assert_eq!(page.dead.len(), 1);
+        // To the job of the other one this one would be alive.
+        let other = ledger.note(record("vm-2")).unwrap();
+        let refused = ledger.note(record("vm-1")).unwrap_err();
+        assert!(matches!(refused, LedgerError::Taken { .. }));
+        drop((page, other));
+    }
+
+    #[test]
     fn what_a_kill_left_half_written_goes_with_the_next_look() {
         let folder = TempDir::new().unwrap();
         let ledger = Ledger::open(folder.path()).unwrap();

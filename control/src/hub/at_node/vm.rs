@@ -11,11 +11,11 @@ use hyper::Method;
 use super::{AtNode, RETRY_PAUSE, json};
 use crate::backup::{
     BackupError, BackupRequest, Cancellation, ChangeTracker, Changes, DiskRequest, Frozen, Origin,
-    Watch,
+    SnapshotChoice, VmRequest, Watch,
 };
 use crate::call::CallError;
 use crate::catalog::{
-    BackupMode, ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid,
+    ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid,
 };
 use crate::node::wire::{
     BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FindAsked, FoundDiskRecord, FoundVmRecord,
@@ -40,16 +40,13 @@ pub(in super::super) struct FoundVm {
     id: String,
     /// The backup that is asked for, with the disks that it has now.
     pub(in super::super) request: BackupRequest,
+    choice: SnapshotChoice,
 }
 
 impl AtNode {
-    /// Which VM is meant by this word.
-    pub(in super::super) fn find(
-        &self,
-        sought: &str,
-        mode: BackupMode,
-    ) -> Result<FoundVm, BackupError> {
-        let body = json(&FindAsked { vm: sought.to_owned() })?;
+    /// Which VM is meant.
+    pub(in super::super) fn find(&self, asked: &VmRequest) -> Result<FoundVm, BackupError> {
+        let body = json(&FindAsked { vm: asked.vm.clone() })?;
         let since = Instant::now();
         let late = || since.elapsed() >= FIND_DEADLINE;
         let ask = || self.ask::<FindAnswer>(&late, &Method::POST, "/vms/find", Some(&body));
@@ -64,14 +61,14 @@ impl AtNode {
         match answer.map_err(|error| self.failed(&error, since.elapsed()))? {
             FindAnswer::Fault(fault) => Err(self.of_vm(&fault)),
             FindAnswer::Found(found) => {
-                found_vm(found, mode).map_err(|error| self.strange(error.to_string()))
+                found_vm(found, asked).map_err(|error| self.strange(error.to_string()))
             }
         }
     }
 
     /// The same VM, to be held still for the job.
     pub(in super::super) fn origin(&self, vm: &FoundVm) -> VmAtNode {
-        VmAtNode { at: self.clone(), id: vm.id.clone() }
+        VmAtNode { at: self.clone(), id: vm.id.clone(), choice: vm.choice }
     }
 
     fn of_vm(&self, fault: &FaultRecord) -> BackupError {
@@ -79,6 +76,15 @@ impl AtNode {
         // One of a later version is somebody's fault nevertheless.
         let failure = fault.failure.parse().unwrap_or(FailureKind::Other);
         BackupError::VmAtNode { failure, said }
+    }
+
+    /// It knows of no settings of one backup.
+    fn unheeding(&self) -> BackupError {
+        let node = &self.node;
+        BackupError::Node(format!(
+            "node {node} makes all snapshots as its options say, for it is of an earlier version; \
+             update it, or ask without settings of the snapshot"
+        ))
     }
 
     /// Makes a call again and again until what it asks for is done.
@@ -108,7 +114,7 @@ impl AtNode {
 }
 
 /// The backup of a VM as it was found.
-fn found_vm(found: FoundVmRecord, mode: BackupMode) -> Result<FoundVm, ValueError> {
+fn found_vm(found: FoundVmRecord, asked: &VmRequest) -> Result<FoundVm, ValueError> {
     let disk = |disk: FoundDiskRecord| -> Result<DiskRequest, ValueError> {
         Ok(DiskRequest {
             name: disk.name.parse()?,
@@ -118,8 +124,8 @@ fn found_vm(found: FoundVmRecord, mode: BackupMode) -> Result<FoundVm, ValueErro
         })
     };
     let disks = found.disks.into_iter().map(disk).collect::<Result<_, _>>()?;
-    let request = BackupRequest { vm: found.name.parse()?, disks, mode };
-    Ok(FoundVm { id: found.vm, request })
+    let request = BackupRequest { vm: found.name.parse()?, disks, mode: asked.mode };
+    Ok(FoundVm { id: found.vm, request, choice: asked.choice })
 }
 
 /// A VM that a node holds still for the hub.
@@ -127,6 +133,7 @@ fn found_vm(found: FoundVmRecord, mode: BackupMode) -> Result<FoundVm, ValueErro
 pub(in super::super) struct VmAtNode {
     at: AtNode,
     id: String,
+    choice: SnapshotChoice,
 }
 
 impl Origin for VmAtNode {
@@ -150,7 +157,9 @@ impl Origin for VmAtNode {
             disks: Vec::new(),
             notes: Vec::new(),
         };
-        let body = json(&SnapshotAsked { vm: self.id.clone() })?;
+        let choice = Some(&self.choice).filter(|choice| !choice.is_none()).map(Into::into);
+        let is_chosen = choice.is_some();
+        let body = json(&SnapshotAsked { vm: self.id.clone(), choice })?;
         let given_up = || cancellation.is_cancelled();
         // From here on the node may hold it, and lets it go when this is dropped.
         let call = held.call();
@@ -168,6 +177,9 @@ impl Origin for VmAtNode {
             },
         )?;
         match answer {
+            SnapshotAnswer::Held(record) if is_chosen && !record.has_choice => {
+                return Err(self.at.unheeding());
+            }
             SnapshotAnswer::Held(record) => held.take(record)?,
             SnapshotAnswer::Fault(fault) => return Err(self.at.of_vm(&fault)),
             SnapshotAnswer::Working { .. } | SnapshotAnswer::Gone { .. } => {

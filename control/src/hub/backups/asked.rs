@@ -4,32 +4,40 @@ use blockferry_dataplane::nbd::without_passwords;
 use serde_json::{Value, json};
 
 use super::repositories::RepositoryName;
-use crate::backup::{Changes, DiskRequest};
+use crate::backup::{Changes, DiskRequest, SnapshotChoice};
 use crate::catalog::{BackupMode, RequestHash};
 use crate::hub::NodeName;
+use crate::snapshots::QuiescePolicy;
 
 /// All that can be said of a backup when it is asked for, in the words of whoever asks.
 pub(super) struct Asked<'a> {
-    /// The VM; one of a node's hypervisor by whatever word.
+    /// The VM.
     pub(super) vm: &'a str,
     pub(super) mode: BackupMode,
     pub(super) repository: Option<&'a RepositoryName>,
     pub(super) node: Option<&'a NodeName>,
     /// None of a VM of a node's hypervisor.
     pub(super) disks: &'a [DiskRequest],
+    /// What is chosen for the snapshot of such a VM.
+    pub(super) choice: SnapshotChoice,
 }
 
 impl Asked<'_> {
     /// What tells it from any other one. It is kept: what is added here is left out where nothing is
     /// said of it, or keys of before an update would stand for something else after it.
     pub(super) fn hash(&self) -> RequestHash {
-        let words = json!({
+        let mut words = json!({
             "vm": self.vm,
             "mode": self.mode.as_str(),
             "repository": self.repository.map(RepositoryName::as_str),
             "node": self.node.map(NodeName::as_str),
             "disks": self.disks.iter().map(disk).collect::<Vec<_>>(),
         });
+        if !self.choice.is_none() {
+            let SnapshotChoice { quiesce, audit_percent, enable_tracking } = self.choice;
+            words["snapshot"] =
+                json!([quiesce.map(QuiescePolicy::as_str), audit_percent, enable_tracking]);
+        }
         let hash = blake3::hash(words.to_string().as_bytes()).to_hex();
         hash.parse().expect("a hash of BLAKE3 has 64 hexadecimal digits")
     }
@@ -75,7 +83,9 @@ mod tests {
         let changed = AreaSet::from_unsorted([Area::new(0, 512)], 1 << 20).unwrap();
         let areas = [DiskRequest { changes: Changes::Areas(changed), ..disk_at("nbd://h:1/x") }];
         let (vm, mode) = ("db1", BackupMode::Auto);
-        let one = || Asked { vm, mode, repository: None, node: None, disks: &disks };
+        let choice = SnapshotChoice::default();
+        let one = || Asked { vm, mode, repository: None, node: None, disks: &disks, choice };
+        let audited = |percent| SnapshotChoice { audit_percent: Some(percent), ..choice };
         assert_eq!(one().hash(), one().hash());
         let others = [
             Asked { vm: "db2", ..one() },
@@ -85,6 +95,8 @@ mod tests {
             Asked { disks: &[], ..one() },
             Asked { disks: &other_source, ..one() },
             Asked { disks: &areas, ..one() },
+            Asked { choice: audited(0), ..one() },
+            Asked { choice: audited(1), ..one() },
         ];
         for (at, other) in others.iter().enumerate() {
             assert_ne!(other.hash(), one().hash(), "{at}");

@@ -13,10 +13,12 @@ use super::recover;
 use super::repositories::{Repositories, RepositoryName};
 use super::run::run;
 use super::tally::{JobCounts, Tally};
-use crate::backup::{BackupRequest, BackupSettings, Cancellation, Watch};
+use crate::backup::{
+    BackupRequest, BackupSettings, Cancellation, SnapshotChoice, VmRequest, Watch,
+};
 use crate::catalog::{
-    Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
-    JobState, Jobs, NewJob, RequestHash, SqliteCatalog,
+    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind, JobState, Jobs,
+    NewJob, RequestHash, SqliteCatalog,
 };
 use crate::hub::at_node::{AtNode, FoundVm};
 use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
@@ -141,33 +143,42 @@ impl Backups {
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
         let (vm, mode, disks) = (request.vm.as_str(), request.mode, &request.disks);
-        let asked = Asked { vm, mode, repository, node: node.as_ref(), disks }.hash();
+        let choice = SnapshotChoice::default();
+        let asked = Asked { vm, mode, repository, node: node.as_ref(), disks, choice }.hash();
         self.take_in(request, None, repository, node, key, asked)
     }
 
-    /// The same of a VM that the hypervisor of a node runs, by its name or another word that it is
-    /// found by. Its disks are what a snapshot holds of them.
+    /// The same of a VM that the hypervisor of a node runs. Its disks are what a snapshot holds of
+    /// them.
     ///
     /// # Errors
     /// [`SubmitError`].
     pub fn submit_vm(
         &self,
-        vm: &str,
-        mode: BackupMode,
+        asked: &VmRequest,
         repository: Option<&RepositoryName>,
         node: NodeName,
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
+        // Whoever asks again is answered while the node is away too, which may be why it is asked again.
+        let hash = |vm: &str| {
+            let VmRequest { mode, choice, .. } = *asked;
+            Asked { vm, mode, repository, node: Some(&node), disks: &[], choice }.hash()
+        };
+        if let Some(known) = self.known(key.as_ref(), &hash(asked.name_in_word()))? {
+            return Ok(Admission::Known(known));
+        }
         self.check_node(Some(&node))?;
         let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
         // It has no job yet that it could be asked about.
-        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(vm, mode);
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(asked);
         let found = found.map_err(|error| match error.failure() {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
         })?;
-        let asked = Asked { vm, mode, repository, node: Some(&node), disks: &[] }.hash();
-        self.take_in(found.request.clone(), Some(found), repository, Some(node), key, asked)
+        // By its name, whatever it was found by.
+        let hash = hash(found.request.vm.as_str());
+        self.take_in(found.request.clone(), Some(found), repository, Some(node), key, hash)
     }
 
     fn take_in(
@@ -192,7 +203,7 @@ impl Backups {
             return Err(SubmitError::Stopping);
         }
         if let (true, Some(known)) =
-            (state.waiting.len() >= MAX_WAITING, self.known(&request, key.as_ref(), &asked)?)
+            (state.waiting.len() >= MAX_WAITING, self.known(key.as_ref(), &asked)?)
         {
             return Ok(Admission::Known(known));
         }
@@ -307,14 +318,12 @@ impl Backups {
     /// The job that a key gave before, for the same request.
     fn known(
         &self,
-        request: &BackupRequest,
         key: Option<&IdempotencyKey>,
         asked: &RequestHash,
     ) -> Result<Option<Job>, CatalogError> {
         let Some(key) = key else { return Ok(None) };
         let known = self.shared.catalog.job_of_key(key)?;
-        let known = known.filter(|job| job.asked.as_ref().is_none_or(|was| was == asked));
-        Ok(known.filter(|job| (&job.vm, job.mode) == (&request.vm, request.mode)))
+        Ok(known.filter(|job| job.kind == JobKind::Backup && job.asked.as_ref() == Some(asked)))
     }
 
     /// Calls off all that waits and runs, and waits for the end of it. No job is taken in from
