@@ -12,7 +12,7 @@ use blockferry::{Ended, Fleet, Pair, Way};
 use blockferry_doubles::{Proxy, QemuNbd, SshServer, Sshd};
 
 /// Two seconds for the disk of a test, so that there is a middle.
-const PACED: &str = "--rate-limit 16M --json";
+const PACED: &str = "--rate-limit 16M --connections 1 --json";
 const DISK_MIB: u64 = 32;
 const DISK: u64 = DISK_MIB << 20;
 
@@ -100,7 +100,7 @@ fn a_frozen_session_is_noticed_though_the_socket_to_it_is_full_and_no_question_g
 fn lanes_of_a_frozen_connection_go_on_over_those_that_live() {
     let sshd = Sshd::new().start().unwrap();
     let pair = pair();
-    let options = format!("{PACED} --deadline 3s --tunnel-connections 2 --connections 4");
+    let options = format!("--rate-limit 16M --json --deadline 3s --tunnel-connections 2");
     let mut copy = pair.start(&Way::to(&sshd), &options);
     copy.wait_for(20);
     assert_eq!(sshd.sessions(), 2);

@@ -1,13 +1,14 @@
 //! A connection whose bytes are taken from the kernel many packets at a time.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::coop::consume_budget;
 
 /// Bytes taken from the kernel at once. SSH has the length of a packet before it, and the library
 /// reads one after the other: two calls a packet without this.
@@ -55,6 +56,9 @@ impl AsyncRead for Buffered {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // What is in the buffer is always ready: without this a peer that sends tiny packets could keep
+        // the session from its deadlines for as long as it likes.
+        ready!(pin!(consume_budget()).poll(cx));
         Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }

@@ -17,8 +17,8 @@ use crate::backup::{
     BackupRequest, BackupSettings, Cancellation, SnapshotChoice, VmRequest, Watch,
 };
 use crate::catalog::{
-    Admission, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind, JobState, Jobs,
-    NewJob, RequestHash, SqliteCatalog,
+    Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
+    JobState, Jobs, NewJob, RequestHash, SqliteCatalog,
 };
 use crate::hub::at_node::{AtNode, FoundVm};
 use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
@@ -165,7 +165,8 @@ impl Backups {
             let VmRequest { mode, choice, .. } = *asked;
             Asked { vm, mode, repository, node: Some(&node), disks: &[], choice }.hash()
         };
-        if let Some(known) = self.known(key.as_ref(), &hash(asked.name_in_word()))? {
+        let name = asked.name_in_word();
+        if let Some(known) = self.known(name, asked.mode, key.as_ref(), &hash(name))? {
             return Ok(Admission::Known(known));
         }
         self.check_node(Some(&node))?;
@@ -202,9 +203,10 @@ impl Backups {
         if state.stopping {
             return Err(SubmitError::Stopping);
         }
-        if let (true, Some(known)) =
-            (state.waiting.len() >= MAX_WAITING, self.known(key.as_ref(), &asked)?)
-        {
+        if let (true, Some(known)) = (
+            state.waiting.len() >= MAX_WAITING,
+            self.known(request.vm.as_str(), request.mode, key.as_ref(), &asked)?,
+        ) {
             return Ok(Admission::Known(known));
         }
         if state.waiting.len() >= MAX_WAITING {
@@ -318,12 +320,18 @@ impl Backups {
     /// The job that a key gave before, for the same request.
     fn known(
         &self,
+        vm: &str,
+        mode: BackupMode,
         key: Option<&IdempotencyKey>,
         asked: &RequestHash,
     ) -> Result<Option<Job>, CatalogError> {
         let Some(key) = key else { return Ok(None) };
         let known = self.shared.catalog.job_of_key(key)?;
-        Ok(known.filter(|job| job.kind == JobKind::Backup && job.asked.as_ref() == Some(asked)))
+        // Jobs of earlier versions have no hash.
+        Ok(known.filter(|job| match &job.asked {
+            Some(was) => job.kind == JobKind::Backup && was == asked,
+            None => (job.kind, job.vm.as_str(), job.mode) == (JobKind::Backup, vm, mode),
+        }))
     }
 
     /// Calls off all that waits and runs, and waits for the end of it. No job is taken in from
