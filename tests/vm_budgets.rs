@@ -276,7 +276,7 @@ fn a_restore_into_a_new_vm_waits_for_connections_and_leaves_no_vm_when_it_is_cal
 #[test]
 fn a_backup_waits_for_the_disks_that_a_restore_writes() {
     let (place, point) = with_point(7);
-    place.vsphere.plugin_fault("open_delay_ms", 2000.into());
+    place.vsphere.plugin_fault("open_delay_ms", 3000.into());
     let into_b = restore(&place, &point, "--vm b");
     wait_until("the restore takes nothing", || !place.kept.names("run/budgets").is_empty());
     let a = Job::start(&place, "a", "");
