@@ -30,7 +30,10 @@ pub fn sweep(
     hypervisor: &dyn Hypervisor,
     of_vm: Option<&VmId>,
 ) -> Result<Swept, LedgerError> {
-    let is_meant = |record: &SnapshotRecord| of_vm.is_none_or(|vm| record.vm == vm.as_str());
+    // Another server may know another VM by the same word.
+    let is_meant = |record: &SnapshotRecord| {
+        of_vm.is_none_or(|vm| (&*record.server, &*record.vm) == (server, vm.as_str()))
+    };
     let page = ledger.page_of(is_meant)?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
     for entry in page.dead {
