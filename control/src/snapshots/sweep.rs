@@ -36,7 +36,11 @@ pub fn sweep(
     hypervisor: &dyn Hypervisor,
     of_vm: Option<&Vm>,
 ) -> Result<Swept, LedgerError> {
-    let page = ledger.page_of(|record| of_vm.is_none_or(|vm| record.is_of(vm)))?;
+    // Another server may know another VM by the same words.
+    let is_meant = |record: &SnapshotRecord| {
+        of_vm.is_none_or(|vm| record.is_at(server, hypervisor) && record.is_of(vm))
+    };
+    let page = ledger.page_of(is_meant)?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
     for entry in page.dead {
         let record = entry.record().clone();
