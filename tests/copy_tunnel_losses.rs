@@ -100,8 +100,8 @@ fn a_frozen_session_is_noticed_though_the_socket_to_it_is_full_and_no_question_g
 fn lanes_of_a_frozen_connection_go_on_over_those_that_live() {
     let sshd = Sshd::new().start().unwrap();
     let pair = pair();
-    let options = format!("--rate-limit 16M --json --deadline 3s --tunnel-connections 2");
-    let mut copy = pair.start(&Way::to(&sshd), &options);
+    let options = "--rate-limit 16M --json --deadline 3s --tunnel-connections 2";
+    let mut copy = pair.start(&Way::to(&sshd), options);
     copy.wait_for(20);
     assert_eq!(sshd.sessions(), 2);
     assert!(sshd.freeze_oldest().unwrap());
