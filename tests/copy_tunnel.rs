@@ -38,8 +38,10 @@ fn a_disk_goes_over_several_connections_of_its_lane() {
 #[test]
 fn one_disk_shares_its_bytes_out_over_four_channels_of_two_connections() {
     let sshd = Sshd::new().start().unwrap();
-    let pair = Pair::new(48, QemuNbd::tcp);
-    let ended = pair.start(&Way::to(&sshd), "-v").end();
+    // Long enough that the second connection is there while there is something left to carry.
+    let line = Proxy::to(sshd.address()).delay(Duration::from_millis(25)).start().unwrap();
+    let pair = Pair::new(96, QemuNbd::tcp);
+    let ended = pair.start(&Way::at(&sshd, line.address()), "-v").end();
     ended.assert_done();
     pair.assert_equal();
     assert!(ended.says.contains("4 connections a side"), "{}", ended.says);
