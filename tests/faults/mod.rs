@@ -2,6 +2,7 @@
 
 mod anew;
 mod answers;
+mod copied;
 mod interrupts;
 mod maintenance;
 mod others;
