@@ -4,6 +4,7 @@ mod anew;
 mod answers;
 mod copied;
 mod interrupts;
+mod lost;
 mod maintenance;
 mod others;
 mod reading;

@@ -126,7 +126,37 @@ fn a_removal_is_asked_for_again_while_the_vm_is_busy() {
     stage.assert_tidy();
 }
 
+#[test]
+fn a_server_that_refuses_for_a_while_is_waited_for_and_that_is_told_with_the_point() {
+    let stage = Stage::new();
+    stage.refuses_removals(3);
+    let words =
+        ["is not removed yet: ", "HostNotConnected", "is made; its snapshot is being removed"];
+    stage.succeeds("", &words);
+    assert_eq!(stage.place.vsphere.count(REMOVE), 4);
+    stage.assert_tidy();
+}
+
+#[test]
+fn a_server_that_goes_on_refusing_is_asked_ever_more_rarely_and_left_to_a_sweep() {
+    let stage = Stage::new();
+    stage.refuses_removals(40);
+    stage.succeeds_but_leaves_its_snapshot("--vcenter-deadline 4s", "is not removed: ");
+    // After 0, 0.5, 1.5 and 3.5 s.
+    assert!(stage.place.vsphere.count(REMOVE) <= 4, "{}", stage.place.vsphere.count(REMOVE));
+    stage.place.vsphere.clear_troubles();
+    stage.recovers();
+}
+
 impl Stage {
+    /// The host is out of reach for so many removals.
+    pub(crate) fn refuses_removals(&self, count: usize) {
+        for _ in 0..count {
+            let failure = Failure::new("HostNotConnected", "The host is not connected.");
+            self.place.vsphere.trouble(Trouble::CallFails { method: REMOVE, failure });
+        }
+    }
+
     fn succeeds_but_leaves_its_snapshot(&self, extra: &str, why: &str) {
         let before = self.points();
         let output = self.place.kept.run(&self.place.backup("web", extra));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
-use super::origin::{Frozen, Origin};
+use super::origin::{Frozen, Origin, Witness};
 use super::request::{Changes, DiskRequest};
 use super::run::Watch;
 use super::tracker::Tracker;
@@ -147,7 +147,8 @@ impl VmSource {
         let why = format!(
             "another backup has a snapshot of it, {name}, which is not written down in this \
              repository; wait for its end, or if it is dead, have `blockferry node sweep` with its own \
-             repository remove it"
+             repository remove it (with --adopt, if this repository was moved here from another file \
+             system)"
         );
         Err(BackupError::Unready { vm: self.vm.path.clone(), why })
     }
@@ -191,9 +192,12 @@ impl Origin for VmSource {
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.settings.server, &*self.hypervisor, &vm, job);
+        let (teller, about) = (Arc::clone(watch), format!("snapshot {name} of VM {}", vm.path));
+        let tell = move |why: &str| teller.note(&format!("{about} is not removed yet: {why}"));
         let mut held = Held {
             source,
-            hypervisor: Arc::clone(&self.hypervisor),
+            hypervisor: self.hypervisor.telling(Arc::new(tell), cancellation),
+            cancellation: cancellation.clone(),
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.
@@ -260,6 +264,7 @@ struct Held {
     source: VmSource,
     /// Lets the VM go, whatever is called off.
     hypervisor: Arc<dyn Hypervisor>,
+    cancellation: Cancellation,
     uuid: Option<VmUuid>,
     name: SnapshotName,
     /// None when all is let go.
@@ -413,8 +418,19 @@ impl Held {
             instant: self.instant,
             disks: std::mem::take(&mut self.disks),
             notes: std::mem::take(&mut self.notes),
+            witness: Some(Arc::new(self.witness())),
             _held: Box::new(self),
         }
+    }
+
+    /// Who knows whether the snapshot is there.
+    fn witness(&self) -> Still {
+        let (watch, cancellation) = (Arc::clone(&self.watch), &self.cancellation);
+        let (name, vm) = (self.name.clone(), self.source.vm.clone());
+        let about = format!("whether snapshot {name} of VM {} is still there", vm.path);
+        let tell = move |why: &str| watch.note(&format!("{about} cannot be seen: {why}"));
+        let hypervisor = self.hypervisor.unless(cancellation);
+        Still { hypervisor: hypervisor.telling(Arc::new(tell), cancellation), vm, name }
     }
 
     /// Ends the sources, for no snapshot should be removed that is read, and removes it.
@@ -451,7 +467,12 @@ impl Held {
         };
         let (name, vm) = (&self.name, &self.source.vm.path);
         let struck = match removed {
-            Ok(Removal::Done(_)) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Done(count)) => {
+                if count == 0 && self.snapshot.is_some() {
+                    self.watch.note(&format!("snapshot {name} of VM {vm} was gone already"));
+                }
+                entry.strike().map_err(|error| error.to_string())
+            }
             Ok(Removal::Awaited(why)) => {
                 return self.watch.note(&format!("snapshot {name} of VM {vm} {why}"));
             }
@@ -463,6 +484,29 @@ impl Held {
                  later"
             ));
         }
+    }
+}
+
+/// A snapshot that all that is read has to be of.
+#[derive(Debug)]
+struct Still {
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: Vm,
+    name: SnapshotName,
+}
+
+impl Witness for Still {
+    fn confirm(&self) -> Result<(), BackupError> {
+        let Self { hypervisor, vm, name } = self;
+        if hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name)? {
+            return Ok(());
+        }
+        let why = format!(
+            "its snapshot {name} is gone, and was not removed by this backup: what was read may be of \
+             another time, so there is no point; find out who removes snapshots of this VM, and back it \
+             up again"
+        );
+        Err(BackupError::Unready { vm: vm.path.clone(), why })
     }
 }
 
