@@ -127,6 +127,26 @@ fn a_removal_is_asked_for_again_while_the_vm_is_busy() {
 }
 
 #[test]
+fn no_snapshot_is_made_beside_one_of_a_dead_job_that_cannot_be_removed() {
+    let stage = Stage::new();
+    let refused = || {
+        let failure = Failure::new("NoPermission", "Permission to perform this was denied.");
+        stage.place.vsphere.trouble(Trouble::CallFails { method: REMOVE, failure });
+    };
+    refused();
+    stage.succeeds_but_leaves_its_snapshot("", "NoPermission");
+    stage.place.vsphere.clear_calls();
+    for _ in 0..2 {
+        refused();
+        let words = ["VM dc/web", "of a dead job is not removed", "NoPermission", "by hand"];
+        stage.fails_and_leaves("", 4, &words);
+    }
+    assert_eq!(stage.place.vsphere.count(CREATE), 0);
+    assert_eq!(stage.web.snapshots().unwrap().len(), 1);
+    stage.recovers();
+}
+
+#[test]
 fn a_server_that_refuses_for_a_while_is_waited_for_and_that_is_told_with_the_point() {
     let stage = Stage::new();
     stage.refuses_removals(3);

@@ -25,7 +25,7 @@ use crate::catalog::{
 use crate::snapshots::{
     DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
     Quiesced, Removal, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord,
-    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written, sweep,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -130,6 +130,32 @@ impl VmSource {
         Claim { job: job.to_string(), vm: vm.path.clone(), shares }
     }
 
+    /// Removes what dead jobs have left of the VM. Where that cannot be done there is no backup, or they
+    /// would pile up until the storage is full.
+    fn clear(
+        &self,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError> {
+        let VmSettings { ledger, server, .. } = &self.settings;
+        let (teller, path) = (Arc::clone(watch), &self.vm.path);
+        let about = format!("the snapshot of a dead job of VM {path}");
+        let tell = move |why: &str| teller.note(&format!("{about} is not removed yet: {why}"));
+        let hypervisor = self.hypervisor.telling(Arc::new(tell), cancellation);
+        let swept = sweep(ledger, server, &*hypervisor, Some(&self.vm))?;
+        swept.lines().iter().for_each(|line| watch.note(line));
+        if cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let Some((record, why)) = swept.failed.first() else { return Ok(()) };
+        let why = format!(
+            "snapshot blockferry-{} of a dead job is not removed: {why}; no other is made beside it: \
+             see to that, or remove it by hand, and back up again",
+            record.job
+        );
+        Err(BackupError::Unready { vm: path.clone(), why })
+    }
+
     /// Refuses a VM that has a snapshot of a backup that is not written down here: that job is at
     /// work elsewhere, for all that anybody here can tell. `above` is a snapshot of this job: of two
     /// that began at once, the one whose snapshot stands on the other's gives way.
@@ -188,6 +214,7 @@ impl Origin for VmSource {
     ) -> Result<Frozen, BackupError> {
         // Whoever calls the job off waits for no answer but those about its snapshot.
         let source = Self { hypervisor: self.hypervisor.unless(cancellation), ..self.clone() };
+        self.clear(watch, cancellation)?;
         let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);

@@ -31,7 +31,7 @@ use crate::backup::{
 use crate::catalog::JobId;
 use crate::child::held;
 use crate::record::{ChoiceRecord, NoteRecord};
-use crate::snapshots::{Hypervisor, Vm, sweep};
+use crate::snapshots::{Hypervisor, sweep};
 
 /// Words of one job that are kept.
 const MAX_WORDS: usize = 1024;
@@ -154,16 +154,16 @@ impl HeldVms {
     pub(super) fn sweep(&self) {
         let Some(vms) = &self.vms else { return };
         match (vms.connect)(&Cancellation::default()) {
-            Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor, None),
+            Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor),
             Err(error) => (self.log)(&format!(
                 "snapshots of dead jobs are looked for when their VMs are backed up: {error}"
             )),
         }
     }
 
-    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&Vm>) {
+    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor) {
         let VmSettings { ledger, server, .. } = settings;
-        match sweep(ledger, server, hypervisor, of) {
+        match sweep(ledger, server, hypervisor, None) {
             Ok(swept) => swept.lines().iter().for_each(|told| (self.log)(told)),
             Err(error) => (self.log)(&error.to_string()),
         }
@@ -218,8 +218,6 @@ impl HeldVms {
             let watch: Arc<dyn Watch> = Arc::clone(&ours) as _;
             let freeze = || {
                 let source = all.source(&vm, choice, &ours.cancellation)?;
-                // What a dead job has left would be taken for that of another.
-                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };
