@@ -1,9 +1,10 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first ends in order, the second at once. Nobody who fails to read
 //! what is said of it can keep either from its work.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,18 @@ const WORDS: Duration = Duration::from_secs(1);
 
 /// A signal has come. There is one set of signals for the whole process.
 static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// What is told of jobs when the process ends at once, by their numbers.
+static LAST_WORDS: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+
+/// What is told of a job if a signal ends the process at once; nothing any more, if there is nothing.
+pub(crate) fn last_words(job: usize, words: Option<String>) {
+    let mut all = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    match words {
+        Some(words) => drop(all.insert(job, words)),
+        None => drop(all.remove(&job)),
+    }
+}
 
 /// Whether a signal has asked for the end.
 pub(crate) fn was_asked() -> bool {
@@ -61,6 +74,8 @@ pub(crate) fn listen_and_say(
                     say(&console, move |console| console.note(words));
                 } else {
                     say(&console, |console| {
+                        let words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+                        words.values().for_each(|words| console.note(words));
                         console.note("interrupted");
                         console.clear();
                         output::finish();

@@ -198,6 +198,23 @@ fn a_node_that_audits_compares_the_whole_disk_where_tracking_lies() {
 }
 
 #[test]
+fn a_snapshot_that_is_removed_while_a_node_reads_it_makes_no_point() {
+    let place = Place::new(two_disks());
+    let _node = place.node(SLOW);
+    let job = place.at_work("web");
+    let machine = place.vms.machine("web");
+    for snapshot in machine.snapshots().unwrap() {
+        machine.remove_snapshot(&snapshot.id).unwrap();
+    }
+    let failed = place.hubs.hub.wait_over(&place.hubs.token, &job);
+    assert_eq!(failed["state"], "failed", "{failed}");
+    let why = failed["reason"].as_str().unwrap();
+    assert!(why.contains("is gone, and was not removed by this backup"), "{failed}");
+    assert_eq!(place.hubs.points(), 0);
+    place.assert_nothing_left();
+}
+
+#[test]
 fn ports_are_given_back_before_a_snapshot_whose_removal_takes_its_time() {
     let place = Place::new(two_disks());
     let _node = place.node("");

@@ -12,6 +12,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::interrupt;
 use crate::output::{Console, Estimate, Progress, cpu_seconds, table};
 
 /// How far all disks are that this process backs up, of one VM or of many.
@@ -125,6 +126,11 @@ impl Watch for Telling {
     fn detail(&self, text: &str) {
         // The method above, which names the VM.
         Self::detail(self, text);
+    }
+
+    fn last_words(&self, text: Option<&str>) {
+        let words = text.map(|text| format!("{}{text}", self.about));
+        interrupt::last_words(self.number, words);
     }
 
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {

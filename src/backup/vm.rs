@@ -18,8 +18,7 @@ use super::options::BackupOptions;
 use super::run::watched;
 use super::telling::Telling;
 use crate::exit::Refusal;
-use crate::output::line;
-use crate::vcenter::{self, VcenterOptions, ledger_of, of_dead_jobs};
+use crate::vcenter::{self, VcenterOptions, ledger_of};
 
 /// A VM of a vCenter, with what is to be done to it.
 #[derive(Debug)]
@@ -81,12 +80,6 @@ impl FoundVm<'_> {
         self.source.vm.disks.iter().filter(|disk| disk.left_out().is_none()).count()
     }
 
-    /// Removes what dead jobs have left of it. What is left of other VMs may take hours to go.
-    pub(crate) fn sweep(&self, say: &dyn Fn(&str)) {
-        let VmSource { settings, hypervisor, vm } = &self.source;
-        of_dead_jobs(&settings.ledger, &settings.server, hypervisor, Some(vm), say);
-    }
-
     /// Makes the backup. `disks_at_once` are being backed up by this process, its own among them.
     ///
     /// # Errors
@@ -135,6 +128,5 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         choice: SnapshotChoice::default(),
     };
     let found = asked.find(&vcenter, || vcenter.server.connect())?;
-    found.sweep(&line);
     watched(options, |telling, cancellation| found.back_up(telling, cancellation, found.disks()))
 }

@@ -84,8 +84,6 @@ impl Job {
                 format!("it has {disks} disks; {MAX_DISKS} are the most at once"),
             ));
         }
-        // Those of other VMs go at the end.
-        found.sweep(&|text| telling.say(text));
         let _room = turns.room(disks);
         found.back_up(telling, cancellation, disks_at_once.max(disks))
     }

@@ -61,8 +61,8 @@ pub(crate) struct ServerOptions {
 
     /// How long a snapshot may take to be made, and to be removed; nothing else is waited for longer
     ///
-    /// By itself, 15 minutes to be made and 4 hours to be removed; an answer has a minute, and one
-    /// about changed blocks 5.
+    /// By itself, 15 minutes to be made and 4 hours to be removed, of which a server that is away has 5
+    /// minutes; an answer has a minute, and one about changed blocks 5.
     #[arg(
         long, value_name = "TIME", value_parser = positive_duration, help_heading = SERVER,
         requires = "vcenter"

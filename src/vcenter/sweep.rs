@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
 use blockferry_control::snapshots::{
-    Awaited, Hypervisor, Ledger, SnapshotRecord, Swept, Vm, sweep,
+    Awaited, Hypervisor, Ledger, LedgerError, SnapshotRecord, Swept, Vm, sweep,
 };
 use clap::Args;
 use serde::Serialize;
@@ -27,6 +27,13 @@ pub(crate) struct SweepOptions {
     #[arg(long, value_name = "DIR", conflicts_with = "repository")]
     state: Option<PathBuf>,
 
+    /// Take records that came with a copy of the folder for its own
+    ///
+    /// For a folder that was moved from one file system or machine to another. Where the old one is still
+    /// used, that would remove snapshots that its backups read.
+    #[arg(long)]
+    adopt: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,8 +54,11 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
     let ledger = Ledger::open(&folder).map_err(|error| Refusal::usage(error.to_string()))?;
     let hypervisor = options.server.connect()?;
-    let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None)
-        .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
+    let failed = |error: LedgerError| Refusal::of(Exit::Failed, error.to_string());
+    if options.adopt {
+        ledger.adopt().map_err(failed)?;
+    }
+    let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None).map_err(failed)?;
     tell(&swept, &line);
     if options.json {
         json::print(&Json::of(&swept))?;
@@ -60,7 +70,7 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
 }
 
-/// The same beside backups, of all VMs or of one; what goes wrong is told, and keeps nothing.
+/// The same beside other work, of all VMs or of one; what goes wrong is told, and keeps nothing.
 pub(crate) fn of_dead_jobs(
     ledger: &Ledger,
     server: &str,
@@ -96,6 +106,8 @@ struct Json<'a> {
     /// Of jobs that are at work.
     alive: &'a [SnapshotRecord],
     elsewhere: &'a [SnapshotRecord],
+    /// That a copy of the folder has brought.
+    copied: &'a [SnapshotRecord],
 }
 
 #[derive(Debug, Serialize)]
@@ -123,6 +135,7 @@ impl<'a> Json<'a> {
             failed: swept.failed.iter().map(failed).collect(),
             alive: &swept.alive,
             elsewhere: &swept.elsewhere,
+            copied: &swept.copied,
         }
     }
 }

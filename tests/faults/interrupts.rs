@@ -120,3 +120,37 @@ fn a_second_ctrl_c_while_the_snapshot_is_removed_leaves_that_to_the_server() {
     stage.place.assert_nothing_left();
     stage.verifies();
 }
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_removal_that_is_refused_and_the_point_is_told() {
+    let stage = Stage::new();
+    stage.refuses_removals(40);
+    let mut backup = Foreground::start(&stage, "");
+    wait_until("the point is not told", || backup.says().contains("its snapshot is being removed"));
+    backup.interrupt();
+    assert_eq!(backup.child.wait().unwrap().code(), Some(0), "{}", backup.says());
+    let said = backup.says();
+    assert!(said.contains("is not removed: ") && said.contains("node sweep"), "{said}");
+    assert_eq!(stage.points(), 2);
+    stage.place.vsphere.clear_troubles();
+    stage.recovers();
+}
+
+#[test]
+fn a_second_ctrl_c_while_a_removal_is_refused_tells_of_the_point_and_of_its_snapshot() {
+    let stage = Stage::new();
+    stage.refuses_removals(40);
+    let backup = Foreground::start(&stage, "");
+    wait_until("the point is not told", || backup.says().contains("its snapshot is being removed"));
+    backup.interrupt();
+    backup.is_heard();
+    backup.interrupt();
+    let said = backup.ends();
+    let told = said.lines().find(|line| line.contains("its snapshot may be left"));
+    let told = told.unwrap_or_else(|| panic!("{said}"));
+    assert!(told.contains("is made") && told.contains("node sweep"), "{said}");
+    assert_eq!(stage.points(), 2);
+    stage.place.vsphere.clear_troubles();
+    stage.place.vsphere.expire_sessions();
+    stage.recovers();
+}

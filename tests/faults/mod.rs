@@ -2,7 +2,9 @@
 
 mod anew;
 mod answers;
+mod copied;
 mod interrupts;
+mod lost;
 mod maintenance;
 mod others;
 mod reading;

@@ -126,7 +126,57 @@ fn a_removal_is_asked_for_again_while_the_vm_is_busy() {
     stage.assert_tidy();
 }
 
+#[test]
+fn no_snapshot_is_made_beside_one_of_a_dead_job_that_cannot_be_removed() {
+    let stage = Stage::new();
+    let refused = || {
+        let failure = Failure::new("NoPermission", "Permission to perform this was denied.");
+        stage.place.vsphere.trouble(Trouble::CallFails { method: REMOVE, failure });
+    };
+    refused();
+    stage.succeeds_but_leaves_its_snapshot("", "NoPermission");
+    stage.place.vsphere.clear_calls();
+    for _ in 0..2 {
+        refused();
+        let words = ["VM dc/web", "of a dead job is not removed", "NoPermission", "by hand"];
+        stage.fails_and_leaves("", 4, &words);
+    }
+    assert_eq!(stage.place.vsphere.count(CREATE), 0);
+    assert_eq!(stage.web.snapshots().unwrap().len(), 1);
+    stage.recovers();
+}
+
+#[test]
+fn a_server_that_refuses_for_a_while_is_waited_for_and_that_is_told_with_the_point() {
+    let stage = Stage::new();
+    stage.refuses_removals(3);
+    let words =
+        ["is not removed yet: ", "HostNotConnected", "is made; its snapshot is being removed"];
+    stage.succeeds("", &words);
+    assert_eq!(stage.place.vsphere.count(REMOVE), 4);
+    stage.assert_tidy();
+}
+
+#[test]
+fn a_server_that_goes_on_refusing_is_asked_ever_more_rarely_and_left_to_a_sweep() {
+    let stage = Stage::new();
+    stage.refuses_removals(40);
+    stage.succeeds_but_leaves_its_snapshot("--vcenter-deadline 4s", "is not removed: ");
+    // After 0, 0.5, 1.5 and 3.5 s.
+    assert!(stage.place.vsphere.count(REMOVE) <= 4, "{}", stage.place.vsphere.count(REMOVE));
+    stage.place.vsphere.clear_troubles();
+    stage.recovers();
+}
+
 impl Stage {
+    /// The host is out of reach for so many removals.
+    pub(crate) fn refuses_removals(&self, count: usize) {
+        for _ in 0..count {
+            let failure = Failure::new("HostNotConnected", "The host is not connected.");
+            self.place.vsphere.trouble(Trouble::CallFails { method: REMOVE, failure });
+        }
+    }
+
     fn succeeds_but_leaves_its_snapshot(&self, extra: &str, why: &str) {
         let before = self.points();
         let output = self.place.kept.run(&self.place.backup("web", extra));

@@ -40,8 +40,19 @@ pub(crate) struct Frozen {
     pub(crate) disks: Vec<DiskRequest>,
     /// What whoever restores them should know.
     pub(crate) notes: Vec<PointNote>,
+    /// Who knows whether they were still all the time; nobody where whoever reads them asks that.
+    pub(crate) witness: Option<Arc<dyn Witness>>,
     /// What holds them still, and lets them go.
     pub(crate) _held: Box<dyn Send>,
+}
+
+/// Who knows whether what is read was held still.
+pub(crate) trait Witness: Send + Sync + fmt::Debug {
+    /// Sees whether it was, up to now. Asked when all is read, and before it is believed.
+    ///
+    /// # Errors
+    /// [`BackupError`]: it was not, or nobody can tell.
+    fn confirm(&self) -> Result<(), BackupError>;
 }
 
 /// Who knows what changed on a disk.

@@ -48,6 +48,11 @@ pub trait Watch: Send + Sync {
     fn detail(&self, text: &str) {
         let _ = text;
     }
+    /// What is to be told if the job is cut off from here on; nothing, if it is over or nothing is worth
+    /// telling.
+    fn last_words(&self, text: Option<&str>) {
+        let _ = text;
+    }
     /// Something happened to the lane of a disk.
     fn lane(&self, disk: &DiskName, event: &Event<'_>) {
         let _ = (disk, event);
@@ -179,10 +184,27 @@ impl Run<'_> {
         let published = self.copy_and_publish(&mut holding, created, work);
         // To let a VM go can take hours, and needs no port.
         self.ground.give_ports_back(self.job, &**self.watch);
-        if holding.end().is_err() {
+        self.end_holding(holding, published.as_ref().ok().map(|(point, _)| point));
+        published
+    }
+
+    /// Waits until nothing is held still, which can take long after the point is made.
+    fn end_holding(&self, holding: Holding, point: Option<&Point>) {
+        let made = point.map(|point| format!("point {} of VM {} is made", point.id, point.vm));
+        if let (Some(made), Some(_)) = (&made, self.origin) {
+            let left = format!("{made}; its snapshot may be left, for `blockferry node sweep`");
+            self.watch.last_words(Some(&left));
+        }
+        let tell = || {
+            self.watch.note(&match &made {
+                Some(made) => format!("{made}; its snapshot is being removed, and waited for"),
+                None => "the snapshot is being removed, and waited for".into(),
+            });
+        };
+        if holding.end(tell).is_err() {
             self.watch.note("letting the snapshot go broke off; `blockferry node sweep` does it");
         }
-        published
+        self.watch.last_words(None);
     }
 
     /// From disks that are held still to a point. No export runs afterwards.
@@ -211,6 +233,8 @@ impl Run<'_> {
         }
         .copy()?;
 
+        // Before it is let go, and after the last byte: in between anybody may have removed it.
+        frozen.and_then(|frozen| frozen.witness.as_ref()).map_or(Ok(()), |it| it.confirm())?;
         let created = frozen.map_or(created, |frozen| frozen.instant);
         let vm_uuid = frozen.and_then(|frozen| frozen.vm_uuid.clone());
         let mut notes = frozen.map_or_else(Vec::new, |frozen| frozen.notes.clone());

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
-use super::origin::{Frozen, Origin};
+use super::origin::{Frozen, Origin, Witness};
 use super::request::{Changes, DiskRequest};
 use super::run::Watch;
 use super::tracker::Tracker;
@@ -25,7 +25,7 @@ use crate::catalog::{
 use crate::snapshots::{
     DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
     Quiesced, Removal, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord,
-    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written, sweep,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -130,6 +130,32 @@ impl VmSource {
         Claim { job: job.to_string(), vm: vm.path.clone(), shares }
     }
 
+    /// Removes what dead jobs have left of the VM. Where that cannot be done there is no backup, or they
+    /// would pile up until the storage is full.
+    fn clear(
+        &self,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError> {
+        let VmSettings { ledger, server, .. } = &self.settings;
+        let (teller, path) = (Arc::clone(watch), &self.vm.path);
+        let about = format!("the snapshot of a dead job of VM {path}");
+        let tell = move |why: &str| teller.note(&format!("{about} is not removed yet: {why}"));
+        let hypervisor = self.hypervisor.telling(Arc::new(tell), cancellation);
+        let swept = sweep(ledger, server, &*hypervisor, Some(&self.vm))?;
+        swept.lines().iter().for_each(|line| watch.note(line));
+        if cancellation.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let Some((record, why)) = swept.failed.first() else { return Ok(()) };
+        let why = format!(
+            "snapshot blockferry-{} of a dead job is not removed: {why}; no other is made beside it: \
+             see to that, or remove it by hand, and back up again",
+            record.job
+        );
+        Err(BackupError::Unready { vm: path.clone(), why })
+    }
+
     /// Refuses a VM that has a snapshot of a backup that is not written down here: that job is at
     /// work elsewhere, for all that anybody here can tell. `above` is a snapshot of this job: of two
     /// that began at once, the one whose snapshot stands on the other's gives way.
@@ -147,7 +173,8 @@ impl VmSource {
         let why = format!(
             "another backup has a snapshot of it, {name}, which is not written down in this \
              repository; wait for its end, or if it is dead, have `blockferry node sweep` with its own \
-             repository remove it"
+             repository remove it (with --adopt, if this repository was moved here from another file \
+             system)"
         );
         Err(BackupError::Unready { vm: self.vm.path.clone(), why })
     }
@@ -187,13 +214,17 @@ impl Origin for VmSource {
     ) -> Result<Frozen, BackupError> {
         // Whoever calls the job off waits for no answer but those about its snapshot.
         let source = Self { hypervisor: self.hypervisor.unless(cancellation), ..self.clone() };
+        self.clear(watch, cancellation)?;
         let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
         let record = SnapshotRecord::new(&self.settings.server, &*self.hypervisor, &vm, job);
+        let (teller, about) = (Arc::clone(watch), format!("snapshot {name} of VM {}", vm.path));
+        let tell = move |why: &str| teller.note(&format!("{about} is not removed yet: {why}"));
         let mut held = Held {
             source,
-            hypervisor: Arc::clone(&self.hypervisor),
+            hypervisor: self.hypervisor.telling(Arc::new(tell), cancellation),
+            cancellation: cancellation.clone(),
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.
@@ -260,6 +291,7 @@ struct Held {
     source: VmSource,
     /// Lets the VM go, whatever is called off.
     hypervisor: Arc<dyn Hypervisor>,
+    cancellation: Cancellation,
     uuid: Option<VmUuid>,
     name: SnapshotName,
     /// None when all is let go.
@@ -413,8 +445,19 @@ impl Held {
             instant: self.instant,
             disks: std::mem::take(&mut self.disks),
             notes: std::mem::take(&mut self.notes),
+            witness: Some(Arc::new(self.witness())),
             _held: Box::new(self),
         }
+    }
+
+    /// Who knows whether the snapshot is there.
+    fn witness(&self) -> Still {
+        let (watch, cancellation) = (Arc::clone(&self.watch), &self.cancellation);
+        let (name, vm) = (self.name.clone(), self.source.vm.clone());
+        let about = format!("whether snapshot {name} of VM {} is still there", vm.path);
+        let tell = move |why: &str| watch.note(&format!("{about} cannot be seen: {why}"));
+        let hypervisor = self.hypervisor.unless(cancellation);
+        Still { hypervisor: hypervisor.telling(Arc::new(tell), cancellation), vm, name }
     }
 
     /// Ends the sources, for no snapshot should be removed that is read, and removes it.
@@ -451,7 +494,12 @@ impl Held {
         };
         let (name, vm) = (&self.name, &self.source.vm.path);
         let struck = match removed {
-            Ok(Removal::Done(_)) => entry.strike().map_err(|error| error.to_string()),
+            Ok(Removal::Done(count)) => {
+                if count == 0 && self.snapshot.is_some() {
+                    self.watch.note(&format!("snapshot {name} of VM {vm} was gone already"));
+                }
+                entry.strike().map_err(|error| error.to_string())
+            }
             Ok(Removal::Awaited(why)) => {
                 return self.watch.note(&format!("snapshot {name} of VM {vm} {why}"));
             }
@@ -463,6 +511,29 @@ impl Held {
                  later"
             ));
         }
+    }
+}
+
+/// A snapshot that all that is read has to be of.
+#[derive(Debug)]
+struct Still {
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: Vm,
+    name: SnapshotName,
+}
+
+impl Witness for Still {
+    fn confirm(&self) -> Result<(), BackupError> {
+        let Self { hypervisor, vm, name } = self;
+        if hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name)? {
+            return Ok(());
+        }
+        let why = format!(
+            "its snapshot {name} is gone, and was not removed by this backup: what was read may be of \
+             another time, so there is no point; find out who removes snapshots of this VM, and back it \
+             up again"
+        );
+        Err(BackupError::Unready { vm: vm.path.clone(), why })
     }
 }
 

@@ -332,7 +332,13 @@ impl Jobs {
     fn run(&self, job: &Arc<Job>, lanes: &Here, loads: Vec<Load>) {
         let watch: Arc<dyn Watch> = Arc::clone(job) as _;
         let end = match lanes.start(loads, &watch, &Cancellation::default()) {
-            Ok(carrying) => job.follow(carrying),
+            Ok(carrying) => match job.follow(carrying) {
+                EndRecord::Carried(disks) => match self.vms.confirm(job.id.job) {
+                    Ok(()) => EndRecord::Carried(disks),
+                    Err(error) => CarryError::All(error).into(),
+                },
+                end => end,
+            },
             Err(error) => CarryError::All(error).into(),
         };
         if let EndRecord::Fault(fault) = &end {

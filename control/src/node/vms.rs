@@ -25,13 +25,13 @@ use super::wire::{
     HeldDiskRecord, HeldRecord, SnapshotAnswer, SnapshotAsked,
 };
 use crate::backup::{
-    Cancellation, ChangeTracker, Changes, Frozen, Origin, SnapshotChoice, VmSettings, VmSource,
-    Watch,
+    BackupError, Cancellation, ChangeTracker, Changes, Frozen, Origin, SnapshotChoice, VmSettings,
+    VmSource, Watch,
 };
 use crate::catalog::JobId;
 use crate::child::held;
 use crate::record::{ChoiceRecord, NoteRecord};
-use crate::snapshots::{Hypervisor, Vm, sweep};
+use crate::snapshots::{Hypervisor, sweep};
 
 /// Words of one job that are kept.
 const MAX_WORDS: usize = 1024;
@@ -64,7 +64,10 @@ pub(super) struct HeldVms {
 
 /// One of them, of one job.
 struct HeldVm {
+    /// Of making it, and of waiting where it is let go.
     cancellation: Cancellation,
+    /// Of questions about it.
+    questions: Cancellation,
     state: Mutex<State>,
     /// What was asked about the changes of its disks.
     changed: Mutex<BTreeMap<String, ChangedAnswer>>,
@@ -151,17 +154,16 @@ impl HeldVms {
     pub(super) fn sweep(&self) {
         let Some(vms) = &self.vms else { return };
         match (vms.connect)(&Cancellation::default()) {
-            Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor, None),
+            Ok(hypervisor) => self.sweep_by(&vms.settings, &*hypervisor),
             Err(error) => (self.log)(&format!(
                 "snapshots of dead jobs are looked for when their VMs are backed up: {error}"
             )),
         }
     }
 
-    /// The same, of all VMs or of one.
-    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor, of: Option<&Vm>) {
+    fn sweep_by(&self, settings: &VmSettings, hypervisor: &dyn Hypervisor) {
         let VmSettings { ledger, server, .. } = settings;
-        match sweep(ledger, server, hypervisor, of) {
+        match sweep(ledger, server, hypervisor, None) {
             Ok(swept) => swept.lines().iter().for_each(|told| (self.log)(told)),
             Err(error) => (self.log)(&error.to_string()),
         }
@@ -202,6 +204,7 @@ impl HeldVms {
         }
         let made = Arc::new(HeldVm {
             cancellation: Cancellation::default(),
+            questions: Cancellation::default(),
             state: Mutex::new(State::Working),
             changed: Mutex::default(),
             words: Mutex::default(),
@@ -215,8 +218,6 @@ impl HeldVms {
             let watch: Arc<dyn Watch> = Arc::clone(&ours) as _;
             let freeze = || {
                 let source = all.source(&vm, choice, &ours.cancellation)?;
-                // What a dead job has left would be taken for that of another.
-                all.sweep_by(&source.settings, &*source.hypervisor, Some(&source.vm));
                 let frozen = source.freeze(job, &watch, &ours.cancellation);
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };
@@ -273,7 +274,7 @@ impl HeldVms {
         held(&vm.changed).insert(disk.to_owned(), ChangedAnswer::Working);
         let (ours, of) = (Arc::clone(&vm), disk.to_owned());
         let thread = thread::Builder::new().name(format!("changed-{job}")).spawn(move || {
-            let ask = || tracker.changed_since(&base, &*ours, &ours.cancellation);
+            let ask = || tracker.changed_since(&base, &*ours, &ours.questions);
             let asked =
                 unwound(ask).and_then(|asked| asked.map_err(|error| FaultRecord::of_all(&error)));
             let answer = match asked {
@@ -301,15 +302,30 @@ impl HeldVms {
         found.map(|disk| disk.source.clone()).ok_or_else(|| "it is not in the snapshot".into())
     }
 
+    /// Sees whether what lanes of a job have read was held still to the end; of a job without a
+    /// snapshot there is nothing to see. Blocks.
+    pub(super) fn confirm(&self, job: JobId) -> Result<(), BackupError> {
+        let Some(vm) = held(&self.held).get(&job).cloned() else { return Ok(()) };
+        let witness = match &*held(&vm.state) {
+            State::Held(frozen) => frozen.witness.clone(),
+            // It is being let go: nobody wants what was read.
+            _ => return Err(BackupError::Cancelled),
+        };
+        witness.map_or(Ok(()), |witness| witness.confirm())
+    }
+
     /// Begins to let a VM go, where that was not begun before.
     pub(super) fn release(&self, job: JobId) -> Result<SnapshotAnswer, JobRefusal> {
         // One that is let go already, whose answer was lost, or that never was.
         let Ok(vm) = self.known(job) else {
             return Ok(SnapshotAnswer::Gone { words: Vec::new() });
         };
-        vm.cancellation.cancel();
+        vm.questions.cancel();
         let taken = {
             let mut state = held(&vm.state);
+            if matches!(*state, State::Working) {
+                vm.cancellation.cancel();
+            }
             match &*state {
                 State::LettingGo => None,
                 // Whoever makes it lets it go.
@@ -367,6 +383,7 @@ impl HeldVms {
             all.values().cloned().collect()
         };
         for vm in &all {
+            vm.questions.cancel();
             vm.cancellation.cancel();
         }
         thread::scope(|scope| {

@@ -116,6 +116,14 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// same, for nobody would know how far it came, unless the call says otherwise.
     fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor>;
 
+    /// The same one, which tells what it waits for where it removes snapshots, or asks whether one is
+    /// there, and a server is away or busy. It gives up soon where `hurry` is called off.
+    fn telling(
+        &self,
+        tell: Arc<dyn Fn(&str) + Send + Sync>,
+        hurry: &Cancellation,
+    ) -> Arc<dyn Hypervisor>;
+
     /// What it is the same server by, whatever name it is reached by; none, if it has nothing of the
     /// kind, as ESXi hosts.
     fn server_uuid(&self) -> Option<&str>;
@@ -225,6 +233,18 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`HypervisorError`].
     fn remove_named(&self, vm: &VmId, name: &SnapshotName) -> Result<usize, HypervisorError>;
+
+    /// Whether a VM has a snapshot of this name. The VM is the one with this UUID as its own, or else of
+    /// this id; one that is not there has none. A server that is away is waited for.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    fn has_named(
+        &self,
+        vm: &VmId,
+        instance_uuid: Option<&str>,
+        name: &SnapshotName,
+    ) -> Result<bool, HypervisorError>;
 
     /// The snapshots of a VM that are named as ours are, whosever job made them.
     ///

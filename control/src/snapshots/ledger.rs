@@ -10,14 +10,16 @@
 //!
 //! The lock ends with its process, however that ends: a file that nobody has locked is that of a
 //! dead job, and its snapshot may be removed. Nobody else's ever is, for nobody else's is written
-//! here.
+//! here. A record says in which file it was written, for a copy of the folder has copies of the
+//! records and none of the locks: what is not where it was made is told, and nothing follows of it.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,9 @@ pub struct SnapshotRecord {
     pub job: String,
     /// When it was written: milliseconds since 1970.
     pub since_ms: u64,
+    /// Where it was made. Where that is another place, a copy of it came here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<Place>,
     /// When the snapshot was asked for, as long as nobody has answered: milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_ms: Option<u64>,
@@ -91,6 +96,7 @@ impl SnapshotRecord {
             vm_path: vm.path.clone(),
             job: job.to_string(),
             since_ms: UnixMillis::now().get(),
+            made_at: None,
             asked_ms: None,
         }
     }
@@ -143,6 +149,12 @@ impl SnapshotRecord {
         self.asked_ms.is_some_and(|asked| now.abs_diff(asked) < UNANSWERED_MS)
     }
 
+    /// Whether this file is the one that it was written to.
+    fn is_made_here(&self, file: &File) -> bool {
+        let Ok(metadata) = file.metadata() else { return false };
+        self.made_at.as_ref().is_some_and(|made_at| made_at.is(&Place::of(&metadata)))
+    }
+
     /// What the snapshot is called.
     ///
     /// # Errors
@@ -150,6 +162,54 @@ impl SnapshotRecord {
     pub fn name(&self) -> Result<SnapshotName, LedgerError> {
         self.job.parse().map(SnapshotName::of).map_err(|_| LedgerError::Strange(self.job.clone()))
     }
+}
+
+/// What a file is the same file by, also when it is renamed and when the machine is started anew: no
+/// number of a device is, nor the time of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its inode.
+    inode: u64,
+    /// When that was made, where the file system knows: nanoseconds since 1970, as text, for JSON has no
+    /// numbers of that size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    born_ns: Option<String>,
+    /// A digest of what the machine is the same one by, where it has something of the kind: copies of
+    /// whole file systems have the same inodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<String>,
+}
+
+impl Place {
+    fn of(file: &Metadata) -> Self {
+        let born = file.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        Self {
+            inode: file.ino(),
+            born_ns: born.map(|born| born.as_nanos().to_string()),
+            machine: machine(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        let same = |one: &Option<String>, other: &Option<String>| match (one, other) {
+            (Some(one), Some(other)) => one == other,
+            // A kernel may know less than the one before.
+            _ => true,
+        };
+        self.inode == other.inode
+            && same(&self.born_ns, &other.born_ns)
+            && same(&self.machine, &other.machine)
+    }
+}
+
+/// machine-id(5), which no file that leaves the machine should have as it is.
+fn machine() -> Option<String> {
+    let id = fs::read_to_string("/etc/machine-id").ok()?;
+    let id = id.trim();
+    (!id.is_empty())
+        .then(|| blake3::derive_key("blockferry ledger of snapshots", id.as_bytes()))
+        .map(|key| key[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Why it cannot be written down, or read.
@@ -199,6 +259,9 @@ pub struct LedgerEntry {
 pub struct LedgerPage {
     /// Snapshots of dead jobs, which are this process's now.
     pub dead: Vec<LedgerEntry>,
+    /// Those that a copy of the folder has brought: whether their jobs are alive is seen where they
+    /// were made, and nowhere else.
+    pub copied: Vec<LedgerEntry>,
     /// Those of jobs that are at work.
     pub alive: Vec<SnapshotRecord>,
     /// What cannot be read.
@@ -234,12 +297,30 @@ impl Ledger {
             return Err(LedgerError::Taken { job: other.job.clone(), kind: other.kind });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
-        let lock = self.write(&path, &record)?;
+        let (lock, record) = self.write(&path, &record)?;
         Ok(LedgerEntry { ledger: self.clone(), path, record, _lock: lock })
     }
 
-    /// Writes a record in full, in one's turn. Returns the lock on it.
-    fn write(&self, path: &Path, record: &SnapshotRecord) -> Result<File, LedgerError> {
+    /// Has records that were made elsewhere taken for made here. Only for who knows that the folder that
+    /// they were copied from is not used any more. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`LedgerError::System`].
+    pub fn adopt(&self) -> Result<usize, LedgerError> {
+        let _turn = self.turn()?;
+        let copied = self.read()?.copied;
+        for entry in &copied {
+            self.write(&entry.path, &entry.record)?;
+        }
+        Ok(copied.len())
+    }
+
+    /// Writes a record in full, in one's turn. Returns the lock on it, and the record with its place.
+    fn write(
+        &self,
+        path: &Path,
+        record: &SnapshotRecord,
+    ) -> Result<(File, SnapshotRecord), LedgerError> {
         let part = path.with_extension(PART);
         let failed = |error| system(path, error);
         let mut file = OpenOptions::new()
@@ -251,14 +332,16 @@ impl Ledger {
             .map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed(error.into()))?;
-        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|json| {
+        let made_at = Some(Place::of(&file.metadata().map_err(failed)?));
+        let record = SnapshotRecord { made_at, ..record.clone() };
+        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|json| {
             file.write_all(&json)?;
             file.sync_all()?;
             fs::rename(&part, path)?;
             self.sync()
         });
         written.map_err(failed)?;
-        Ok(file)
+        Ok((file, record))
     }
 
     /// All that is written down.
@@ -281,6 +364,7 @@ impl Ledger {
         let _turn = self.turn()?;
         let mut page = self.read()?;
         page.dead.retain(|entry| is_meant(&entry.record));
+        page.copied.retain(|entry| is_meant(&entry.record));
         Ok(page)
     }
 
@@ -314,8 +398,12 @@ impl Ledger {
                         // Its owner has struck it out between.
                         Ok(()) if !path.exists() => {}
                         Ok(()) => {
+                            let of = match record.is_made_here(&file) {
+                                true => &mut page.dead,
+                                false => &mut page.copied,
+                            };
                             let ledger = self.clone();
-                            page.dead.push(LedgerEntry { ledger, path, record, _lock: file });
+                            of.push(LedgerEntry { ledger, path, record, _lock: file });
                         }
                         Err(rustix::io::Errno::WOULDBLOCK) => page.alive.push(record),
                         Err(error) => page.strange.push(system(&path, error.into())),
@@ -369,8 +457,7 @@ impl LedgerEntry {
     fn rewrite(&mut self, asked_ms: Option<u64>) -> Result<(), LedgerError> {
         let record = SnapshotRecord { asked_ms, ..self.record.clone() };
         let _turn = self.ledger.turn()?;
-        self._lock = self.ledger.write(&self.path, &record)?;
-        self.record = record;
+        (self._lock, self.record) = self.ledger.write(&self.path, &record)?;
         Ok(())
     }
 
@@ -424,8 +511,14 @@ mod tests {
             vm_path: "DC/vm/db1".into(),
             job: JobId::new().to_string(),
             since_ms: UnixMillis::now().get(),
+            made_at: None,
             asked_ms: None,
         }
+    }
+
+    /// As it was noted, but for where.
+    fn anywhere(record: &SnapshotRecord) -> SnapshotRecord {
+        SnapshotRecord { made_at: None, ..record.clone() }
     }
 
     #[test]
@@ -435,14 +528,14 @@ mod tests {
         let noted = record("vm-1");
         let entry = ledger.note(noted.clone()).unwrap();
         let page = ledger.page().unwrap();
-        assert_eq!((page.alive, page.dead.len()), (vec![noted.clone()], 0));
+        assert_eq!((anywhere(&page.alive[0]), page.dead.len()), (noted.clone(), 0));
         drop(entry);
         let mut page = ledger.page().unwrap();
         assert_eq!((page.alive.len(), page.dead.len()), (0, 1));
         let dead = page.dead.remove(0);
-        assert_eq!(dead.record(), &noted);
+        assert_eq!(anywhere(dead.record()), noted);
         // It is this one's now.
-        assert_eq!(ledger.page().unwrap().alive, vec![noted]);
+        assert_eq!(anywhere(&ledger.page().unwrap().alive[0]), noted);
         dead.strike().unwrap();
         let page = ledger.page().unwrap();
         assert_eq!((page.alive.len(), page.dead.len()), (0, 0));
@@ -494,14 +587,67 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_an_older_program_is_read() {
+    fn a_record_of_an_older_program_is_read_and_acted_on_when_somebody_vouches_for_it() {
         let folder = TempDir::new().unwrap();
         let ledger = Ledger::open(folder.path()).unwrap();
         let old = r#"{"server":"vc","vm":"vm-1","vm_path":"DC/web","job":"j","since_ms":1}"#;
         fs::write(folder.path().join("j.json"), old).unwrap();
         let page = ledger.page().unwrap();
+        assert_eq!((page.dead.len(), page.copied.len()), (0, 1));
+        drop(page);
+        assert_eq!(ledger.adopt().unwrap(), 1);
+        let page = ledger.page().unwrap();
         assert_eq!(page.dead[0].record().vm_path, "DC/web");
         assert!(!page.dead[0].record().may_come());
+    }
+
+    #[test]
+    fn what_a_copy_of_the_folder_has_brought_is_nobodys_until_somebody_vouches_for_it() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(&folder.path().join("snapshots")).unwrap();
+        let entry = ledger.note(record("vm-1")).unwrap();
+        let name = format!("{}.json", entry.record().job);
+        let copy = Ledger::open(&folder.path().join("copy")).unwrap();
+        fs::copy(ledger.folder.join(&name), copy.folder.join(&name)).unwrap();
+        let page = copy.page().unwrap();
+        assert_eq!((page.alive.len(), page.dead.len(), page.copied.len()), (0, 0, 1));
+        drop(page);
+        assert!(copy.names().unwrap().is_empty());
+        // In place of the original it is a copy, too.
+        fs::rename(copy.folder.join(&name), ledger.folder.join(&name)).unwrap();
+        drop(entry);
+        assert_eq!(ledger.page().unwrap().copied.len(), 1);
+        assert_eq!(ledger.adopt().unwrap(), 1);
+        let page = ledger.page().unwrap();
+        assert_eq!((page.dead.len(), page.copied.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_folder_that_is_renamed_has_its_records_as_before() {
+        let folder = TempDir::new().unwrap();
+        let ledger = Ledger::open(&folder.path().join("snapshots")).unwrap();
+        drop(ledger.note(record("vm-1")).unwrap());
+        fs::rename(folder.path().join("snapshots"), folder.path().join("moved")).unwrap();
+        let ledger = Ledger::open(&folder.path().join("moved")).unwrap();
+        let page = ledger.page().unwrap();
+        assert_eq!((page.dead.len(), page.copied.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_place_at_another_machine_is_another() {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("x");
+        fs::write(&file, "").unwrap();
+        let here = Place::of(&fs::metadata(&file).unwrap());
+        assert!(here.is(&here) && here.is(&Place { born_ns: None, ..here.clone() }));
+        for other in [
+            Place { machine: Some("0000".into()), ..here.clone() },
+            Place { born_ns: Some("1".into()), ..here.clone() },
+            Place { inode: here.inode + 1, ..here.clone() },
+        ] {
+            let here = Place { machine: Some("1111".into()), ..here.clone() };
+            assert!(!here.is(&other), "{other:?}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use findings::{Finding, FindingKind, Severity, findings};
 pub use hypervisor::{
     DiskPlace, Hypervisor, QuiescePolicy, Quiesced, SnapshotRequest, TakenSnapshot,
 };
-pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, SnapshotRecord, WorkKind};
+pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, Place, SnapshotRecord, WorkKind};
 pub use name::{NotOurs, SnapshotName};
 pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
 pub use sweep::{Awaited, Swept, sweep};

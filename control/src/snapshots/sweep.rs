@@ -20,6 +20,8 @@ pub struct Swept {
     pub alive: Vec<SnapshotRecord>,
     /// Those of dead jobs at other servers.
     pub elsewhere: Vec<SnapshotRecord>,
+    /// Those that a copy of the ledger has brought, of whose jobs nothing is known here.
+    pub copied: Vec<SnapshotRecord>,
     /// What the ledger has besides.
     pub strange: Vec<LedgerError>,
 }
@@ -42,6 +44,7 @@ pub fn sweep(
     };
     let page = ledger.page_of(is_meant)?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
+    swept.copied = page.copied.into_iter().map(|entry| entry.record().clone()).collect();
     for entry in page.dead {
         let record = entry.record().clone();
         if !record.is_at(server, hypervisor) {
@@ -164,6 +167,14 @@ impl Swept {
         for record in &self.elsewhere {
             let (name, server) = (name(record), &record.server);
             lines.push(format!("snapshot {name} of a dead job is at {server}: sweep there"));
+        }
+        for record in &self.copied {
+            let (name, vm) = (name(record), &record.vm_path);
+            lines.push(format!(
+                "snapshot {name} of VM {vm} is left alone: its record is not where it was made, but came \
+                 with a copy or a move of its folder, and its job may be alive; sweep where it was made, \
+                 or, if that is gone, here with `blockferry node sweep --adopt`"
+            ));
         }
         lines.extend(self.strange.iter().map(ToString::to_string));
         lines

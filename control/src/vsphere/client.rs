@@ -8,9 +8,10 @@ use super::areas::changed;
 use super::error::VsphereError;
 use super::inventory::{Meant, candidates, look, meant, vms, with_instance_uuid};
 use super::making::{destroy, make, note};
+use super::patience::Waits;
 use super::session::Session;
 use super::settings::VsphereServer;
-use super::snapshot::{disks_of, named, remove, remove_named, take, track_changes};
+use super::snapshot::{disks_of, has_named, named, remove, remove_named, take, track_changes};
 use crate::backup::Cancellation;
 use crate::catalog::ChangeId;
 use crate::snapshots::{
@@ -73,6 +74,15 @@ impl Vsphere {
 impl Hypervisor for Vsphere {
     fn unless(&self, called_off: &Cancellation) -> Arc<dyn Hypervisor> {
         Arc::new(Self { session: self.session.unless(called_off) })
+    }
+
+    fn telling(
+        &self,
+        tell: Arc<dyn Fn(&str) + Send + Sync>,
+        hurry: &Cancellation,
+    ) -> Arc<dyn Hypervisor> {
+        let waits = Waits { tell, hurry: hurry.clone() };
+        Arc::new(Self { session: self.session.telling(waits) })
     }
 
     fn server_uuid(&self) -> Option<&str> {
@@ -166,6 +176,15 @@ impl Hypervisor for Vsphere {
 
     fn remove_named(&self, vm: &VmId, name: &SnapshotName) -> Result<usize, HypervisorError> {
         Ok(remove_named(&self.session, vm, name)?)
+    }
+
+    fn has_named(
+        &self,
+        vm: &VmId,
+        instance_uuid: Option<&str>,
+        name: &SnapshotName,
+    ) -> Result<bool, HypervisorError> {
+        Ok(has_named(&self.session, vm, instance_uuid, name)?)
     }
 
     fn own_snapshots(

@@ -25,6 +25,7 @@ mod fault;
 mod inventory;
 mod making;
 mod password;
+mod patience;
 mod property;
 mod session;
 mod settings;

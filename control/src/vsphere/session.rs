@@ -14,6 +14,7 @@ use std::time::Duration;
 use reqwest::header::HeaderValue;
 
 use super::error::VsphereError;
+use super::patience::{Patience, Waits};
 use super::settings::VsphereServer;
 use super::version::choose;
 use super::wire::{Answer, Wire};
@@ -50,6 +51,8 @@ pub(super) struct Session {
     core: Arc<Core>,
     /// Ends the calls that are made by this clone.
     called_off: Cancellation,
+    /// Who hears what this clone waits for.
+    waits: Waits,
 }
 
 /// What all clones of a session share.
@@ -89,14 +92,25 @@ impl Session {
             Ok((action, content))
         })?;
         let core = Core { server: server.clone(), wire, action, content, login: Mutex::default() };
-        let session = Self { core: Arc::new(core), called_off: called_off.clone() };
+        let session =
+            Self { core: Arc::new(core), called_off: called_off.clone(), waits: Waits::default() };
         retried(|| session.log_in(&mut session.login()))?;
         Ok(session.to_the_end())
     }
 
     /// The same session, whose calls end when this is called off.
     pub(super) fn unless(&self, called_off: &Cancellation) -> Self {
-        Self { core: Arc::clone(&self.core), called_off: called_off.clone() }
+        Self { called_off: called_off.clone(), ..self.clone() }
+    }
+
+    /// The same session, whose waits are told so.
+    pub(super) fn telling(&self, waits: Waits) -> Self {
+        Self { waits, ..self.clone() }
+    }
+
+    /// For attempts at one thing, for so long.
+    pub(super) fn patience(&self, limit: Duration) -> Patience {
+        Patience::new(self.waits.clone(), limit)
     }
 
     /// The same session, whose calls are waited for whatever is called off.

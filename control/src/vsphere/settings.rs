@@ -41,6 +41,8 @@ pub struct VsphereDeadlines {
     pub removal: Duration,
     /// The end of a task that was cancelled.
     pub cancel: Duration,
+    /// A server that gives no answer, or refuses for a while, where a snapshot is to be removed.
+    pub absence: Duration,
 }
 
 impl Default for VsphereDeadlines {
@@ -53,6 +55,8 @@ impl Default for VsphereDeadlines {
             change: Duration::from_secs(900),
             removal: Duration::from_secs(4 * 3600),
             cancel: Duration::from_secs(30),
+            // Longer than a vCenter takes to start anew, as a rule.
+            absence: Duration::from_secs(300),
         }
     }
 }
@@ -71,6 +75,7 @@ impl VsphereDeadlines {
             change: longest,
             removal: longest,
             cancel: usual.cancel.min(longest),
+            absence: usual.absence.min(longest),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Snapshots: made, found and removed.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::config::{disks, power, references, snapshots};
 use super::error::VsphereError;
 use super::fault::FaultKind;
+use super::inventory::with_instance_uuid;
 use super::property::Object;
 use super::session::Session;
 use super::task::Ended;
@@ -22,8 +22,6 @@ const REMOVE: &str = "RemoveSnapshot_Task";
 /// What tasks are called that make one, with or without `Ex` behind it.
 const MAKES_SNAPSHOT: &str = "VirtualMachine.createSnapshot";
 pub(super) const RECONFIGURE: &str = "ReconfigVM_Task";
-/// Before a VM that is busy is asked again.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Answers without sense to one removal, before it is given up.
 const MAX_SENSELESS: u32 = 3;
 /// What a guest may be given to put its data in order (`VirtualMachineGuestQuiesceSpec`).
@@ -177,10 +175,13 @@ pub(super) fn remove(session: &Session, snapshot: &SnapshotId) -> Result<bool, V
 /// what may be done twice. Says whether what it is done to was there.
 pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, VsphereError> {
     let session = &session.to_the_end();
-    let deadline = session.server().deadlines.removal;
-    let end = Instant::now() + deadline;
+    let deadlines = session.server().deadlines;
+    let end = Instant::now() + deadlines.removal;
     let mut senseless = 0;
+    let mut busy = session.patience(deadlines.removal);
+    let mut away = session.patience(deadlines.absence);
     loop {
+        let began = Instant::now();
         let error = match attempt(session, body, end) {
             Ok(Attempt::Done) => return Ok(true),
             Ok(Attempt::Gone) => return Ok(false),
@@ -191,12 +192,19 @@ pub(super) fn persistently(session: &Session, body: &Body) -> Result<bool, Vsphe
             }
             Err(error) => return Err(error),
         };
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if began.elapsed() > deadlines.absence {
+            // It was at work for long, and has not been away since the last failure.
+            away.is_served();
+        }
+        let waits = if is_busy(&error) { &mut busy } else { &mut away };
+        if !waits.after(&error) || Instant::now() >= end {
             return Err(error);
         }
-        thread::sleep(BUSY_PAUSE.min(left));
     }
+}
+
+fn is_busy(error: &VsphereError) -> bool {
+    error.fault() == Some(&FaultKind::TaskInProgress)
 }
 
 enum Attempt {
@@ -209,8 +217,8 @@ enum Attempt {
 
 fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, VsphereError> {
     let again = |error: VsphereError| {
-        let is_busy = error.fault() == Some(&FaultKind::TaskInProgress);
-        if is_busy || error.is_passing() { Ok(Attempt::Again(error)) } else { Err(error) }
+        let passes = is_busy(&error) || error.is_passing();
+        if passes { Ok(Attempt::Again(error)) } else { Err(error) }
     };
     let task = match session.renewed(|| session.begin_task(body)) {
         Ok(task) => task,
@@ -218,8 +226,9 @@ fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, Vsph
         Err(error) => return again(error),
     };
     let left = end.saturating_duration_since(Instant::now());
+    let mut away = session.patience(session.server().deadlines.absence);
     // What is begun is not called off: half a removal is worse than a late one.
-    match session.wait(&task, left, &Cancellation::default()) {
+    match session.wait_with(&task, left, &Cancellation::default(), Some(&mut away)) {
         Ok(Ended::Done(_)) => Ok(Attempt::Done),
         Ok(ended) => {
             let deadline = session.server().deadlines.removal;
@@ -227,7 +236,8 @@ fn attempt(session: &Session, body: &Body, end: Instant) -> Result<Attempt, Vsph
         }
         // The server has forgotten the task, and nobody knows how it ended.
         Err(error) if error.is_gone() => Ok(Attempt::Again(error)),
-        Err(error) => again(error),
+        // It was waited for already, for as long as it may be away.
+        Err(error) => Err(error),
     }
 }
 
@@ -268,6 +278,39 @@ pub(super) fn remove_named(
         }
         // However it ends: what it leaves is seen in the next round.
         session.until_ended(task, left)?;
+    }
+}
+
+/// Whether a VM, which has this UUID or else this id, has a snapshot of this name. A server that is away
+/// is waited for.
+pub(super) fn has_named(
+    session: &Session,
+    vm: &VmId,
+    uuid: Option<&str>,
+    name: &SnapshotName,
+) -> Result<bool, VsphereError> {
+    let name = name.to_string();
+    let mut away = session.patience(session.server().deadlines.absence);
+    loop {
+        let seen = session.looked(|| {
+            let mut vms = uuid.map_or(Ok(Vec::new()), |uuid| with_instance_uuid(session, uuid))?;
+            if vms.is_empty() {
+                vms.push(vm.clone());
+            }
+            for vm in &vms {
+                match named(session, vm) {
+                    Ok(all) if all.iter().any(|snapshot| snapshot.name == name) => return Ok(true),
+                    Ok(_) => {}
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(false)
+        });
+        match seen {
+            Err(error) if error.is_passing() && away.after(&error) => {}
+            seen => return seen,
+        }
     }
 }
 

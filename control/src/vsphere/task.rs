@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::error::VsphereError;
 use super::fault::{Fault, FaultKind};
+use super::patience::Patience;
 use super::session::Session;
 use super::xml::{Body, Element, Moref, XmlError};
 use crate::backup::Cancellation;
@@ -51,8 +52,19 @@ impl Session {
         deadline: Duration,
         called_off: &Cancellation,
     ) -> Result<Ended, VsphereError> {
+        self.wait_with(task, deadline, called_off, None)
+    }
+
+    /// The same; a server that is away is waited for no longer than this patience lasts.
+    pub(super) fn wait_with(
+        &self,
+        task: &Moref,
+        deadline: Duration,
+        called_off: &Cancellation,
+        away: Option<&mut Patience>,
+    ) -> Result<Ended, VsphereError> {
         let over = || called_off.is_cancelled();
-        match self.watch(task, Instant::now() + deadline, &over)? {
+        match self.watch(task, Instant::now() + deadline, &over, away)? {
             Standing::Done(result) => return Ok(Ended::Done(result)),
             Standing::Failed(fault) => return Ok(Ended::Failed(fault)),
             Standing::Busy => {}
@@ -61,7 +73,7 @@ impl Session {
         // Some tasks cannot be cancelled, or have ended by now. Both are seen in what follows.
         let _asked = self.renewed(|| self.ask(&Body::call("CancelTask", task)));
         let grace = Instant::now() + self.server().deadlines.cancel;
-        Ok(match self.watch(task, grace, &|| false)? {
+        Ok(match self.watch(task, grace, &|| false, None)? {
             Standing::Done(result) => Ended::Done(result),
             Standing::Failed(fault) if fault.kind != FaultKind::RequestCanceled => {
                 Ended::Failed(fault)
@@ -78,13 +90,18 @@ impl Session {
         task: &Moref,
         end: Instant,
         called_off: &dyn Fn() -> bool,
+        mut away: Option<&mut Patience>,
     ) -> Result<Standing, VsphereError> {
         let begin = Instant::now();
         loop {
             match self.renewed(|| self.standing(task)) {
-                Ok(Standing::Busy) => {}
+                Ok(Standing::Busy) => away.iter_mut().for_each(|away| away.is_served()),
                 // A server that is out of reach for a while goes on with it nevertheless.
-                Err(error) if error.is_passing() && Instant::now() < end => {}
+                Err(error) if error.is_passing() && Instant::now() < end => {
+                    if away.as_mut().is_some_and(|away| !away.after(&error)) {
+                        return Err(error);
+                    }
+                }
                 other => return other,
             }
             let now = Instant::now();
@@ -92,13 +109,13 @@ impl Session {
                 return Ok(Standing::Busy);
             }
             let pause = (now.duration_since(begin) / 8).clamp(FIRST_PAUSE, LAST_PAUSE);
-            thread::sleep(pause.min(end.duration_since(now)));
+            thread::sleep(pause.min(end.saturating_duration_since(now)));
         }
     }
 
     /// Waits until a task has ended, however, or this time is over.
     pub(super) fn until_ended(&self, task: &Moref, most: Duration) -> Result<(), VsphereError> {
-        match self.watch(task, Instant::now() + most, &|| false) {
+        match self.watch(task, Instant::now() + most, &|| false, None) {
             // It has been forgotten, so it has ended.
             Err(error) if error.is_gone() => Ok(()),
             watched => watched.map(|_| ()),

@@ -242,6 +242,8 @@ impl HeldAtNode {
             instant: self.instant,
             disks: std::mem::take(&mut self.disks),
             notes: std::mem::take(&mut self.notes),
+            // The node asks at the end of its lanes.
+            witness: None,
             _held: Box::new(self),
         }
     }
@@ -258,13 +260,20 @@ impl Drop for HeldAtNode {
     fn drop(&mut self) {
         let due = Instant::now() + RELEASE_DEADLINE;
         let late = || Instant::now() >= due;
+        let (at, call) = (self.at.clone(), self.call());
         let gone = |answer| match answer {
-            SnapshotAnswer::Working { .. } => None,
-            SnapshotAnswer::Gone { words } => Some(words),
-            SnapshotAnswer::Held(_) | SnapshotAnswer::Fault(_) => Some(Vec::new()),
+            SnapshotAnswer::Working { words } => {
+                self.pass_on(words);
+                None
+            }
+            SnapshotAnswer::Gone { words } => {
+                self.pass_on(words);
+                Some(())
+            }
+            SnapshotAnswer::Held(_) | SnapshotAnswer::Fault(_) => Some(()),
         };
-        match self.at.until_done(&late, &Method::DELETE, &self.call(), None, gone) {
-            Ok(words) => self.pass_on(words),
+        match at.until_done(&late, &Method::DELETE, &call, None, gone) {
+            Ok(()) => {}
             Err(error) => self.watch.note(&format!(
                 "whether the snapshot is removed is not known: {error}; the node removes it when it \
                  has not heard of the job for a while, or when it is started again"
