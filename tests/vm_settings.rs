@@ -112,7 +112,8 @@ fn settings_of_a_file_that_cannot_serve_a_disk_fail_its_vms_before_a_snapshot() 
         place.vsphere.thumbprint(),
         plugin().display(),
     );
-    let text = format!("repository = \"repository\"\n{vcenter}\n[[vm]]\nname = \"web\"\n");
+    let defaults = "[defaults]\nrepository = \"repository\"\n";
+    let text = format!("{defaults}{vcenter}[[vm]]\nname = \"web\"\n");
     place.kept.write_text("jobs.toml", &text);
     let (code, report) = place.kept.json("batch jobs.toml --json");
     assert_eq!(code, 2, "{report}");
@@ -143,7 +144,7 @@ fn a_password_that_was_written_as_a_parameter_is_not_printed() {
         assert!(says.iter().any(|says| stderr(&output).contains(says)), "{}", stderr(&output));
     }
     let text = format!(
-        "repository = \"repository\"\n[[vcenter]]\nserver = \"vc\"\nuser = \"backup\"\n\
+        "[defaults]\nrepository = \"repository\"\n[[vcenter]]\nserver = \"vc\"\nuser = \"backup\"\n\
          password-file = \"vc.password\"\nthumbprint = \"{}\"\nvddk-param = [\"password={SECRET}\"]\n\
          [[vm]]\nname = \"web\"\n",
         place.vsphere.thumbprint()
@@ -152,7 +153,7 @@ fn a_password_that_was_written_as_a_parameter_is_not_printed() {
     let output = place.kept.run("batch jobs.toml");
     assert_eq!(code(&output), 2);
     let said = stderr(&output);
-    assert!(said.contains("everybody can read it") && said.contains("jobs.toml:7"), "{said}");
+    assert!(said.contains("everybody can read it") && said.contains("jobs.toml: line 8"), "{said}");
     assert!(!said.contains(SECRET), "{said}");
 }
 
@@ -269,8 +270,12 @@ fn a_sweep_removes_what_a_backup_that_was_killed_left_here_too() {
     let removed = told["removed"].as_array().unwrap();
     let jobs: Vec<&Value> = removed.iter().map(|record| &record["job"]).collect();
     assert_eq!(told["dead_jobs"], json!(jobs));
-    place.assert_nothing_left();
+    // What it took of the host counts for nothing, and goes when the next one looks.
+    let mut left = place.left();
+    left.retain(|what| !what.starts_with("run/budgets/"));
+    assert!(left.is_empty(), "{left:?}");
     place.assert_equal(&place.back_up("web", ""));
+    place.assert_nothing_left();
 }
 
 fn runtime(place: &VmPlace) -> String {
