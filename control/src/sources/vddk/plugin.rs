@@ -34,13 +34,14 @@ pub(super) fn look_at(settings: &Settings) -> Result<(), SourceError> {
         });
         is_folder.map_err(|error| no_library(folder, error.to_string()))?;
     }
-    match child::run(command::look(settings), ASK_DEADLINE) {
+    let deadline = ASK_DEADLINE.min(settings.start_deadline);
+    match child::run(command::look(settings), deadline) {
         Ok(Finished { status, output, .. }) if status.success() => {
             look_for_library(settings, &String::from_utf8_lossy(&output))
         }
         Ok(Finished { said, .. }) => Err(refused(settings, &said)),
         Err(RunError::TimedOut { .. }) => {
-            Err(missing(settings, format!("it does not end within {ASK_DEADLINE:?}")))
+            Err(missing(settings, format!("it does not end within {deadline:?}")))
         }
         Err(RunError::Launch(LaunchError::NotFound { program })) => {
             Err(SourceError::ProgramMissing { program })

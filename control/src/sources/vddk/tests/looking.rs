@@ -40,6 +40,16 @@ fn a_plugin_that_does_not_load_is_told_from_one_that_is_none_for_such_disks() {
 }
 
 #[test]
+fn a_plugin_that_does_not_come_to_an_end_is_not_waited_for_longer_than_the_deadline() {
+    let mut bench = Bench::new();
+    bench.script("[ \"$1\" != --version ] || exec nbdkit --version\nexec sleep 60");
+    bench.settings.start_deadline = Duration::from_millis(300);
+    let begun = Instant::now();
+    refusal(&bench, &["cannot load its plugin", "it does not end within 300ms"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_further_parameter_that_the_plugin_does_not_take_is_named() {
     let mut bench = Bench::new();
     for (parameter, words) in [
