@@ -251,6 +251,10 @@ fn an_audit_finds_what_tracking_hid_and_the_whole_disk_is_compared() {
         notes.iter().filter(|(weight, _)| weight == "alarm").collect();
     assert_eq!(alarms.len(), 1, "{notes:?}");
     assert!(alarms[0].1.starts_with("disk disk-2000: 2 blocks of 64 KiB differ"), "{alarms:?}");
+    let listed = place.kept.run("points --repository repository");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let row = listed.lines().find(|row| row.contains(backed.id())).unwrap();
+    assert!(row.ends_with("whole, 1 alarm"), "{notes:?}: {row}");
     // The other disk does not lie: it was read, and nothing of it was sent.
     assert_eq!(backed.bytes("disk-2001", "sent"), 0, "{}", backed.report);
     // What was found is in the digests of the next base: nobody is alarmed twice.

@@ -129,7 +129,7 @@ fn check_fails_where_disks_could_not_be_served() {
     ];
     for (option, says) in without {
         let output = place.ask(&format!("check database {option} --vddk-runtime run"));
-        assert_eq!(code(&output), 4, "{}", stderr(&output));
+        assert_eq!(code(&output), 2, "{}", stderr(&output));
         assert!(stderr(&output).contains(says), "{}", stderr(&output));
         // What was found of the VM is told all the same.
         assert!(String::from_utf8(output.stdout).unwrap().contains("dc/database"));

@@ -378,7 +378,11 @@ fn a_node_that_was_killed_removes_its_snapshot_when_it_starts_again_and_no_other
     node.kill();
     place.hubs.reason_of(&job);
     assert_eq!(place.snapshots(), 1);
+    let is_socket = |name: &String| name.starts_with("blockferry-vddk-");
+    let sockets = || place.vms.kept.names("run").into_iter().any(|name| is_socket(&name));
+    assert!(sockets(), "the kill left none");
     let node = place.start_again("");
+    assert!(!sockets(), "the dead node's are there");
     wait_until("the snapshot of the dead job is there", || place.snapshots() == 0);
     node.wait_for("of VM dc/web is removed: its job is dead");
     place.assert_equal(&place.back_up("web"));

@@ -108,6 +108,9 @@ fn disks_that_no_snapshot_holds_are_left_out_and_noted() {
             note("the snapshot is as after a power cut, as asked"),
         ]
     );
+    let listed = place.kept.run("points --repository repository");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.trim_end().ends_with("whole, 3 warnings"), "{listed}");
 }
 
 #[test]

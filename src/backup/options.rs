@@ -114,6 +114,12 @@ impl BackupOptions {
     /// # Errors
     /// Wrong usage.
     pub(super) fn refuse_for_other_sources(&self) -> anyhow::Result<()> {
+        if !self.vddk.is_plain() {
+            return Err(Refusal::usage(
+                "--nbdkit, --vddk-libdir and the like are about a vCenter that is named with --vcenter; \
+                 those of a node are options of its `node serve`",
+            ));
+        }
         let is_of_node = self.node.is_some() && self.disk.is_empty();
         if !self.snapshot.is_choice() {
             return Err(Refusal::usage(

@@ -17,7 +17,7 @@ use super::asked::refusal;
 use super::options::BackupOptions;
 use super::run::watched;
 use super::telling::Telling;
-use crate::exit::Refusal;
+use crate::exit::{Exit, Refusal};
 use crate::vcenter::{self, VcenterOptions, ledger_of};
 
 /// A VM of a vCenter, with what is to be done to it.
@@ -54,7 +54,9 @@ impl AskedVm {
         vcenter: &VcenterOptions,
         connect: impl FnOnce() -> anyhow::Result<Arc<dyn Hypervisor>>,
     ) -> anyhow::Result<FoundVm<'_>> {
-        let vddk = vcenter.vddk.settings()?;
+        // What is missing here need not be found with a snapshot open.
+        vcenter.server.check()?;
+        let vddk = vcenter.vddk.looked_at(Exit::Source)?;
         // One that gives no answer does not end in order either.
         let vddk = Settings { end_deadline: vddk.end_deadline.min(self.lane.deadline), ..vddk };
         let hypervisor = connect()?;
@@ -113,6 +115,12 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
             "a VM of a vCenter is backed up into a --repository here, and not by a hub",
         ));
     };
+    if !options.changed.is_empty() || !options.bitmap.is_empty() {
+        return Err(Refusal::usage(
+            "--changed and --bitmap are about disks that --disk names: what changed of a VM of a vCenter \
+             is asked of the server; leave them out, and take --mode full to have all of it read",
+        ));
+    }
     let vcenter = VcenterOptions {
         server: options.server.clone(),
         snapshot: options.snapshot.clone(),

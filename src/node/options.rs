@@ -66,7 +66,8 @@ pub(crate) enum NodeCommand {
     /// Remove the snapshots of backups that are dead, and no others
     ///
     /// Snapshots are written down before they are made, in the repository of their backup: those
-    /// that are not are left alone, whatever they are called. Each backup of a VM does it too.
+    /// that are not are left alone, whatever they are called. What such backups have left in the
+    /// repository and of nbdkit goes too. Each backup of a VM does all of it for that VM.
     Sweep(Box<SweepOptions>),
     /// Dial the hub, and read the disks that it asks for, until SIGTERM or Ctrl-C
     ///

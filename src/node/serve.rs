@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Once, mpsc};
 
 use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, NodeVms, ServeError};
+use blockferry_control::sources::vddk::{Settings, VddkSource};
 use blockferry_control::tunnel::{TunnelEvent, TunnelSettings, check_identity};
 use blockferry_dataplane::{LaneSettings, MoverSettings};
 use serde_json::json;
@@ -44,21 +45,34 @@ fn way(options: &ServeOptions, folder: &NodeFolder) -> anyhow::Result<Way> {
     Ok(Way { node: None, tunnel, token })
 }
 
-/// The VMs of its vCenter, if it has one.
-fn vms(options: &ServeOptions) -> anyhow::Result<Option<NodeVms>> {
+/// How it has disks of its vCenter served, if it has one. All that this needs is there.
+fn vddk(options: &ServeOptions) -> anyhow::Result<Option<Settings>> {
     if !options.server.is_named() {
-        return Ok(None);
+        if options.snapshot.is_plain() && options.vddk.is_plain() {
+            return Ok(None);
+        }
+        return Err(Refusal::usage(
+            "--quiesce, --enable-cbt, --cbt-audit, the limits of snapshots and disks, --nbdkit, \
+             --vddk-libdir and the like are about a vCenter: name it with --vcenter, or leave them out",
+        ));
     }
     // What is wrong with it is better known now.
     options.server.check()?;
+    options.vddk.looked_at(Exit::Source).map(Some)
+}
+
+/// The VMs of its vCenter, whose disks are served so.
+fn vms(options: &ServeOptions, vddk: Settings) -> anyhow::Result<NodeVms> {
+    // What a dead node left there; its snapshots go when the server is asked.
+    VddkSource::clean_up(&vddk);
     let ledger = vcenter::ledger_of(&options.state.folder()?)?;
     let server = options.server.clone();
-    Ok(Some(NodeVms {
-        settings: options.snapshot.settings(server.name(), ledger, options.vddk.settings()?),
+    Ok(NodeVms {
+        settings: options.snapshot.settings(server.name(), ledger, vddk),
         connect: Box::new(move |called_off| {
             server.connect_unless(called_off).map_err(|error| format!("{error:#}"))
         }),
-    }))
+    })
 }
 
 /// The token in a file that nobody else can read.
@@ -98,6 +112,8 @@ pub(super) fn command(
             .check("token-file", options.token_file.as_deref(), |path| token(path).map(drop))?;
     }
     let folder = NodeFolder::at(&options.state.folder()?);
+    // What its options say of VMs is wrong or right whatever the way to the hub is.
+    let vddk = vddk(options)?;
     let Way { node: name, tunnel, token } = way(options, &folder)?;
     let tunnel = options.link.over(tunnel.with_deadline(options.deadline));
     raise_open_files(OPEN_FILES);
@@ -114,7 +130,7 @@ pub(super) fn command(
         },
         local_sources: options.local_sources,
         forget: options.forget,
-        vms: vms(options)?,
+        vms: vddk.map(|vddk| vms(options, vddk)).transpose()?,
         token,
     };
     let (told, ended) = mpsc::channel();

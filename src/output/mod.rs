@@ -6,11 +6,12 @@
 //!  progress  bar, plain lines, N/100 on a descriptor     json      the report for programs
 //!  table     rows under heads                            ending    the report on standard output
 //!  estimate  how far all lanes are                       hint      what may help
-//!  time      RFC 3339
+//!  time      RFC 3339                                    escaped  names that others gave
 //! ```
 
 mod console;
 mod ending;
+mod escaped;
 mod estimate;
 mod hint;
 pub(crate) mod json;
@@ -24,6 +25,7 @@ mod time;
 
 pub(crate) use console::{Console, line, plain};
 pub(crate) use ending::tell;
+pub(crate) use escaped::escaped;
 pub(crate) use estimate::Estimate;
 pub(crate) use hint::{hint, hint_of_error};
 pub(crate) use json::cpu_seconds;

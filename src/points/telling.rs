@@ -22,7 +22,7 @@ pub(super) fn listing(points: &[PointRecord]) -> String {
             BinaryBytes(point.size).to_string(),
             BinaryBytes(point.stored).to_string(),
             point.chain.to_string(),
-            state(point),
+            format!("{}{}", state(point), notes(point)),
         ]
     });
     table(&heads, rows)
@@ -42,6 +42,19 @@ fn state(point: &PointRecord) -> String {
         (1, _) => "damaged: 1 file is missing".into(),
         (count, _) => format!("damaged: {count} files are missing"),
     }
+}
+
+/// How many alarms and warnings it has; its other notes say how it was made.
+fn notes(point: &PointRecord) -> String {
+    let count = |weight| point.notes.iter().filter(|note| note.weight == weight).count();
+    [("alarm", count("alarm")), ("warning", count("warning"))]
+        .into_iter()
+        .map(|(word, count)| match count {
+            0 => String::new(),
+            1 => format!(", 1 {word}"),
+            _ => format!(", {count} {word}s"),
+        })
+        .collect()
 }
 
 /// All points, for programs. Fields are added, never taken away.

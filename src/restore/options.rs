@@ -33,12 +33,14 @@ Examples:
   All disks over those of a VM of a vCenter, which is off and has no snapshot:
     blockferry restore 01kat0h4m2f6q8r0s2 --repository /backup --to vsphere --vm db1 \\
         --vcenter vc.example --vcenter-user restore@vsphere.local \\
-        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:...
+        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... \\
+        --vddk-libdir /opt/vmware-vix-disklib-distrib
 
   All disks as those of a new VM, beside the old one where that is still there:
     blockferry restore 01kat0h4m2f6q8r0s2 --repository /backup --to vsphere --new-vm db1-restored \\
         --vcenter vc.example --vcenter-user restore@vsphere.local \\
-        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... --datastore ssd1";
+        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... \\
+        --vddk-libdir /opt/vmware-vix-disklib-distrib --datastore ssd1";
 
 /// A VM that is there.
 const VM: &str = "A VM (--to vsphere)";

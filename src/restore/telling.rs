@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::output::{cpu_seconds, table};
+use crate::output::{cpu_seconds, escaped, table};
 
 /// The restored disks, for people.
 pub(super) fn summary(report: &RestoreReport) -> String {
@@ -24,7 +24,7 @@ pub(super) fn summary(report: &RestoreReport) -> String {
     let restored = report.disks.iter().filter(|disk| disk.outcome.is_ok()).count();
     let into = report.into.as_ref().map_or_else(String::new, |into| {
         let kind = if into.is_new { "new VM" } else { "VM" };
-        format!(" into {kind} {} ({})", into.path, into.vm)
+        format!(" into {kind} {} ({})", escaped(&into.path), into.vm)
     });
     format!(
         "{restored} of {} disks of point {} of VM {} restored{into}, after {:.1} s\n{}",

@@ -14,7 +14,7 @@ use blockferry_control::sources::vddk::fitted;
 
 use super::options::{RestoreOptions, VmOptions};
 use super::run::totals;
-use crate::exit::Refusal;
+use crate::exit::{Exit, Refusal};
 use crate::output::line;
 use crate::reading::{refusal, settings, watched};
 use crate::vcenter::{ledger_of, of_dead_jobs};
@@ -30,10 +30,11 @@ pub(super) fn is_meant(options: &RestoreOptions) -> anyhow::Result<bool> {
             || options.vm.says_what_is_new()
             || options.server.is_named()
             || !options.budgets.is_plain()
+            || !options.vddk.is_plain()
         {
             true => wrong(
-                "--vm, --new-vm with its options, --vcenter, and what is taken of hosts are for \
-                 --to vsphere",
+                "--vm, --new-vm with its options, --vcenter, --nbdkit, --vddk-libdir and the like, and \
+                 what is taken of hosts are for --to vsphere; leave them out, or name that",
             ),
             false => Ok(false),
         };
@@ -63,7 +64,9 @@ pub(super) fn is_meant(options: &RestoreOptions) -> anyhow::Result<bool> {
 /// # Errors
 /// Why nothing is restored.
 pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport> {
-    let vddk = options.vddk.settings()?;
+    // What is missing here need not be found with change tracking off, or with half a VM made.
+    options.server.check()?;
+    let vddk = options.vddk.looked_at(Exit::Target)?;
     let usual = settings(&options.lane)?;
     let settings = ReadSettings { lane: fitted(usual.lane.clone()), ..usual };
     let repository = options.repository.open()?;

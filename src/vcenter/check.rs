@@ -6,8 +6,7 @@ use clap::Args;
 use super::options::{ServerOptions, VddkOptions};
 use super::vms::VmRecord;
 use crate::exit::{Exit, Refusal};
-use crate::output::{json, print, table};
-use blockferry_control::sources::vddk::VddkSource;
+use crate::output::{escaped, json, print, table};
 use indicatif::BinaryBytes;
 
 /// Shown below the options.
@@ -15,7 +14,8 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   See whether a VM can be backed up; nothing is changed:
     blockferry check db1 --vcenter vc.example --vcenter-user backup@vsphere.local \\
-        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:...";
+        --vcenter-password-file vc.password --vcenter-thumbprint AA:BB:... \\
+        --vddk-libdir /opt/vmware-vix-disklib-distrib";
 
 #[derive(Args, Debug)]
 pub(crate) struct CheckOptions {
@@ -45,8 +45,7 @@ pub(crate) fn command(options: &CheckOptions) -> anyhow::Result<Exit> {
     } else {
         print(&told(&vm))?;
     }
-    VddkSource::check(&options.vddk.settings()?)
-        .map_err(|error| Refusal::of(Exit::Source, error.to_string()))?;
+    options.vddk.looked_at(Exit::Source)?;
     let stops: Vec<String> = findings(&vm)
         .iter()
         .filter(|finding| finding.severity == Severity::Stops)
@@ -80,15 +79,15 @@ fn told(vm: &Vm) -> String {
     });
     let mut told = format!(
         "VM {} ({}), {}, on {}\n{}",
-        vm.path,
+        escaped(&vm.path),
         vm.id,
         vm.power.as_str(),
-        vm.host.as_ref().map_or("no host", |host| &host.name),
+        escaped(vm.host.as_ref().map_or("no host", |host| &host.name)),
         table(&["disk", "key", "size", "file", "backed up"], disks)
     );
     for finding in findings(vm) {
         let weight = if finding.severity == Severity::Stops { "stops" } else { "warns" };
-        told.push_str(&format!("\n{weight}: {finding}"));
+        told.push_str(&format!("\n{weight}: {}", escaped(&finding.to_string())));
     }
     told
 }

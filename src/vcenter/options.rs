@@ -1,6 +1,6 @@
 //! Options of everything that asks a vCenter or an ESXi host.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,12 +10,16 @@ use anyhow::Context as _;
 use blockferry_control::backup::{Cancellation, SnapshotChoice, VmSettings};
 use blockferry_control::budgets::{Budgets, Limits};
 use blockferry_control::snapshots::{Hypervisor, Ledger, QuiescePolicy};
-use blockferry_control::sources::vddk::{Compression, ExtraParameter, Settings};
+use blockferry_control::sources::vddk::{
+    Compression, ExtraParameter, Settings, SourceError, VddkSource,
+};
 use blockferry_control::vsphere::{
     HTTPS_PORT, PasswordFile, Thumbprint, Trust, Vsphere, VsphereDeadlines, VsphereError,
     VsphereServer,
 };
-use clap::Args;
+use clap::builder::{StringValueParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Args, Command};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::exit::{Exit, Refusal};
@@ -25,6 +29,8 @@ const SERVER: &str = "A vCenter or ESXi host";
 const VDDK: &str = "How nbdkit reads its disks";
 const SNAPSHOT: &str = "The snapshot";
 const BUDGETS: &str = "What all jobs of this machine may take at once";
+const NBDKIT: &str = "nbdkit";
+const PLUGIN: &str = "vddk";
 /// For private folders of nbdkit, where there is nothing better.
 const RUNTIME: &str = "blockferry";
 /// The folder in it where jobs say what they take.
@@ -142,7 +148,9 @@ impl ServerOptions {
     /// What the name of a server is, and this one is not.
     pub(crate) fn address(&self) -> Result<(String, u16), String> {
         let name = self.name();
-        host_and_port(&name).ok_or_else(|| format!("{name}: write HOST, HOST:PORT or [IPV6]:PORT"))
+        // Before an @ there may be a password.
+        let shown = name.rsplit('@').next().unwrap_or_default();
+        host_and_port(&name).ok_or_else(|| format!("{shown}: write HOST, HOST:PORT or [IPV6]:PORT"))
     }
 
     /// Sees whether all that is needed is named; asks nobody.
@@ -167,10 +175,12 @@ impl ServerOptions {
         let trust = match (&self.vcenter_thumbprint, &self.vcenter_ca) {
             (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
             (None, Some(ca)) => {
-                File::open(ca).map_err(|error| {
-                    Refusal::usage(format!("--vcenter-ca {}: {error}", ca.display()))
-                })?;
-                Trust::CaFile(ca.clone())
+                let wrong =
+                    |why: String| Refusal::usage(format!("--vcenter-ca {}: {why}", ca.display()));
+                File::open(ca).map_err(|error| wrong(error.to_string()))?;
+                let trust = Trust::CaFile(ca.clone());
+                trust.check().map_err(Refusal::usage)?;
+                trust
             }
             (None, None) => {
                 return Err(Refusal::usage(format!(
@@ -217,11 +227,11 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VddkOptions {
     /// nbdkit, by name or path
-    #[arg(long, value_name = "PROGRAM", default_value = "nbdkit", help_heading = VDDK)]
+    #[arg(long, value_name = "PROGRAM", default_value = NBDKIT, help_heading = VDDK)]
     nbdkit: OsString,
 
     /// Its plugin for VMware's disks, by name or path
-    #[arg(long, value_name = "PLUGIN", default_value = "vddk", help_heading = VDDK)]
+    #[arg(long, value_name = "PLUGIN", default_value = PLUGIN, help_heading = VDDK)]
     vddk_plugin: OsString,
 
     /// The folder of VMware's library (VDDK), as it is unpacked
@@ -237,21 +247,79 @@ pub(crate) struct VddkOptions {
     vddk_compression: Compression,
 
     /// A further parameter of the plugin; once for each
-    #[arg(long, value_name = "KEY=VALUE", help_heading = VDDK)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Unshown, help_heading = VDDK)]
     vddk_param: Vec<ExtraParameter>,
 
+    #[command(flatten)]
+    runtime: RuntimeOption,
+}
+
+/// Where sockets are.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RuntimeOption {
     /// A folder for sockets, with a short path; by default in $XDG_RUNTIME_DIR or /run
     #[arg(long, value_name = "DIR", help_heading = VDDK)]
     vddk_runtime: Option<PathBuf>,
 }
 
+/// A further parameter. Its refusal does not show the value, as it would by itself: that may be a
+/// password.
+#[derive(Clone, Debug)]
+struct Unshown;
+
+impl TypedValueParser for Unshown {
+    type Value = ExtraParameter;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        option: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<ExtraParameter, clap::Error> {
+        let text = StringValueParser::new().parse_ref(command, option, value)?;
+        text.parse().map_err(|error: SourceError| {
+            let words = format!("--vddk-param: {error}\n");
+            let mut refused = clap::Error::raw(ErrorKind::ValueValidation, words).with_cmd(command);
+            if let Some(option) = option {
+                let option = ContextValue::String(option.to_string());
+                refused.insert(ContextKind::InvalidArg, option);
+            }
+            refused
+        })
+    }
+}
+
 impl VddkOptions {
+    /// As settings, once all that they name was found: before anything is changed at a server.
+    ///
+    /// # Errors
+    /// Wrong usage, or what of it cannot be told, which is a matter of this side.
+    pub(crate) fn looked_at(&self, side: Exit) -> anyhow::Result<Settings> {
+        let settings = self.settings()?;
+        VddkSource::check(&settings).map_err(|error| {
+            let exit = if error.is_wrong_request() { Exit::Usage } else { side };
+            Refusal::of(exit, error.to_string())
+        })?;
+        Ok(settings)
+    }
+
+    /// Whether nothing is said of it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.nbdkit == NBDKIT
+            && self.vddk_plugin == PLUGIN
+            && self.vddk_libdir.is_none()
+            && self.vddk_transports.is_none()
+            && self.vddk_compression == Compression::default()
+            && self.vddk_param.is_empty()
+            && self.runtime.vddk_runtime.is_none()
+    }
+
     /// As settings.
     ///
     /// # Errors
     /// No folder for sockets.
-    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
-        let usual = Settings::new(self.runtime()?);
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let usual = Settings::new(self.runtime.folder()?);
         Ok(Settings {
             nbdkit: self.nbdkit.clone(),
             plugin: self.vddk_plugin.clone(),
@@ -262,8 +330,14 @@ impl VddkOptions {
             ..usual
         })
     }
+}
 
-    fn runtime(&self) -> anyhow::Result<PathBuf> {
+impl RuntimeOption {
+    /// The folder, which need not be there.
+    ///
+    /// # Errors
+    /// None was named, and this user has none.
+    pub(crate) fn folder(&self) -> anyhow::Result<PathBuf> {
         if let Some(folder) = &self.vddk_runtime {
             return Ok(folder.clone());
         }
@@ -376,6 +450,11 @@ impl SnapshotOptions {
     /// Whether nothing is chosen but what a node can be told of one backup.
     pub(crate) fn is_choice(&self) -> bool {
         self.quiesce_deadline.is_none() && self.limits() == Limits::default()
+    }
+
+    /// Whether nothing is said of it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_choice() && self.choice().is_none()
     }
 
     /// As settings.

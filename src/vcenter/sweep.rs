@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
+use blockferry_control::repository::{CleanedUp, Repository, RepositoryError};
 use blockferry_control::snapshots::{
     Awaited, Hypervisor, Ledger, LedgerError, SnapshotRecord, Swept, Vm, sweep,
 };
+use blockferry_control::sources::vddk::{Settings, VddkSource};
 use clap::Args;
 use serde::Serialize;
 
-use super::options::ServerOptions;
+use super::options::{RuntimeOption, ServerOptions};
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, line};
 
@@ -34,6 +36,9 @@ pub(crate) struct SweepOptions {
     #[arg(long)]
     adopt: bool,
 
+    #[command(flatten)]
+    runtime: RuntimeOption,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +58,10 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
         )));
     }
     let ledger = Ledger::open(&folder).map_err(|error| Refusal::usage(error.to_string()))?;
+    // Whoever reads a snapshot that is to go ends first. Without such a folder nobody has any there.
+    if let Ok(runtime) = options.runtime.folder() {
+        VddkSource::clean_up(&Settings::new(runtime));
+    }
     let hypervisor = options.server.connect()?;
     let failed = |error: LedgerError| Refusal::of(Exit::Failed, error.to_string());
     if options.adopt {
@@ -60,14 +69,33 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
     let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None).map_err(failed)?;
     tell(&swept, &line);
+    let cleaned = options.repository.as_deref().map(clean_up);
+    if let Some(Ok(cleaned)) = &cleaned
+        && *cleaned != CleanedUp::default()
+    {
+        let CleanedUp { jobs, folders, files } = cleaned;
+        line(&format!(
+            "{} jobs of the repository were dead: {folders} folders and {files} files of them are removed",
+            jobs.len()
+        ));
+    }
     if options.json {
-        json::print(&Json::of(&swept))?;
+        let cleaned = cleaned.as_ref().and_then(|cleaned| cleaned.as_ref().ok());
+        json::print(&Json::of(&swept, cleaned))?;
+    }
+    if let Some(Err(error)) = cleaned {
+        return Err(Refusal::of(Exit::of_repository(&error), error.to_string()));
     }
     match swept.failed.len() {
         0 => Ok(Exit::Done),
         all if all == swept.failed.len() + swept.removed.len() => Ok(Exit::Source),
         _ => Ok(Exit::Partly),
     }
+}
+
+/// Removes what dead backups have left in a repository.
+fn clean_up(root: &Path) -> Result<CleanedUp, RepositoryError> {
+    Repository::open(root)?.clean_up()
 }
 
 /// The same beside other work, of all VMs or of one; what goes wrong is told, and keeps nothing.
@@ -108,6 +136,9 @@ struct Json<'a> {
     elsewhere: &'a [SnapshotRecord],
     /// That a copy of the folder has brought.
     copied: &'a [SnapshotRecord],
+    /// Jobs of the repository that were found dead and tidied up after; null where none was named, or
+    /// it cannot be had.
+    dead_jobs: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,7 +154,7 @@ struct Waiting<'a> {
 }
 
 impl<'a> Json<'a> {
-    fn of(swept: &'a Swept) -> Self {
+    fn of(swept: &'a Swept, cleaned: Option<&CleanedUp>) -> Self {
         let failed = |(snapshot, error): &'a (SnapshotRecord, String)| Failed { snapshot, error };
         let waiting = |(snapshot, why): &'a (SnapshotRecord, Awaited)| Waiting {
             snapshot,
@@ -136,6 +167,8 @@ impl<'a> Json<'a> {
             alive: &swept.alive,
             elsewhere: &swept.elsewhere,
             copied: &swept.copied,
+            dead_jobs: cleaned
+                .map(|cleaned| cleaned.jobs.iter().map(ToString::to_string).collect()),
         }
     }
 }

@@ -10,7 +10,7 @@ const RUN_BYTES: u64 = 1 << 20;
 /// Pieces of one disk at most; on larger disks they are longer.
 const MAX_RUNS: u64 = 1 << 20;
 
-/// So much of what did not change, at random.
+/// So much of what did not change, at random; one piece at least, if there is any.
 pub(super) fn sample(
     changed: &AreaSet,
     size: u64,
@@ -21,17 +21,25 @@ pub(super) fn sample(
     let run = RUN_BYTES.max(size.div_ceil(MAX_RUNS).next_power_of_two());
     let unchanged = AreaSet::whole(size).subtract(&changed.rounded_out(block, size));
     let mut chosen = Vec::new();
+    let mut nearest = None;
     let mut number = 0_u64;
     for area in unchanged.iter() {
         let mut start = area.start;
         while start < area.end() {
             let end = area.end().min((start / run + 1) * run);
+            let piece = Area::new(start, end - start);
             number += 1;
-            if spread(seed ^ number) % 100 < u64::from(percent) {
-                chosen.push(Area::new(start, end - start));
+            let drawn = spread(seed ^ number);
+            if drawn % 100 < u64::from(percent) {
+                chosen.push(piece);
             }
+            nearest = nearest.into_iter().chain([(drawn, piece)]).min_by_key(|(drawn, _)| *drawn);
             start = end;
         }
+    }
+    // Of a disk with few pieces the share may be none: who asks for an audit has one.
+    if percent > 0 && chosen.is_empty() {
+        chosen.extend(nearest.map(|(_, piece)| piece));
     }
     AreaSet::from_unsorted(chosen, size)
 }
@@ -67,6 +75,21 @@ mod tests {
     use super::*;
 
     const SIZE: u64 = (1 << 30) + 512;
+
+    #[test]
+    fn a_small_share_of_a_small_disk_is_one_piece_and_not_always_the_same() {
+        let changed = AreaSet::from_unsorted([Area::new(0, 100)], 4 << 20).unwrap();
+        let of_seed = |seed| sample(&changed, 4 << 20, 1, seed).unwrap();
+        let starts: Vec<u64> =
+            (0..100).map(|seed| of_seed(seed).iter().next().unwrap().start).collect();
+        assert!((0..4).all(|piece| starts.iter().any(|start| start >> 20 == piece)), "{starts:?}");
+        assert!(sample(&changed, 4 << 20, 0, 1).unwrap().is_empty());
+        let all = AreaSet::whole(4 << 20);
+        assert!(sample(&all, 4 << 20, 1, 1).unwrap().is_empty(), "there is nothing unchanged");
+        // What is left is less than a piece.
+        let most = AreaSet::from_unsorted([Area::new(0, (4 << 20) - 65536)], 4 << 20).unwrap();
+        assert_eq!(sample(&most, 4 << 20, 1, 1).unwrap().total(), 65536);
+    }
 
     #[test]
     fn a_sample_has_its_share_and_nothing_that_changed() {

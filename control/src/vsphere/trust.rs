@@ -92,6 +92,16 @@ pub enum Trust {
     CaFile(PathBuf),
 }
 
+impl Trust {
+    /// Whether it is something that a server can be known by: a file has to have certificates.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn check(&self) -> Result<(), String> {
+        Verifier::new(self).map(drop)
+    }
+}
+
 /// Looks at the certificate of a server.
 #[derive(Debug)]
 pub(super) struct Verifier {

@@ -42,6 +42,7 @@ struct Vm {
 impl Vddk {
     /// One without VMs, in a folder that is there.
     pub fn new(folder: &Path, thumbprint: &str, user: &str, password: &str) -> Self {
+        put_library(folder).unwrap();
         let users = BTreeMap::from([(user.to_owned(), password.to_owned())]);
         Self {
             folder: folder.to_owned(),
@@ -103,6 +104,12 @@ impl Vddk {
         file.persist(self.folder.join(STATE_FILE)).map_err(|error| error.error)?;
         Ok(())
     }
+}
+
+/// Puts what stands for VMware's library into a folder, so that it is taken for that of VDDK.
+pub(crate) fn put_library(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder.join("lib64"))?;
+    fs::write(folder.join("lib64/libvixDiskLib.so.8"), "")
 }
 
 fn backing(raw: &Path) -> Value {

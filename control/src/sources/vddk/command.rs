@@ -31,13 +31,41 @@ pub(super) fn launch(
         launch.arg("--threads=1");
     }
     launch.arg(&settings.plugin);
+    launch.arg(format!("password=-{SECRET_DESCRIPTOR}"));
+    let Credentials { server, user, thumbprint, .. } = credentials;
+    add_parameters(&mut launch, settings, disk, [server, user, thumbprint]);
+    launch
+}
+
+/// nbdkit that tells of its plugin when that has taken all parameters of a disk but the password,
+/// and ends. The disk is none: no server is asked.
+pub(super) fn look(settings: &Settings) -> Launch {
+    let mut launch = Launch::new(&settings.nbdkit);
+    launch.only_env(ENVIRONMENT);
+    launch.env("LC_ALL", "C.UTF-8");
+    launch.arg(&settings.plugin).arg("--dump-plugin");
+    let disk = Disk {
+        vm: "vm-1".to_owned(),
+        file: "[none] none/none.vmdk".to_owned(),
+        access: Access::Snapshot { id: "snapshot-1".to_owned() },
+    };
+    add_parameters(&mut launch, settings, &disk, ["localhost", "none", "none"]);
+    launch
+}
+
+/// Those of a disk, but for the password.
+fn add_parameters(
+    launch: &mut Launch,
+    settings: &Settings,
+    disk: &Disk,
+    [server, user, thumbprint]: [&str; 3],
+) {
     if let Some(libdir) = &settings.libdir {
         launch.arg(joined("libdir=", libdir));
     }
-    launch.arg(format!("server={}", credentials.server));
-    launch.arg(format!("user={}", credentials.user));
-    launch.arg(format!("password=-{SECRET_DESCRIPTOR}"));
-    launch.arg(format!("thumbprint={}", credentials.thumbprint));
+    launch.arg(format!("server={server}"));
+    launch.arg(format!("user={user}"));
+    launch.arg(format!("thumbprint={thumbprint}"));
     launch.arg(format!("vm=moref={}", disk.vm));
     if let Access::Snapshot { id } = &disk.access {
         launch.arg(format!("snapshot={id}"));
@@ -46,7 +74,6 @@ pub(super) fn launch(
     launch.arg(format!("compression={}", settings.compression.word()));
     launch.args(settings.extra.iter().map(ToString::to_string));
     launch.arg(format!("file={}", disk.file));
-    launch
 }
 
 fn joined(key: &str, path: &Path) -> OsString {

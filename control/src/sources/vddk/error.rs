@@ -59,6 +59,41 @@ pub enum SourceError {
         /// What nbdkit wrote.
         said: String,
     },
+    /// A plugin that is none for VMware's disks.
+    #[error(
+        "nbdkit's plugin {plugin} is not one for VMware's disks: {said}; set vddk, or the path of one \
+         that takes its parameters"
+    )]
+    OtherPlugin {
+        /// The name or path that was asked for.
+        plugin: String,
+        /// What it says.
+        said: String,
+    },
+    /// A parameter that was added.
+    #[error(
+        "nbdkit's plugin {plugin} does not take the further parameter {parameter}: {said}; \
+         nbdkit-vddk-plugin(1) of its version has those that it knows"
+    )]
+    ParameterRefused {
+        /// The name or path of the plugin.
+        plugin: String,
+        /// The key, or the keys of all.
+        parameter: String,
+        /// What it says.
+        said: String,
+    },
+    /// VMware's library is not where it is looked for.
+    #[error(
+        "VMware's library (VDDK) is not in {}: {why}; set libdir to the folder that it was unpacked to",
+        folder.display()
+    )]
+    LibraryMissing {
+        /// Where.
+        folder: PathBuf,
+        /// What is missing there.
+        why: String,
+    },
     /// The private folder of a process.
     #[error("no private folder can be made in {}: {error}", path.display())]
     Folder {
@@ -161,6 +196,23 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether it is about settings, or what they name: the same again would fail again.
+    #[must_use]
+    pub fn is_wrong_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting { .. }
+                | Self::ProgramMissing { .. }
+                | Self::VersionUnknown { .. }
+                | Self::TooOld { .. }
+                | Self::PluginMissing { .. }
+                | Self::OtherPlugin { .. }
+                | Self::ParameterRefused { .. }
+                | Self::LibraryMissing { .. }
+                | Self::SocketPath { .. }
+        )
+    }
+
     pub(super) fn setting(what: &'static str, value: &str, why: &str) -> Self {
         Self::Setting { what, value: value.to_owned(), why: why.to_owned() }
     }

@@ -55,11 +55,7 @@ impl Folder {
     /// in it.
     pub(super) fn make(runtime: &Path) -> Result<Self, SourceError> {
         let failed = |error| SourceError::Folder { path: runtime.to_owned(), error };
-        let runtime = &std::path::absolute(runtime).map_err(failed)?;
-        let length = runtime.as_os_str().len() + 1 + PREFIX.len() + RANDOM_CHARS + 1 + SOCKET.len();
-        if length > MAX_SOCKET_PATH_BYTES {
-            return Err(SourceError::SocketPath { path: runtime.clone(), length });
-        }
+        let runtime = &fitting(runtime)?;
         DirBuilder::new().recursive(true).mode(MODE).create(runtime).map_err(failed)?;
         clean_up(runtime);
         for _ in 0..ATTEMPTS {
@@ -93,6 +89,18 @@ impl Drop for Folder {
         // What cannot be removed now is left to the next one.
         let _ = remove(&self.path);
     }
+}
+
+/// The folder by its whole path, if sockets in those that are made in it can be bound. It need not be
+/// there.
+pub(super) fn fitting(runtime: &Path) -> Result<PathBuf, SourceError> {
+    let failed = |error| SourceError::Folder { path: runtime.to_owned(), error };
+    let runtime = std::path::absolute(runtime).map_err(failed)?;
+    let length = runtime.as_os_str().len() + 1 + PREFIX.len() + RANDOM_CHARS + 1 + SOCKET.len();
+    if length > MAX_SOCKET_PATH_BYTES {
+        return Err(SourceError::SocketPath { path: runtime, length });
+    }
+    Ok(runtime)
 }
 
 /// Removes the folders in `runtime` whose makers have ended, and ends what still serves there. What

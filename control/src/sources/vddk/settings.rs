@@ -65,7 +65,7 @@ pub struct Settings {
     pub compression: Compression,
     /// Further parameters of the plugin.
     pub extra: Vec<ExtraParameter>,
-    /// A folder for the private ones of the processes, of at most some 70 bytes: sockets in them
+    /// A folder for the private ones of the processes, of at most 78 bytes: sockets in them
     /// may have 107.
     pub runtime: PathBuf,
     /// Deadline for being ready.
@@ -139,13 +139,20 @@ pub struct ExtraParameter {
     value: String,
 }
 
+impl ExtraParameter {
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 impl FromStr for ExtraParameter {
     type Err = SourceError;
 
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let refused = |shown: &str, why: &str| SourceError::setting("parameter", shown, why);
         let Some((key, value)) = text.split_once('=') else {
-            return Err(refused(text, "write KEY=VALUE"));
+            // Not the text, which may be a secret.
+            return Err(refused("", "write KEY=VALUE"));
         };
         // What is no key to nbdkit is the name of a file to it.
         let begins = key.starts_with(|first: char| first.is_ascii_alphabetic());

@@ -47,13 +47,17 @@ impl VddkSource {
         NbdkitVersion::of(&settings.nbdkit)
     }
 
-    /// Which nbdkit there is, and whether it has the plugin. No server is asked.
+    /// Which nbdkit there is, and whether it has the plugin and all that this needs: a folder with
+    /// VMware's library, parameters that it knows, a place for sockets. Nothing is made, and no server
+    /// is asked. A job does so before it asks for a snapshot.
     ///
     /// # Errors
-    /// As of [`version`](Self::version); [`SourceError::PluginMissing`].
+    /// As of [`version`](Self::version); what of it is wrong
+    /// ([`is_wrong_request`](SourceError::is_wrong_request)), or that it cannot be told.
     pub fn check(settings: &Settings) -> Result<NbdkitVersion, SourceError> {
+        super::folder::fitting(&settings.runtime)?;
         let version = Self::version(settings)?;
-        super::plugin::look_for(settings)?;
+        super::plugin::look_at(settings)?;
         Ok(version)
     }
 

@@ -14,6 +14,7 @@ use super::revert::Revert;
 use super::session::Sessions;
 use super::shared::{Options, Shared};
 use super::world::{Flavour, World};
+use crate::vddk::put_library;
 
 /// Changed areas in one answer of the real ones, about.
 const PAGE_AREAS: usize = 2000;
@@ -131,6 +132,7 @@ impl VsphereBuilder {
         let state = std::path::absolute(state)?;
         let folder = state.join("disks");
         fs::create_dir_all(&folder)?;
+        put_library(&state)?;
         let mut world = World::new(self.flavour, self.seed);
         for (name, hosts, datastores) in self.places() {
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();

@@ -114,6 +114,10 @@ impl Server for Disk {
         Some(env!("CARGO_PKG_VERSION"))
     }
 
+    fn dump_plugin() {
+        parameters::dump();
+    }
+
     fn magic_config_key() -> Option<&'static str> {
         Some("file")
     }

@@ -64,6 +64,7 @@ pub(crate) extern "C" fn plugin_init() -> *const Plugin {
     let mut builder = Builder::new();
     builder.config = true;
     builder.config_complete = true;
+    builder.dump_plugin = true;
     builder.thread_model = true;
     builder.get_ready = true;
     builder.can_write = true;

@@ -28,6 +28,9 @@
 //! }
 //! ```
 //!
+//! `--dump-plugin` names the library, as the real plugin does, if there is a `lib64/libvixDiskLib.so.8`
+//! beside it, which stands for it. Disks are served without it too.
+//!
 //! Each `capacity` is in bytes, a multiple of 512; what a file has not of it reads as zeros. Disks
 //! of snapshots can only be read. Without a snapshot it is the VM's own disk, while the VM is off.
 //! A connection goes to the `host` that its VM was on when it was opened; one that enters maintenance

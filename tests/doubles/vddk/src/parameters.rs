@@ -7,6 +7,11 @@ use nbdkit::{Error, Result};
 
 use crate::ffi;
 
+/// Where the real plugin looks by default.
+const USUAL_LIBDIR: &str = "/usr/lib/vmware-vix-disklib";
+/// VMware's library there; a file of this name in the folder of a double stands for it.
+const LIBRARY: &str = "lib64/libvixDiskLib.so.8";
+
 static GIVEN: Mutex<Parameters> = Mutex::new(Parameters::new());
 
 /// What was given so far.
@@ -99,6 +104,16 @@ impl Parameters {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Tells of the plugin as the real one does. Where the library is, that one has loaded it too.
+pub(crate) fn dump() {
+    println!("vddk_default_libdir={USUAL_LIBDIR}");
+    let libdir = given().libdir.clone().unwrap_or_else(|| USUAL_LIBDIR.into());
+    let library = libdir.join(LIBRARY);
+    if library.exists() {
+        println!("vddk_dll={}", library.display());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The real nbdkit, with the double of its plugin.
 
 mod ending;
+mod looking;
 mod many;
 mod refusals;
 mod secrets;
