@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use blockferry_control::backup::ledger_folder;
 use blockferry_control::snapshots::{
-    Awaited, Hypervisor, Ledger, SnapshotRecord, Swept, Vm, sweep,
+    Awaited, DeadRestore, Hypervisor, Ledger, SnapshotRecord, Swept, Vm, sweep,
 };
 use clap::Args;
 use serde::Serialize;
@@ -50,10 +50,13 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None)
         .map_err(|error| Refusal::of(Exit::Failed, error.to_string()))?;
     tell(&swept, &line);
+    swept.at_work().iter().for_each(|told| line(told));
     if options.json {
         json::print(&Json::of(&swept))?;
     }
     match swept.failed.len() {
+        // Of what cannot be read nobody knows whether its snapshot is left.
+        0 if !swept.strange.is_empty() => Ok(Exit::Failed),
         0 => Ok(Exit::Done),
         all if all == swept.failed.len() + swept.removed.len() => Ok(Exit::Source),
         _ => Ok(Exit::Partly),
@@ -92,16 +95,27 @@ struct Json<'a> {
     removed: Vec<&'a SnapshotRecord>,
     /// Not there, and may still come.
     awaited: Vec<Waiting<'a>>,
+    /// Restores that are dead.
+    restores: Vec<Dead<'a>>,
     failed: Vec<Failed<'a>>,
     /// Of jobs that are at work.
     alive: &'a [SnapshotRecord],
     elsewhere: &'a [SnapshotRecord],
+    /// What cannot be read of what is written down.
+    strange: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Failed<'a> {
     snapshot: &'a SnapshotRecord,
     error: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Dead<'a> {
+    restore: &'a SnapshotRecord,
+    cut_off: bool,
+    says: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,12 +131,19 @@ impl<'a> Json<'a> {
             snapshot,
             because: why.to_string(),
         };
+        let dead = |(restore, left): &'a (SnapshotRecord, DeadRestore)| Dead {
+            restore,
+            cut_off: matches!(left, DeadRestore::CutOff(_)),
+            says: left.to_string(),
+        };
         Self {
             removed: swept.removed.iter().map(|(record, _)| record).collect(),
             awaited: swept.awaited.iter().map(waiting).collect(),
+            restores: swept.restores.iter().map(dead).collect(),
             failed: swept.failed.iter().map(failed).collect(),
             alive: &swept.alive,
             elsewhere: &swept.elsewhere,
+            strange: swept.strange.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -83,17 +83,41 @@ impl RestoreMark {
     #[must_use]
     pub fn advice(&self) -> String {
         let job = self.job.map_or_else(String::new, |job| format!(" (job {job})"));
+        let or = "wait for its end, or if it is dead, ";
         match &self.into {
-            MarkedVm::There { disks, .. } => format!(
-                "a restore{job} writes it, or was cut off, and {} partly overwritten: wait for its \
-                 end, or restore again; if the VM is right as it is, take the line of blockferry out \
-                 of its notes",
-                named(disks)
+            MarkedVm::There { .. } => format!(
+                "a restore{job} writes it or was cut off, and {}; {or}{}",
+                self.damage(),
+                self.remedy()
             ),
             MarkedVm::New => format!(
-                "a restore{job} makes this VM, or was cut off, and it is not whole: wait for its end, \
-                 or remove the VM and restore again"
+                "a restore{job} makes it or was cut off, and {}; {or}{}",
+                self.damage(),
+                self.remedy()
             ),
+        }
+    }
+
+    /// The same where the job is known to be dead.
+    #[must_use]
+    pub fn advice_for_dead(&self) -> String {
+        format!("was cut off, and {}: {}", self.damage(), self.remedy())
+    }
+
+    fn damage(&self) -> String {
+        match &self.into {
+            MarkedVm::There { disks, .. } => format!("{} partly overwritten", named(disks)),
+            MarkedVm::New => "the new VM is not whole".to_owned(),
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match &self.into {
+            MarkedVm::There { .. } => {
+                "restore again before it is started; if it is right as it is, take the line of \
+                 blockferry out of its notes; it is not backed up until then"
+            }
+            MarkedVm::New => "remove that VM, and restore again",
         }
     }
 }
@@ -114,10 +138,9 @@ impl fmt::Display for RestoreMark {
                     keys.join(", ")
                 )
             }
-            MarkedVm::New => write!(
-                f,
-                "{NEW}; if no restore is running, it was cut off: remove the VM{END}"
-            ),
+            MarkedVm::New => {
+                write!(f, "{NEW}; if no restore is running, it was cut off: remove the VM{END}")
+            }
         }
     }
 }
