@@ -63,6 +63,9 @@ pub(crate) fn command(options: &CheckOptions) -> anyhow::Result<Exit> {
 
 /// The error, with its exit code.
 pub(crate) fn refusal(error: &HypervisorError) -> anyhow::Error {
+    if matches!(error, HypervisorError::CalledOff) {
+        return Refusal::of(Exit::Interrupted, INTERRUPTED);
+    }
     let exit = if error.is_wrong_request() { Exit::Usage } else { Exit::Source };
     Refusal::of(exit, error.to_string())
 }
