@@ -3,7 +3,7 @@
 use blockferry_control::snapshots::{HypervisorError, Severity, Vm, findings};
 use clap::Args;
 
-use super::options::{ServerOptions, VddkOptions};
+use super::options::{INTERRUPTED, ServerOptions, VddkOptions};
 use super::vms::VmRecord;
 use crate::exit::{Exit, Refusal};
 use crate::output::{json, print, table};
