@@ -51,7 +51,10 @@ fn an_answer_that_comes_in_part_is_late() {
     for bytes in [0, 1, 100] {
         let (error, took) = spoiled(deadline, || Trouble::Stalled { method: RETRIEVE, bytes });
         assert!(matches!(error, HypervisorError::Vsphere(VsphereError::Late { .. })), "{error}");
-        assert!(error.to_string().contains("did not answer RetrievePropertiesEx within"), "{error}");
+        assert!(
+            error.to_string().contains("did not answer RetrievePropertiesEx within"),
+            "{error}"
+        );
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
 }
