@@ -125,9 +125,28 @@ fn a_vm_gets_its_disks_back_and_its_next_backup_is_a_full_that_is_right() {
     place.assert_equal(&full);
     machine.power(true).unwrap();
     scribble(&machine, 4);
+    // The snapshot of the one before was what tracking began with.
     let started = place.back_up("web", "");
+    assert_eq!(started.mode("disk-2000"), "full", "{}", started.report);
     place.assert_equal(&started);
     scribble(&machine, 5);
+    let delta = place.back_up("web", "");
+    assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
+    place.assert_equal(&delta);
+}
+
+#[test]
+fn a_vm_that_is_started_after_its_restore_is_read_whole_once() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let output = place.kept.run(&line(&place, &first, "--vm web"));
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("if the VM is not started before, so does the one after it"), "{said}");
+    machine.power(true).unwrap();
+    let full = place.back_up("web", "");
+    assert_eq!(full.mode("disk-2000"), "full", "{}", full.report);
+    scribble(&machine, 4);
     let delta = place.back_up("web", "");
     assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
     place.assert_equal(&delta);
@@ -324,6 +343,7 @@ fn words_that_do_not_go_together_are_wrong_usage() {
         (format!("--to vsphere {server} --vm web --new-vm x"), "cannot be used with"),
         (format!("--to vsphere {server} --vm web --cpus 2"), "--new-vm"),
         ("--to vsphere --vm web".into(), "which vCenter"),
+        (format!("--to vsphere {server} --new-vm="), "a name has letters or digits"),
         (format!("--to out {server}"), "are for --to vsphere"),
         ("--to out --vm web".into(), "are for --to vsphere"),
         ("--to out --max-disks-per-host 2".into(), "are for --to vsphere"),
@@ -605,9 +625,7 @@ fn a_restore_keeps_backups_into_other_repositories_away_and_they_it() {
     assert_holds(&machine, &first);
     assert_eq!(machine.annotation().unwrap(), "");
 
-    // The other way round; its snapshot is there before the mark could be.
-    let method = "CreateSnapshot_Task";
-    place.vsphere.trouble(Trouble::TaskSlow { method, by: Duration::from_millis(1) });
+    // The other way round, too.
     place.vsphere.plugin_fault("open_delay_ms", json!(600_000));
     let line = place.backup("web", "").replace("--repository repository", "--repository other");
     let mut backup = place.kept.command(&line);
@@ -661,8 +679,10 @@ fn a_sweep_names_what_a_restore_that_was_killed_has_left() {
     let (place, first, _) = backed_up_twice();
     let machine = place.machine("web");
     Slow::start(&place, &first, "--vm web --rate-limit 4M", "web").is_killed();
-    Slow::start(&place, &first, "--new-vm half --rate-limit 4M", "half").is_killed();
+    let half = Slow::start(&place, &first, "--new-vm half --rate-limit 4M", "half");
     let noted = || place.kept.names("repository/snapshots").len();
+    wait_until("it is not written down", || noted() == 2);
+    half.is_killed();
     let (code, swept) = place.ask_json("node sweep --repository repository");
     assert_eq!(code, 0, "{swept}");
     let restores = swept["restores"].as_array().unwrap();

@@ -116,7 +116,9 @@ impl Drop for Tracking<'_> {
         let path = &vm.path;
         match self.hypervisor.track_changes(&vm.id) {
             Ok(()) => self.watch.note(&format!(
-                "VM {path}: change tracking (CBT) begins anew: the next backup reads it whole"
+                "VM {path}: change tracking (CBT) begins anew when the VM is started, or after the next \
+                 snapshot: the next backup reads it whole, and if the VM is not started before, so \
+                 does the one after it"
             )),
             Err(error) => self.watch.note(&format!(
                 "VM {path}: change tracking (CBT) was turned off, and is not on again: {error}; \
