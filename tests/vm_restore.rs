@@ -593,7 +593,7 @@ impl Slow {
         wait_until("nothing is written", || fs::read(path).unwrap() != before);
     }
 
-    fn is_killed(mut self) {
+    fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -652,7 +652,7 @@ fn a_restore_that_was_cut_off_is_told_by_all_who_meet_its_vm_until_it_is_mended(
     assert_eq!(code(&swept), 0, "{}", stderr(&swept));
     let said = stderr(&swept);
     assert!(said.contains("into VM dc/prod/linux/web stays: its job is at work"), "{said}");
-    slow.is_killed();
+    slow.kill();
 
     let (code, report) = place.try_back_up("web", "");
     assert_eq!(code, 4, "{report}");
@@ -678,11 +678,11 @@ fn a_restore_that_was_cut_off_is_told_by_all_who_meet_its_vm_until_it_is_mended(
 fn a_sweep_names_what_a_restore_that_was_killed_has_left() {
     let (place, first, _) = backed_up_twice();
     let machine = place.machine("web");
-    Slow::start(&place, &first, "--vm web --rate-limit 4M", "web").is_killed();
+    Slow::start(&place, &first, "--vm web --rate-limit 4M", "web").kill();
     let half = Slow::start(&place, &first, "--new-vm half --rate-limit 4M", "half");
     let noted = || place.kept.names("repository/snapshots").len();
     wait_until("it is not written down", || noted() == 2);
-    half.is_killed();
+    half.kill();
     let (code, swept) = place.ask_json("node sweep --repository repository");
     assert_eq!(code, 0, "{swept}");
     let restores = swept["restores"].as_array().unwrap();
