@@ -7,16 +7,17 @@ mod blockferry;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use blockferry::{Backed, VmPlace, code, processes_of, stderr, wait_until};
+use blockferry::{Backed, VmPlace, code, processes_of, signal, stderr, wait_until};
 use blockferry_doubles::disk::compare_raw;
 use blockferry_doubles::vsphere::{
     CHANGE_BYTES, Failure, NewMachine, Trouble, VirtualMachine, Vsphere,
 };
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -113,6 +114,7 @@ fn a_vm_gets_its_disks_back_and_its_next_backup_is_a_full_that_is_right() {
         assert_holds(&machine, backed);
         assert_at_rest(&place, &machine);
         assert_eq!(machine.disks().unwrap(), before);
+        assert_eq!(machine.annotation().unwrap(), "");
     }
     // Tracking was on before, and is again; what it knew is of another content.
     let full = place.back_up("web", "");
@@ -123,9 +125,28 @@ fn a_vm_gets_its_disks_back_and_its_next_backup_is_a_full_that_is_right() {
     place.assert_equal(&full);
     machine.power(true).unwrap();
     scribble(&machine, 4);
+    // The snapshot of the one before was what tracking began with.
     let started = place.back_up("web", "");
+    assert_eq!(started.mode("disk-2000"), "full", "{}", started.report);
     place.assert_equal(&started);
     scribble(&machine, 5);
+    let delta = place.back_up("web", "");
+    assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
+    place.assert_equal(&delta);
+}
+
+#[test]
+fn a_vm_that_is_started_after_its_restore_is_read_whole_once() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let output = place.kept.run(&line(&place, &first, "--vm web"));
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("if the VM is not started before, so does the one after it"), "{said}");
+    machine.power(true).unwrap();
+    let full = place.back_up("web", "");
+    assert_eq!(full.mode("disk-2000"), "full", "{}", full.report);
+    scribble(&machine, 4);
     let delta = place.back_up("web", "");
     assert_eq!(delta.mode("disk-2000"), "incremental", "{}", delta.report);
     place.assert_equal(&delta);
@@ -143,7 +164,8 @@ fn a_vm_that_was_not_tracked_is_not_tracked_afterwards() {
     assert_eq!(code, 0, "{report}");
     assert_holds(&machine, &backed);
     assert!(!machine.is_tracked().unwrap());
-    assert_eq!(place.vsphere.count("ReconfigVM_Task"), 0);
+    assert_eq!(place.vsphere.count("ReconfigVM_Task"), 2, "marked, and no more");
+    assert_eq!(machine.annotation().unwrap(), "");
 }
 
 #[test]
@@ -321,6 +343,7 @@ fn words_that_do_not_go_together_are_wrong_usage() {
         (format!("--to vsphere {server} --vm web --new-vm x"), "cannot be used with"),
         (format!("--to vsphere {server} --vm web --cpus 2"), "--new-vm"),
         ("--to vsphere --vm web".into(), "which vCenter"),
+        (format!("--to vsphere {server} --new-vm="), "a name has letters or digits"),
         (format!("--to out {server}"), "are for --to vsphere"),
         ("--to out --vm web".into(), "are for --to vsphere"),
         ("--to out --max-disks-per-host 2".into(), "are for --to vsphere"),
@@ -353,6 +376,19 @@ fn a_restore_that_breaks_off_says_what_is_overwritten_and_the_next_one_mends_it(
     assert!(machine.is_tracked().unwrap());
     assert_at_rest(&place, &machine);
     place.vsphere.clear_plugin_faults();
+    // Nobody takes it for whole.
+    let (code, report) = place.try_back_up("web", "");
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("disk-2000, disk-2001 are partly overwritten"), "{error}");
+
+    // What is right by one restore stays so when another one mends the rest.
+    let (code, report) = restore(&place, &first, "--vm web --disk disk-2001");
+    assert_eq!(code, 0, "{report}");
+    let (code, report) = place.try_back_up("web", "");
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("disk-2000 is partly overwritten"), "{error}");
 
     let (code, report) = restore(&place, &second, "--vm web");
     assert_eq!(code, 0, "{report}");
@@ -425,7 +461,14 @@ fn who_may_not_in_changes_nothing() {
     }
     assert!(contents(&machine) == before);
     assert!(machine.is_tracked().unwrap());
+    assert_eq!(machine.annotation().unwrap(), "");
+    assert_eq!(place.vsphere.count("ReconfigVM_Task"), 0);
     assert!(place.vsphere.machine_named("other").is_none());
+    place.vsphere.clear_plugin_faults();
+    machine.power(true).unwrap();
+    let next = place.back_up("web", "");
+    assert_eq!(next.mode("disk-2000"), "incremental", "{}", next.report);
+    machine.power(false).unwrap();
     assert_at_rest(&place, &machine);
 }
 
@@ -478,7 +521,7 @@ fn a_new_vm_that_may_come_later_is_told_with_all_that_it_is_known_by() {
     let comes = |vsphere: &Vsphere| vsphere.machine_named("other").is_some();
     assert!(place.vsphere.wait_until(Duration::from_secs(60), comes));
     let notes = place.machine("other").annotation().unwrap();
-    assert!(notes.contains(first.id()) && notes.contains("(job "), "{notes}");
+    assert!(notes.contains(first.id()) && notes.contains("[blockferry restore "), "{notes}");
     let error = report["error"].as_str().unwrap();
     let says = format!(
         "it may come later: if there is a VM \"other\" in \"dc/prod/linux\" on datastore \
@@ -523,6 +566,181 @@ fn a_backup_of_a_vm_that_is_restored_into_says_so_and_a_restore_that_was_killed_
     place.vsphere.clear_plugin_faults();
     let swept = place.ask("node sweep --repository repository");
     let said = stderr(&swept);
-    assert!(said.contains("which restored into VM dc/prod/linux/web, is dead"), "{said}");
+    assert!(said.contains("into VM dc/prod/linux/web has left nothing"), "{said}");
     assert!(place.kept.names("repository/snapshots").is_empty());
+}
+
+/// A restore at work, slowly.
+struct Slow {
+    child: Child,
+}
+
+impl Slow {
+    /// Waits until the VM of this name says that it is restored into.
+    fn start(place: &VmPlace, backed: &Backed, extra: &str, vm: &str) -> Self {
+        let mut command = place.kept.command(&line(place, backed, extra));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let is_marked = |vsphere: &Vsphere| {
+            let machine = vsphere.machine_named(vm);
+            machine.is_some_and(|vm| vm.annotation().unwrap().contains(MARK))
+        };
+        assert!(place.vsphere.wait_until(PATIENCE, is_marked), "the VM is not marked");
+        Self { child }
+    }
+
+    /// Waits until it has written into a file.
+    fn writes(&self, path: &Path, before: &[u8]) {
+        wait_until("nothing is written", || fs::read(path).unwrap() != before);
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+const MARK: &str = "[blockferry restore ";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A backup into another repository, which knows nothing of the first.
+fn back_up_elsewhere(place: &VmPlace) -> (i32, Value) {
+    place
+        .kept
+        .json(&place.backup("web", "").replace("--repository repository", "--repository other"))
+}
+
+#[test]
+fn a_restore_keeps_backups_into_other_repositories_away_and_they_it() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let slow = Slow::start(&place, &first, "--vm web --rate-limit 4M", "web");
+    let (code, report) = back_up_elsewhere(&place);
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("writes it or was cut off"), "{error}");
+    assert!(error.contains("take the line of blockferry out of its notes"), "{error}");
+    assert_eq!(machine.snapshots().unwrap(), []);
+    let output = slow.child.wait_with_output().unwrap();
+    assert_eq!(self::code(&output), 0, "{}", stderr(&output));
+    assert_holds(&machine, &first);
+    assert_eq!(machine.annotation().unwrap(), "");
+
+    // The other way round, too.
+    place.vsphere.plugin_fault("open_delay_ms", json!(600_000));
+    let line = place.backup("web", "").replace("--repository repository", "--repository other");
+    let mut backup = place.kept.command(&line);
+    let mut backup = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_snapshot = |_: &Vsphere| !machine.snapshots().unwrap().is_empty();
+    assert!(place.vsphere.wait_until(PATIENCE, has_snapshot));
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 5, "{report}");
+    assert!(report["error"].as_str().unwrap().contains("it has snapshots"), "{report}");
+    assert_eq!(machine.annotation().unwrap(), "");
+    backup.kill().unwrap();
+    backup.wait().unwrap();
+}
+
+#[test]
+fn a_restore_that_was_cut_off_is_told_by_all_who_meet_its_vm_until_it_is_mended() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let (path, before) = (machine.path(ROOT).unwrap(), contents(&machine).remove(0));
+    let slow = Slow::start(&place, &first, "--vm web --rate-limit 4M", "web");
+    slow.writes(&path, &before);
+    // Who looks meanwhile is told that it is at work.
+    let swept = place.ask("node sweep --repository repository");
+    assert_eq!(code(&swept), 0, "{}", stderr(&swept));
+    let said = stderr(&swept);
+    assert!(said.contains("into VM dc/prod/linux/web stays: its job is at work"), "{said}");
+    slow.kill();
+
+    let (code, report) = place.try_back_up("web", "");
+    assert_eq!(code, 4, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("disk-2000, disk-2001 are partly overwritten"), "{error}");
+    assert!(!error.contains("snapshot"), "{error}");
+    assert_eq!(machine.snapshots().unwrap(), []);
+    let (_, listed) = place.ask_json("check web");
+    assert!(listed.to_string().contains("partly overwritten"), "{listed}");
+
+    let (code, report) = restore(&place, &first, "--vm web");
+    assert_eq!(code, 0, "{report}");
+    assert_holds(&machine, &first);
+    assert_eq!(machine.annotation().unwrap(), "");
+    // As before the one that was killed.
+    assert!(machine.is_tracked().unwrap());
+    let next = place.back_up("web", "");
+    place.assert_equal(&next);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_sweep_names_what_a_restore_that_was_killed_has_left() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    Slow::start(&place, &first, "--vm web --rate-limit 4M", "web").kill();
+    let half = Slow::start(&place, &first, "--new-vm half --rate-limit 4M", "half");
+    let noted = || place.kept.names("repository/snapshots").len();
+    wait_until("it is not written down", || noted() == 2);
+    half.kill();
+    let (code, swept) = place.ask_json("node sweep --repository repository");
+    assert_eq!(code, 0, "{swept}");
+    let restores = swept["restores"].as_array().unwrap();
+    let says = |vm: &str| {
+        let is_its = |it: &&Value| it["restore"]["vm_path"] == vm;
+        let found = restores.iter().find(is_its).unwrap_or_else(|| panic!("{vm}: {swept}"));
+        assert_eq!(found["cut_off"], true, "{swept}");
+        found["says"].as_str().unwrap().to_owned()
+    };
+    let of_web = says("dc/prod/linux/web");
+    assert!(of_web.contains("was cut off") && of_web.contains("restore again"), "{of_web}");
+    let of_new = says("dc/prod/linux/half");
+    assert!(of_new.contains("the new VM is not whole: remove that VM"), "{of_new}");
+    assert_eq!(swept["removed"], json!([]), "{swept}");
+    assert_eq!(noted(), 0);
+    // A half VM is no more backed up than one that is partly overwritten.
+    let (code, report) = place.try_back_up("half", "");
+    assert_eq!(code, 4, "{report}");
+    assert!(report["error"].as_str().unwrap().contains("the new VM is not whole"), "{report}");
+    assert!(machine.annotation().unwrap().contains(MARK));
+}
+
+#[test]
+fn a_sweep_that_cannot_read_a_record_does_not_end_well() {
+    let (place, _, _) = backed_up_twice();
+    fs::write(place.kept.path("repository/snapshots/x.json"), "{").unwrap();
+    let (code, swept) = place.ask_json("node sweep --repository repository");
+    assert_eq!(code, 1, "{swept}");
+    assert!(swept["strange"][0].as_str().unwrap().contains("x.json"), "{swept}");
+}
+
+#[test]
+fn a_disk_that_cannot_be_opened_again_has_the_words_of_nbdkit() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let slow = Slow::start(&place, &first, "--vm web --rate-limit 8M --retries 1", "web");
+    // The lanes have the disks open; to be read back they are opened once more.
+    slow.writes(&machine.path(ROOT).unwrap(), &contents(&machine).remove(0));
+    machine.power(true).unwrap();
+    let output = slow.child.wait_with_output().unwrap();
+    assert_eq!(self::code(&output), 5, "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("Failed to lock the file"), "{said}");
+    assert!(!said.contains("has no export"), "{said}");
+}
+
+#[test]
+fn a_restore_or_backup_that_is_called_off_while_it_logs_in_ends_in_order() {
+    let (place, first, _) = backed_up_twice();
+    for words in [line(&place, &first, "--vm web"), place.backup("web", "")] {
+        place.vsphere.trouble(Trouble::CallHeld { method: "Login" });
+        let mut command = place.kept.command(&words);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held("Login") > 0));
+        signal(&child, Signal::TERM);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(self::code(&output), 7, "{}", stderr(&output));
+        assert!(stderr(&output).contains("interrupted before it began"), "{}", stderr(&output));
+        place.vsphere.release_call("Login");
+    }
 }

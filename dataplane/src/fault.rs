@@ -152,6 +152,27 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// Takes the server's own words, where it sent none, from whoever has heard them.
+    pub(crate) fn hear(&mut self, said: impl FnOnce() -> Option<String>) {
+        match self {
+            Self::Refused { message, .. } if message.is_empty() => {
+                *message = said().unwrap_or_default();
+            }
+            // So nbdkit answers when its plugin cannot open what it serves.
+            Self::Handshake(HandshakeError::UnknownExport { message, .. })
+                if message.is_empty() =>
+            {
+                if let Some(words) = said() {
+                    *self = Self::Connect(io::Error::other(words));
+                }
+            }
+            Self::GaveUp { last: cause, .. } | Self::Unrepeatable { cause } => cause.hear(said),
+            _ => {}
+        }
+    }
+}
+
 /// Whether an error of the system says that a path is wrong, rather than that something broke.
 pub(crate) fn is_about_the_path(error: &io::Error) -> bool {
     matches!(

@@ -45,7 +45,7 @@ pub(crate) struct FoundVm<'a> {
 }
 
 impl AskedVm {
-    /// Finds it, at whom `connect` leads to.
+    /// Finds it, at whom `connect` leads to, unless that is called off.
     ///
     /// # Errors
     /// Wrong usage, no such VM, or why it cannot be told.
@@ -53,6 +53,7 @@ impl AskedVm {
         &self,
         vcenter: &VcenterOptions,
         connect: impl FnOnce() -> anyhow::Result<Arc<dyn Hypervisor>>,
+        called_off: &Cancellation,
     ) -> anyhow::Result<FoundVm<'_>> {
         // What is missing here need not be found with a snapshot open.
         vcenter.server.check()?;
@@ -60,7 +61,8 @@ impl AskedVm {
         // One that gives no answer does not end in order either.
         let vddk = Settings { end_deadline: vddk.end_deadline.min(self.lane.deadline), ..vddk };
         let hypervisor = connect()?;
-        let vm = hypervisor.find(&self.vm).map_err(|error| vcenter::refusal(&error))?;
+        let vm = hypervisor.unless(called_off).find(&self.vm);
+        let vm = vm.map_err(|error| vcenter::refusal(&error))?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => vm.name.parse().map_err(|error: ValueError| {
@@ -135,6 +137,9 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         mover: options.lane.mover(),
         choice: SnapshotChoice::default(),
     };
-    let found = asked.find(&vcenter, || vcenter.server.connect())?;
-    watched(options, |telling, cancellation| found.back_up(telling, cancellation, found.disks()))
+    watched(options, |telling, cancellation| {
+        let connect = || vcenter.server.connect_unless(cancellation);
+        let found = asked.find(&vcenter, connect, cancellation)?;
+        found.back_up(telling, cancellation, found.disks())
+    })
 }

@@ -76,7 +76,7 @@ impl Job {
             Self::Disks(asked) => return asked.back_up(telling, cancellation, disks_at_once),
             Self::Vm(asked, vcenter) => (asked, vcenter),
         };
-        let found = asked.find(&vcenter.options, || vcenter.get(cancellation))?;
+        let found = asked.find(&vcenter.options, || vcenter.get(cancellation), cancellation)?;
         let disks = found.disks();
         if disks > MAX_DISKS {
             return Err(Refusal::of(

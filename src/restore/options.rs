@@ -110,7 +110,7 @@ pub(crate) struct VmOptions {
     ///
     /// What is not said of it is as with the VM that was backed up, where that is still there. It has
     /// no network adapter.
-    #[arg(long, value_name = "NAME", help_heading = NEW_VM)]
+    #[arg(long, value_name = "NAME", value_parser = name_of_new_vm, help_heading = NEW_VM)]
     pub(crate) new_vm: Option<String>,
 
     /// Its folder, by name or path
@@ -154,6 +154,14 @@ pub(crate) struct VmOptions {
     /// What its disks hang on: pvscsi, lsilogic or lsilogic-sas; pvscsi where no old VM is there
     #[arg(long, value_name = "KIND", help_heading = NEW_VM)]
     pub(crate) controller: Option<DiskController>,
+}
+
+/// vSphere makes a VM of any name, also of one that nobody can read.
+fn name_of_new_vm(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.contains(char::is_control) {
+        return Err("a name has letters or digits, and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 impl VmOptions {

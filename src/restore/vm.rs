@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use blockferry_control::catalog::Points;
+use blockferry_control::catalog::{Points, VmUuid};
 use blockferry_control::reading::{
     IntoVm, ReadSettings, RestoreReport, VmRestoreRequest, VmTarget, restore_to_vm,
 };
@@ -15,7 +15,6 @@ use blockferry_control::sources::vddk::fitted;
 use super::options::{RestoreOptions, VmOptions};
 use super::run::totals;
 use crate::exit::{Exit, Refusal};
-use crate::output::line;
 use crate::reading::{refusal, settings, watched};
 use crate::vcenter::{ledger_of, of_dead_jobs};
 
@@ -72,41 +71,36 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
     let repository = options.repository.open()?;
     let point =
         repository.catalog().point(options.point).map_err(|error| refusal(&error.into()))?;
-    let hypervisor = options.server.connect_to_write()?;
-    let server = options.server.name();
-    let ledger = ledger(&repository)?;
-    let said = |error: HypervisorError| refusal(&error.into());
-    let into = match (&options.vm.vm, &options.vm.new_vm) {
-        (Some(vm), _) => {
-            let vm = hypervisor.find(vm).map_err(said)?;
-            if let Some(ledger) = &ledger {
-                of_dead_jobs(ledger, &server, &hypervisor, Some(&vm), &line);
-            }
-            IntoVm::There(vm)
-        }
-        (None, name) => {
-            let old = old(&*hypervisor, point.vm_uuid.as_ref().map(|uuid| uuid.as_str()));
-            let name = name.as_deref().unwrap_or_default();
-            IntoVm::New(new_vm(name, &options.vm, old.map_err(said)?))
-        }
-    };
-    let budgets = options.budgets.budgets(&vddk);
-    let request = VmRestoreRequest {
-        point: options.point,
-        disks: options.disk.clone(),
-        target: VmTarget {
-            hypervisor: Arc::clone(&hypervisor),
-            server,
-            ledger,
-            budgets,
-            vddk,
-            into,
-        },
-    };
     watched(&options.output, totals, |watch, cancellation| {
+        let hypervisor = options.server.connect_to_write(cancellation)?;
+        let server = options.server.name();
+        let ledger = ledger(&repository)?;
+        let into = into(options, &hypervisor.unless(cancellation), point.vm_uuid.as_ref())?;
+        if let (IntoVm::There(vm), Some(ledger)) = (&into, &ledger) {
+            of_dead_jobs(ledger, &server, &hypervisor, Some(vm), &|text| watch.note(text));
+        }
+        let budgets = options.budgets.budgets(&vddk);
+        let target = VmTarget { hypervisor, server, ledger, budgets, vddk: vddk.clone(), into };
+        let disks = options.disk.clone();
+        let request = VmRestoreRequest { point: options.point, disks, target };
         restore_to_vm(&repository, &request, &settings, watch, cancellation)
             .map_err(|error| refusal(&error))
     })
+}
+
+/// The VM that is meant.
+fn into(
+    options: &RestoreOptions,
+    hypervisor: &Arc<dyn Hypervisor>,
+    backed_up: Option<&VmUuid>,
+) -> anyhow::Result<IntoVm> {
+    let said = |error: HypervisorError| refusal(&error.into());
+    if let Some(vm) = &options.vm.vm {
+        return Ok(IntoVm::There(hypervisor.find(vm).map_err(said)?));
+    }
+    let old = old(&**hypervisor, backed_up.map(VmUuid::as_str)).map_err(said)?;
+    let name = options.vm.new_vm.as_deref().unwrap_or_default();
+    Ok(IntoVm::New(new_vm(name, &options.vm, old)))
 }
 
 /// None, where nothing can be written into the repository: after a disaster it may be a copy that is

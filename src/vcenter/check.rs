@@ -3,7 +3,7 @@
 use blockferry_control::snapshots::{HypervisorError, Severity, Vm, findings};
 use clap::Args;
 
-use super::options::{ServerOptions, VddkOptions};
+use super::options::{INTERRUPTED, ServerOptions, VddkOptions};
 use super::vms::VmRecord;
 use crate::exit::{Exit, Refusal};
 use crate::output::{escaped, json, print, table};
@@ -62,6 +62,9 @@ pub(crate) fn command(options: &CheckOptions) -> anyhow::Result<Exit> {
 
 /// The error, with its exit code.
 pub(crate) fn refusal(error: &HypervisorError) -> anyhow::Error {
+    if matches!(error, HypervisorError::CalledOff) {
+        return Refusal::of(Exit::Interrupted, INTERRUPTED);
+    }
     let exit = if error.is_wrong_request() { Exit::Usage } else { Exit::Source };
     Refusal::of(exit, error.to_string())
 }

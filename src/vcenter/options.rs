@@ -31,6 +31,8 @@ const SNAPSHOT: &str = "The snapshot";
 const BUDGETS: &str = "What all jobs of this machine may take at once";
 const NBDKIT: &str = "nbdkit";
 const PLUGIN: &str = "vddk";
+/// Of what was called off while the server was asked.
+pub(super) const INTERRUPTED: &str = "interrupted before it began";
 /// For private folders of nbdkit, where there is nothing better.
 const RUNTIME: &str = "blockferry";
 /// The folder in it where jobs say what they take.
@@ -117,8 +119,11 @@ impl ServerOptions {
     ///
     /// # Errors
     /// Wrong usage, or why there is no session.
-    pub(crate) fn connect_to_write(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
-        self.connect_as(Exit::Target, &Cancellation::default())
+    pub(crate) fn connect_to_write(
+        &self,
+        called_off: &Cancellation,
+    ) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        self.connect_as(Exit::Target, called_off)
     }
 
     fn connect_as(
@@ -126,7 +131,10 @@ impl ServerOptions {
         side: Exit,
         called_off: &Cancellation,
     ) -> anyhow::Result<Arc<dyn Hypervisor>> {
-        self.log_in(called_off)?.map_err(|error| Refusal::of(side, error.to_string()))
+        self.log_in(called_off)?.map_err(|error| match error {
+            VsphereError::CalledOff => Refusal::of(Exit::Interrupted, INTERRUPTED),
+            error => Refusal::of(side, error.to_string()),
+        })
     }
 
     /// Logs in, unless that is called off, and gives what the server or the way to it has against it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use blockferry_control::backup::ledger_folder;
 use blockferry_control::repository::{CleanedUp, Repository, RepositoryError};
 use blockferry_control::snapshots::{
-    Awaited, Hypervisor, Ledger, LedgerError, SnapshotRecord, Swept, Vm, sweep,
+    Awaited, DeadRestore, Hypervisor, Ledger, LedgerError, SnapshotRecord, Swept, Vm, sweep,
 };
 use blockferry_control::sources::vddk::{Settings, VddkSource};
 use clap::Args;
@@ -69,6 +69,7 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
     let swept = sweep(&ledger, &options.server.name(), &*hypervisor, None).map_err(failed)?;
     tell(&swept, &line);
+    swept.at_work().iter().for_each(|told| line(told));
     let cleaned = options.repository.as_deref().map(clean_up);
     if let Some(Ok(cleaned)) = &cleaned
         && *cleaned != CleanedUp::default()
@@ -87,6 +88,8 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
         return Err(Refusal::of(Exit::of_repository(&error), error.to_string()));
     }
     match swept.failed.len() {
+        // Of what cannot be read nobody knows whether its snapshot is left.
+        0 if !swept.strange.is_empty() => Ok(Exit::Failed),
         0 => Ok(Exit::Done),
         all if all == swept.failed.len() + swept.removed.len() => Ok(Exit::Source),
         _ => Ok(Exit::Partly),
@@ -130,6 +133,8 @@ struct Json<'a> {
     removed: Vec<&'a SnapshotRecord>,
     /// Not there, and may still come.
     awaited: Vec<Waiting<'a>>,
+    /// Restores that are dead.
+    restores: Vec<Dead<'a>>,
     failed: Vec<Failed<'a>>,
     /// Of jobs that are at work.
     alive: &'a [SnapshotRecord],
@@ -139,12 +144,21 @@ struct Json<'a> {
     /// Jobs of the repository that were found dead and tidied up after; null where none was named, or
     /// it cannot be had.
     dead_jobs: Option<Vec<String>>,
+    /// What cannot be read of what is written down.
+    strange: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Failed<'a> {
     snapshot: &'a SnapshotRecord,
     error: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Dead<'a> {
+    restore: &'a SnapshotRecord,
+    cut_off: bool,
+    says: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -160,15 +174,22 @@ impl<'a> Json<'a> {
             snapshot,
             because: why.to_string(),
         };
+        let dead = |(restore, left): &'a (SnapshotRecord, DeadRestore)| Dead {
+            restore,
+            cut_off: matches!(left, DeadRestore::CutOff(_)),
+            says: left.to_string(),
+        };
         Self {
             removed: swept.removed.iter().map(|(record, _)| record).collect(),
             awaited: swept.awaited.iter().map(waiting).collect(),
+            restores: swept.restores.iter().map(dead).collect(),
             failed: swept.failed.iter().map(failed).collect(),
             alive: &swept.alive,
             elsewhere: &swept.elsewhere,
             copied: &swept.copied,
             dead_jobs: cleaned
                 .map(|cleaned| cleaned.jobs.iter().map(ToString::to_string).collect()),
+            strange: swept.strange.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -42,7 +42,7 @@ fn a_host_without_a_uuid_is_known_by_its_name_alone() {
     let swept = stage.place.kept.run(&format!("node sweep --repository repository {renamed}"));
     let said = stderr(&swept);
     assert_eq!(code(&swept), 0, "{said}");
-    assert!(said.contains("of a dead job is at 127.0.0.1:"), "{said}");
+    assert!(said.contains("whose job is dead, is at 127.0.0.1:"), "{said}");
     let said = stage.sweeps();
     assert!(said.contains("is removed: its job is dead"), "{said}");
     stage.recovers();

@@ -250,8 +250,19 @@ impl Origin for VmSource {
             own.iter().map(|(name, facts)| (name.clone(), facts)),
             Some(&name),
         )?;
+        // A restore that did not see the snapshot has its mark there by now.
+        refuse_restored(&held.source, &vm.id)?;
         held.serve(&vm.id, cancellation)?;
         Ok(held.frozen())
+    }
+}
+
+/// Refuses a VM that is restored into.
+fn refuse_restored(source: &VmSource, vm: &VmId) -> Result<(), BackupError> {
+    let vm = source.hypervisor.look(vm)?;
+    match vm.restore_mark() {
+        Some(mark) => Err(BackupError::Unready { vm: vm.path, why: mark.advice() }),
+        None => Ok(()),
     }
 }
 

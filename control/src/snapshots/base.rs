@@ -76,7 +76,10 @@ impl fmt::Display for FullReason {
         match self {
             Self::BaseHasNoChangeId => f.write_str("the last point was made without a change id"),
             Self::NoChangeId => {
-                f.write_str("the snapshot's disk has no change id: change tracking is off")
+                f.write_str(
+                    "the snapshot's disk has no change id: change tracking is off, or begins only \
+                     after this snapshot",
+                )
             }
             Self::StrangeChangeId { change } => {
                 write!(f, "the change id {change:.60} has another form than UUID/counter")

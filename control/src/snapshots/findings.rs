@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::mark::RestoreMark;
 use super::name::SnapshotName;
 use super::vm::{Connection, LeftOut, PowerState, Vm, VmDisk};
 
@@ -28,6 +29,8 @@ pub enum FindingKind {
     Template,
     /// The user may not read the VM's settings: the privilege that is missing.
     Unreadable(String),
+    /// A restore writes it, or was cut off.
+    Restored(RestoreMark),
     /// The hypervisor does not reach the VM.
     VmLost(String),
     /// The hypervisor does not reach its host.
@@ -94,6 +97,7 @@ impl From<FindingKind> for Finding {
         let severity = match kind {
             FindingKind::Template
             | FindingKind::Unreadable(_)
+            | FindingKind::Restored(_)
             | FindingKind::VmLost(_)
             | FindingKind::HostLost { .. }
             | FindingKind::NoDisk
@@ -124,6 +128,9 @@ pub fn findings(vm: &Vm) -> Vec<Finding> {
 fn standing(vm: &Vm, kinds: &mut Vec<FindingKind>) {
     if vm.is_template {
         kinds.push(FindingKind::Template);
+    }
+    if let Some(mark) = vm.restore_mark() {
+        kinds.push(FindingKind::Restored(mark));
     }
     if let Connection::Lost(state) = &vm.connection {
         kinds.push(FindingKind::VmLost(state.clone()));
@@ -199,6 +206,7 @@ impl fmt::Display for Finding {
             FindingKind::Unreadable(privilege) => {
                 write!(f, "the user may not read it; give them the privilege {privilege}")
             }
+            FindingKind::Restored(mark) => f.write_str(&mark.advice()),
             FindingKind::VmLost(state) => {
                 write!(f, "it is {state}; look at its host and its storage")
             }

@@ -19,6 +19,7 @@ mod error;
 mod findings;
 mod hypervisor;
 mod ledger;
+mod mark;
 mod name;
 mod new_vm;
 mod sweep;
@@ -31,9 +32,10 @@ pub use hypervisor::{
     DiskPlace, Hypervisor, QuiescePolicy, Quiesced, SnapshotRequest, TakenSnapshot,
 };
 pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, Place, SnapshotRecord, WorkKind};
+pub use mark::{MarkedVm, RestoreMark};
 pub use name::{NotOurs, SnapshotName};
 pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
-pub use sweep::{Awaited, Swept, sweep};
+pub use sweep::{Awaited, DeadRestore, Swept, sweep};
 pub(crate) use sweep::{Removal, remove_written};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,

@@ -1,10 +1,11 @@
-//! Removing what dead jobs have left at a hypervisor.
+//! Removing what dead jobs have left at a hypervisor, and telling what has to be mended.
 
 use std::fmt;
 
 use super::error::HypervisorError;
 use super::hypervisor::Hypervisor;
 use super::ledger::{Ledger, LedgerEntry, LedgerError, SnapshotRecord, WorkKind};
+use super::mark::RestoreMark;
 use super::vm::{Vm, VmId};
 
 /// What a sweep found, and did.
@@ -12,6 +13,8 @@ use super::vm::{Vm, VmId};
 pub struct Swept {
     /// Snapshots of dead jobs that are gone now, each with how many of its name there were.
     pub removed: Vec<(SnapshotRecord, usize)>,
+    /// Restores that are dead, each with what it has left.
+    pub restores: Vec<(SnapshotRecord, DeadRestore)>,
     /// Those that are not there and may still come, and why. They stay in the ledger.
     pub awaited: Vec<(SnapshotRecord, Awaited)>,
     /// Those that could not be removed, and why. They stay in the ledger.
@@ -51,6 +54,13 @@ pub fn sweep(
             swept.elsewhere.push(record);
             continue;
         }
+        if record.kind == WorkKind::Restore {
+            match look_after(entry, hypervisor) {
+                Ok(left) => swept.restores.push((record, left)),
+                Err(why) => swept.failed.push((record, why)),
+            }
+            continue;
+        }
         match remove(entry, hypervisor) {
             Ok(Removal::Done(count)) => swept.removed.push((record, count)),
             Ok(Removal::Awaited(why)) => swept.awaited.push((record, why)),
@@ -58,6 +68,62 @@ pub fn sweep(
         }
     }
     Ok(swept)
+}
+
+/// What a restore has left that is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeadRestore {
+    /// It was cut off: what is not right.
+    CutOff(RestoreMark),
+    /// Nothing: it had not begun to write, or had ended, or somebody has seen to it since.
+    Nothing,
+    /// Its VM is not there.
+    Gone,
+}
+
+impl fmt::Display for DeadRestore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CutOff(mark) => f.write_str(&mark.advice_for_dead()),
+            Self::Nothing => f.write_str("has left nothing that is to be mended"),
+            Self::Gone => f.write_str("has left nothing: the VM is not there"),
+        }
+    }
+}
+
+/// Sees what a dead restore has left, which the VM itself tells from then on.
+fn look_after(entry: LedgerEntry, hypervisor: &dyn Hypervisor) -> Result<DeadRestore, String> {
+    let left = left_by(entry.record(), hypervisor).map_err(|error| error.to_string())?;
+    entry.strike().map_err(|error| error.to_string())?;
+    Ok(left)
+}
+
+fn left_by(
+    record: &SnapshotRecord,
+    hypervisor: &dyn Hypervisor,
+) -> Result<DeadRestore, HypervisorError> {
+    let mut vms = match &record.vm_uuid {
+        Some(uuid) => hypervisor.with_instance_uuid(uuid)?,
+        None => Vec::new(),
+    };
+    if vms.is_empty() {
+        vms.push(VmId::new(&record.vm));
+    }
+    let mut left = DeadRestore::Gone;
+    for vm in &vms {
+        let vm = match hypervisor.look(vm) {
+            Ok(vm) => vm,
+            Err(HypervisorError::Gone(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        let is_its = |mark: &RestoreMark| mark.job.is_some_and(|job| job.to_string() == record.job);
+        match vm.restore_mark().filter(is_its) {
+            Some(mark) => return Ok(DeadRestore::CutOff(mark)),
+            None => left = DeadRestore::Nothing,
+        }
+    }
+    Ok(left)
 }
 
 /// What became of a snapshot that is to go.
@@ -113,10 +179,6 @@ pub(crate) fn remove_written(
     record: &SnapshotRecord,
     hypervisor: &dyn Hypervisor,
 ) -> Result<Removal, HypervisorError> {
-    // Nobody who restores makes a snapshot.
-    if record.kind == WorkKind::Restore {
-        return Ok(Removal::Done(0));
-    }
     let Ok(name) = record.name() else { return Ok(Removal::Done(0)) };
     // Its VM has another id by now, if it was registered anew.
     let mut vms = match &record.vm_uuid {
@@ -147,26 +209,26 @@ impl Swept {
         for (record, count) in &self.removed {
             let (name, vm) = (name(record), &record.vm_path);
             lines.push(match count {
-                _ if record.kind == WorkKind::Restore => format!(
-                    "job {}, which restored into VM {vm}, is dead: if it was cut off, restore again \
-                     before the VM is started; a new VM that is not whole says so in its notes",
-                    record.job
-                ),
                 0 => format!("snapshot {name} of VM {vm} was gone already"),
                 _ => format!("snapshot {name} of VM {vm} is removed: its job is dead"),
             });
         }
+        lines.extend(self.restores.iter().map(|(record, left)| format!("{} {left}", what(record))));
         for (record, why) in &self.awaited {
             let (name, vm) = (name(record), &record.vm_path);
             lines.push(format!("snapshot {name} of VM {vm} {why}"));
         }
         for (record, why) in &self.failed {
-            let (name, vm) = (name(record), &record.vm_path);
-            lines.push(format!("snapshot {name} of VM {vm} is not removed: {why}"));
+            lines.push(match record.kind {
+                WorkKind::Backup => format!("{} is not removed: {why}", what(record)),
+                WorkKind::Restore => {
+                    format!("{} is dead, and what it has left cannot be seen: {why}", what(record))
+                }
+            });
         }
         for record in &self.elsewhere {
-            let (name, server) = (name(record), &record.server);
-            lines.push(format!("snapshot {name} of a dead job is at {server}: sweep there"));
+            let server = &record.server;
+            lines.push(format!("{}, whose job is dead, is at {server}: sweep there", what(record)));
         }
         for record in &self.copied {
             let (name, vm) = (name(record), &record.vm_path);
@@ -178,6 +240,25 @@ impl Swept {
         }
         lines.extend(self.strange.iter().map(ToString::to_string));
         lines
+    }
+}
+
+impl Swept {
+    /// What stays, for its job is at work: a line for each.
+    #[must_use]
+    pub fn at_work(&self) -> Vec<String> {
+        let lines =
+            self.alive.iter().map(|record| format!("{} stays: its job is at work", what(record)));
+        lines.collect()
+    }
+}
+
+/// What is written down, for people.
+fn what(record: &SnapshotRecord) -> String {
+    let vm = &record.vm_path;
+    match record.kind {
+        WorkKind::Backup => format!("snapshot {} of VM {vm}", name(record)),
+        WorkKind::Restore => format!("restore {} into VM {vm}", record.job),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::mark::RestoreMark;
 use crate::catalog::{ChangeId, DiskUuid};
 
 macro_rules! id {
@@ -143,6 +144,8 @@ pub struct Vm {
     pub tracks_changes: bool,
     /// Whether layers of removed snapshots are left that want to be merged.
     pub needs_consolidation: bool,
+    /// What people, and restores, have written about it.
+    pub notes: String,
     /// Its disks, as they are now: what a snapshot has of them is read from the snapshot.
     pub disks: Vec<VmDisk>,
     /// Its snapshots, those below before those that stand on them.
@@ -154,6 +157,12 @@ impl Vm {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         self.instance_uuid.as_deref().or(self.uuid.as_deref())
+    }
+
+    /// The restore into it that has not ended well, if there is one.
+    #[must_use]
+    pub fn restore_mark(&self) -> Option<RestoreMark> {
+        RestoreMark::of_notes(&self.notes)
     }
 
     /// The names of the datastores that its disks are on.

@@ -23,6 +23,7 @@ pub(super) const VM_PATHS: &[&str] = &[
     "config.template",
     "config.version",
     "config.guestId",
+    "config.annotation",
     "config.changeTrackingEnabled",
     "config.hardware.device",
     "runtime.powerState",
@@ -64,6 +65,7 @@ pub(super) fn vm(object: &Object) -> Result<Vm, XmlError> {
         guest: text("config.guestId"),
         tracks_changes: truth("config.changeTrackingEnabled")?,
         needs_consolidation: truth("runtime.consolidationNeeded")?,
+        notes: object.get("config.annotation").map_or("", Element::exact_text).to_owned(),
         disks: object.get(DEVICES).map(disks).transpose()?.unwrap_or_default(),
         snapshots: object.get("snapshot").map(snapshots).transpose()?.unwrap_or_default(),
     })

@@ -1,7 +1,7 @@
 //! A password in a file: read when it is needed, kept nowhere.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,12 @@ pub enum PasswordError {
     /// Others can read it.
     #[error("the password file {} can be read by others than its owner; chmod 600 it", .0.display())]
     Open(PathBuf),
+    /// What is there is gone when it is read.
+    #[error(
+        "the password file {} is no file but a pipe or the like, which can be read only once, and a \
+         password is read for each login: write it to a file", .0.display()
+    )]
+    NoFile(PathBuf),
     /// What is in it is none.
     #[error(
         "the password file {} holds no password: that is one line of 1 to {MAX_BYTES} bytes without \
@@ -70,6 +76,10 @@ impl PasswordFile {
 
     pub(super) fn read(&self) -> Result<Password, PasswordError> {
         let unread = |error| PasswordError::Unread { path: self.0.clone(), error };
+        // Before it is opened: a pipe that nobody writes to would be waited for.
+        if !fs::metadata(&self.0).map_err(unread)?.is_file() {
+            return Err(PasswordError::NoFile(self.0.clone()));
+        }
         let file = File::open(&self.0).map_err(unread)?;
         // Of what was opened, and not of what has its name by now.
         if file.metadata().map_err(unread)?.mode() & OF_OTHERS != 0 {
@@ -110,7 +120,7 @@ impl fmt::Debug for Password {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     use tempfile::NamedTempFile;
@@ -140,6 +150,17 @@ mod tests {
             let file = file(b"secret", mode);
             let refused = PasswordFile::at(file.path()).unwrap_err();
             assert!(matches!(refused, PasswordError::Open(_)), "{mode:o}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_refused_with_the_reason_and_not_waited_for() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for path in [&*pipe, folder.path(), Path::new("/dev/null")] {
+            let refused = PasswordFile::at(path).unwrap_err();
+            assert!(matches!(refused, PasswordError::NoFile(_)), "{refused}");
         }
     }
 

@@ -64,6 +64,7 @@ pub(super) struct AnswerBody {
     piece: Bytes,
     reactor: Handle,
     called_off: Cancellation,
+    end: Instant,
 }
 
 impl Read for AnswerBody {
@@ -73,7 +74,8 @@ impl Read for AnswerBody {
             match self.reactor.block_on(coming) {
                 Some(Ok(Some(piece))) => self.piece = piece,
                 Some(Ok(None)) => return Ok(0),
-                Some(Err(error)) if error.is_timeout() => {
+                // What cuts an answer off at its deadline does not always say so.
+                Some(Err(error)) if error.is_timeout() || Instant::now() >= self.end => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, error));
                 }
                 Some(Err(error)) => return Err(io::Error::other(causes(&error))),
@@ -165,7 +167,7 @@ impl Wire {
             return Err(told.status(&response));
         }
         let read = || {
-            let mut reader = XmlReader::new(self.body(response, &told), end);
+            let mut reader = XmlReader::new(self.body(response, &told, end), end);
             let root = reader.next_start()?;
             let root = root.ok_or_else(|| XmlError::Malformed("it is empty".into()))?;
             let root = Element::read(root, &mut reader)?;
@@ -202,7 +204,7 @@ impl Wire {
         }
         let cookie = session_cookie(&response);
         let not_soap = told.status(&response);
-        let mut reader = XmlReader::new(self.body(response, &told), end);
+        let mut reader = XmlReader::new(self.body(response, &told, end), end);
         match begin(&mut reader) {
             Ok(start) if start.is(Space::Soap, "Fault") => {
                 let fault = Element::read(start, &mut reader);
@@ -226,12 +228,13 @@ impl Wire {
         Told { server: self.server.clone(), call, deadline, called_off: called_off.clone() }
     }
 
-    fn body(&self, response: Response, told: &Told) -> AnswerBody {
+    fn body(&self, response: Response, told: &Told, end: Instant) -> AnswerBody {
         AnswerBody {
             response,
             piece: Bytes::new(),
             reactor: self.reactor().clone(),
             called_off: told.called_off.clone(),
+            end,
         }
     }
 
@@ -361,8 +364,13 @@ fn session_cookie(response: &Response) -> Option<HeaderValue> {
 /// An error with what lies below it, for the top of it says little.
 fn causes(error: &reqwest::Error) -> String {
     let mut deepest: &dyn std::error::Error = error;
-    while let Some(below) = deepest.source() {
+    loop {
+        // TLS has more to say of that than whoever runs a server wants to know.
+        let system = deepest.downcast_ref::<io::Error>();
+        if system.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            return "the server closed the connection".to_owned();
+        }
+        let Some(below) = deepest.source() else { return deepest.to_string() };
         deepest = below;
     }
-    deepest.to_string()
 }

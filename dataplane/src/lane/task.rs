@@ -284,11 +284,8 @@ impl Task {
             Side::Target => &self.target,
         };
         // Only the first fault is told.
-        if self.fault.is_none()
-            && let Cause::Refused { message, .. } = &mut cause
-            && message.is_empty()
-        {
-            *message = endpoint.said().unwrap_or_default();
+        if self.fault.is_none() {
+            cause.hear(|| endpoint.said());
         }
         self.fail(Fault::Side { side, endpoint: endpoint.to_string(), cause }, now);
     }

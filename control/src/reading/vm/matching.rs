@@ -119,6 +119,7 @@ mod tests {
             guest: None,
             tracks_changes: false,
             needs_consolidation: false,
+            notes: String::new(),
             disks,
             snapshots: Vec::new(),
         }

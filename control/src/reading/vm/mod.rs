@@ -1,16 +1,18 @@
 //! Restoring into a VM of a hypervisor: one that is there, or one that is made for it.
 //!
 //! ```text
-//!  there:  written down ─▶ looked at ─▶ disks matched ─▶ its turn ─▶ tracking ended ─┐
-//!  new:    made, off ─▶ written down ─▶ its turn ────────────────────────────────────┤
-//!                                                                                    ▼
-//!                                               served for writing ─▶ written ─▶ flushed ─▶ read back, compared
-//!                                                                                    │
-//!  there:  tracking begins anew ◀────────────────────────────────────────────────────┤
-//!  new:    it stays, or is removed with all of its disks ◀───────────────────────────┘
+//!  there:  written down ─▶ looked at ─▶ disks matched ─▶ its turn ─▶ opened and closed ─┐
+//!    ┌──── tracking ended ◀── looked at again ◀── marked in its notes ◀────────────────┘
+//!  new: made, off, marked ─▶ written down ─▶ its turn
+//!    │
+//!    └─▶ served for writing ─▶ written ─▶ flushed ─▶ read back, compared
+//!                                                    │
+//!  there:  tracking begins anew, mark taken out ◀────┤
+//!  new:    it stays, or is removed with all disks ◀──┘
 //! ```
 
 mod fit;
+mod marking;
 mod matching;
 mod new;
 mod there;

@@ -8,7 +8,7 @@ use crate::backup::Watch;
 use crate::reading::error::ReadError;
 use crate::reading::restore::{RestoreReport, RestoredDisk, RestoredInto};
 use crate::repository::HeldPoint;
-use crate::snapshots::{Hypervisor, NewVm, Vm, VmDisk};
+use crate::snapshots::{Hypervisor, MarkedVm, NewVm, RestoreMark, Vm, VmDisk};
 
 /// VMware's disks are made of these.
 const SECTOR_BYTES: u64 = 512;
@@ -28,10 +28,9 @@ impl Work<'_> {
         let job = self.job;
         let wanted = NewVm {
             disks: disks.iter().map(|disk| disk.size_bytes).collect(),
-            note: format!(
-                "blockferry restores point {point} into this VM (job {job}); if no restore is \
-                 running, it was cut off, and the VM is to be removed"
-            ),
+            // Who does not hear of it finds the VM by these.
+            note: RestoreMark { job: Some(job), into: MarkedVm::New }
+                .put_into(&format!("from point {point}")),
             ..wanted.clone()
         };
         let vm =

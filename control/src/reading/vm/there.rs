@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::marking::Marking;
 use super::write::named;
 use super::{Claim, KeptDisk, Work, fit, matching};
 use crate::backup::Watch;
@@ -33,16 +34,28 @@ impl Work<'_> {
         if untouched > 0 {
             self.watch.note(&format!("VM {}: {untouched} of its disks stay as they are", vm.path));
         }
-        let _tracking = Tracking::end(&vm, &self.target.hypervisor, self.watch)?;
+        // What cannot be opened is told before anything of the VM is changed. Closed again, for its
+        // settings may not be while somebody has its disks open.
+        drop(self.open(&vm, disks, &into, false)?);
+        let mut marking = Marking::begin(self, &vm, &into)?;
+        // A backup that did not see the mark has its snapshot by now.
+        fit::check(&self.target.hypervisor.look(&vm.id)?)?;
+        let _tracking = Tracking::end(&vm, &marking, &self.target.hypervisor, self.watch)?;
         let opened = self.open(&vm, disks, &into, false)?;
+        into.iter().for_each(|disk| marking.writes(disk));
         let report = opened.write(held, started);
         let target = |index: usize| named(into[index], &vm);
         let mut report = report.map_err(|error| overwritten(error, &all(&into, &vm)))?;
         for disk in &mut report.disks {
             let index = disks.iter().position(|it| it.name == disk.name);
-            if let Some(index) = index.filter(|_| is_begun(disk)) {
+            let Some(index) = index else { continue };
+            if disk.outcome.is_ok() {
+                marking.is_right(into[index]);
+            } else if is_begun(disk) {
                 let outcome = std::mem::replace(&mut disk.outcome, Ok(String::new()));
                 disk.outcome = outcome.map_err(|error| overwritten(error, &target(index)));
+            } else {
+                marking.is_untouched(into[index]);
             }
         }
         report.into =
@@ -82,13 +95,17 @@ struct Tracking<'a> {
 impl<'a> Tracking<'a> {
     fn end(
         vm: &Vm,
+        marking: &Marking,
         hypervisor: &'a Arc<dyn Hypervisor>,
         watch: &'a Arc<dyn Watch>,
     ) -> Result<Self, ReadError> {
-        if !vm.tracks_changes {
+        if !marking.was_tracked() {
             return Ok(Self { vm: None, hypervisor, watch });
         }
-        hypervisor.forget_changes(&vm.id)?;
+        // A restore that was cut off has done so already.
+        if vm.tracks_changes {
+            hypervisor.forget_changes(&vm.id)?;
+        }
         Ok(Self { vm: Some(vm.clone()), hypervisor, watch })
     }
 }
@@ -99,7 +116,9 @@ impl Drop for Tracking<'_> {
         let path = &vm.path;
         match self.hypervisor.track_changes(&vm.id) {
             Ok(()) => self.watch.note(&format!(
-                "VM {path}: change tracking (CBT) begins anew: the next backup reads it whole"
+                "VM {path}: change tracking (CBT) begins anew when the VM is started, or after the next \
+                 snapshot: the next backup reads it whole, and if the VM is not started before, so \
+                 does the one after it"
             )),
             Err(error) => self.watch.note(&format!(
                 "VM {path}: change tracking (CBT) was turned off, and is not on again: {error}; \

@@ -38,6 +38,7 @@ fn vm() -> Vm {
         guest: None,
         tracks_changes: true,
         needs_consolidation: false,
+        notes: String::new(),
         disks: vec![disk(2000), disk(2001)],
         snapshots: Vec::new(),
     }

@@ -36,6 +36,30 @@ fn a_truncated_answer_is_tried_again_and_then_an_error() {
 }
 
 #[test]
+fn an_answer_that_is_cut_off_is_told_without_the_words_of_a_library() {
+    for bytes in [0, 100] {
+        let (error, _) = spoiled(SOON, || Trouble::Cut { method: RETRIEVE, bytes });
+        let line = error.to_string();
+        assert!(line.contains("the server closed the connection"), "{line}");
+        assert!(!line.contains("://") && !line.contains("close_notify"), "{line}");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_in_part_is_late() {
+    let deadline = Duration::from_millis(500);
+    for bytes in [0, 1, 100] {
+        let (error, took) = spoiled(deadline, || Trouble::Stalled { method: RETRIEVE, bytes });
+        assert!(matches!(error, HypervisorError::Vsphere(VsphereError::Late { .. })), "{error}");
+        assert!(
+            error.to_string().contains("did not answer RetrievePropertiesEx within"),
+            "{error}"
+        );
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+}
+
+#[test]
 fn a_huge_answer_is_an_error_and_not_read_to_its_end() {
     let (error, _) =
         spoiled(Duration::from_secs(60), || Trouble::Huge { method: RETRIEVE, bytes: 1 << 30 });

@@ -229,6 +229,10 @@ fn rendered(shared: &Shared, method: &str, outcome: &Result<Outcome, Fault>) -> 
 fn spoil(response: &mut Response, trouble: &Trouble) {
     match trouble {
         Trouble::Cut { bytes, .. } => response.cut = Some(*bytes),
+        Trouble::Stalled { bytes, .. } => {
+            response.cut = Some(*bytes);
+            response.stalled = true;
+        }
         Trouble::Truncated { bytes, .. } => response.body.truncate(*bytes),
         Trouble::Huge { bytes, .. } => {
             let at = response.body.windows(2).rposition(|pair| pair == b"</").unwrap_or(0);

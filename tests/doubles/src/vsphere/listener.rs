@@ -40,6 +40,8 @@ pub(crate) struct Response {
     pub(crate) chunked: bool,
     /// After so many bytes of the body the connection is cut.
     pub(crate) cut: Option<usize>,
+    /// Whether the connection stays when the answer is cut, until the client goes.
+    pub(crate) stalled: bool,
 }
 
 impl Response {
@@ -49,7 +51,7 @@ impl Response {
 
     pub(crate) fn text(status: u16, kind: &str, body: String) -> Self {
         let headers = vec![("Content-Type", kind.to_owned())];
-        Self { status, headers, body: body.into_bytes(), chunked: false, cut: None }
+        Self { status, headers, body: body.into_bytes(), chunked: false, cut: None, stalled: false }
     }
 }
 
@@ -248,6 +250,9 @@ fn write_response(wire: &mut Wire, response: &Response, keep: bool) -> io::Resul
     let stream = wire.get_mut();
     stream.write_all(&all)?;
     stream.flush()?;
+    if response.stalled {
+        io::copy(&mut stream.sock, &mut io::sink())?;
+    }
     if response.cut.is_some() {
         // Without the goodbye of TLS, as a network does it.
         stream.sock.shutdown(Shutdown::Both)?;

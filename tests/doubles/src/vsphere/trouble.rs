@@ -75,6 +75,13 @@ pub enum Trouble {
         /// Bytes of the body.
         bytes: usize,
     },
+    /// Nothing comes after so many bytes of the answer's body, until the client goes.
+    Stalled {
+        /// The method.
+        method: &'static str,
+        /// Bytes of the body.
+        bytes: usize,
+    },
     /// The body ends in its middle, and HTTP says that it is whole.
     Truncated {
         /// The method.
@@ -156,6 +163,7 @@ impl Trouble {
     /// Whether it befalls the answer of this method on its way.
     pub(crate) fn is_of_answer(&self, of: &str) -> bool {
         matches!(self, Self::Cut { method, .. }
+            | Self::Stalled { method, .. }
             | Self::Truncated { method, .. }
             | Self::Huge { method, .. }
             | Self::EntityBomb { method } if *method == of)

@@ -12,6 +12,7 @@ use super::fault::Fault;
 use super::machine::NewDisk;
 use super::reconfigure;
 use super::shared::{Shared, lock};
+use super::snapshots::stun;
 use super::world::Machine;
 
 /// A VM; it may be gone from the server, and then everything fails.
@@ -143,9 +144,10 @@ impl VirtualMachine {
         self.look(|machine| machine.powered_on)
     }
 
-    /// Switches it on or off, as its user does.
+    /// Switches it on or off, as its user does. Tracking that was asked for begins when it starts.
     pub fn power(&self, on: bool) -> io::Result<()> {
-        self.change(|machine| machine.powered_on = on)
+        self.change(|machine| machine.powered_on = on)?;
+        if on { stun(&self.shared, &self.id).map_err(failed) } else { Ok(()) }
     }
 
     /// VMware Tools run in it, or do not.
