@@ -21,7 +21,7 @@ use crate::backup::{Display, Telling, totals};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
-use crate::vcenter::{ledger_of, of_dead_jobs};
+use crate::vcenter::{INTERRUPTED, ledger_of, of_dead_jobs};
 
 /// `blockferry batch`.
 ///
@@ -80,8 +80,9 @@ fn back_up_all(options: &BatchOptions) -> anyhow::Result<(Jobs, Vec<Ended>)> {
         let backed_up = || job.back_up(&telling, cancellation, exports, turns);
         end_of(backed_up, &telling, cancellation)
     });
-    if !cancellations.iter().any(Cancellation::is_cancelled) {
-        sweep(&jobs.vms, &console);
+    // All are called off together.
+    if let Some(cancellation) = cancellations.first().filter(|one| !one.is_cancelled()) {
+        sweep(&jobs.vms, &console, cancellation);
     }
     let done = ended.iter().all(|ended| ended.exit() == Exit::Done);
     display.finish(done, &totals(ended.iter().flat_map(Ended::counts)));
@@ -95,10 +96,7 @@ fn end_of(
     cancellation: &Cancellation,
 ) -> Ended {
     if cancellation.is_cancelled() {
-        return Ended::Failed {
-            exit: Exit::Interrupted,
-            error: "interrupted before it began".into(),
-        };
+        return Ended::Failed { exit: Exit::Interrupted, error: INTERRUPTED.into() };
     }
     match back_up() {
         Ok(report) => {
@@ -115,7 +113,9 @@ fn end_of(
 
 /// Removes what dead jobs have left of VMs that are in no file any more, and what this batch could
 /// not remove. At the end, for it may take long, and no backup should wait for it.
-fn sweep(vms: &[Job], console: &Console) {
+fn sweep(vms: &[Job], console: &Arc<Console>, cancellation: &Cancellation) {
+    let teller = Arc::clone(console);
+    let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |text| teller.note(text));
     let mut swept = HashSet::new();
     for job in vms {
         let Job::Vm(asked, vcenter) = job else { continue };
@@ -127,7 +127,7 @@ fn sweep(vms: &[Job], console: &Console) {
         }
         // One that cannot be had was told of with its VMs.
         let Ok(ledger) = ledger_of(&asked.repository) else { continue };
-        of_dead_jobs(&ledger, &server.name(), &hypervisor, None, &|text| console.note(text));
+        of_dead_jobs(&ledger, &server.name(), &hypervisor, None, cancellation, &say);
     }
 }
 

@@ -77,7 +77,9 @@ pub(super) fn restore(options: &RestoreOptions) -> anyhow::Result<RestoreReport>
         let ledger = ledger(&repository)?;
         let into = into(options, &hypervisor.unless(cancellation), point.vm_uuid.as_ref())?;
         if let (IntoVm::There(vm), Some(ledger)) = (&into, &ledger) {
-            of_dead_jobs(ledger, &server, &hypervisor, Some(vm), &|text| watch.note(text));
+            let teller = Arc::clone(watch);
+            let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |text| teller.note(text));
+            of_dead_jobs(ledger, &server, &hypervisor, Some(vm), cancellation, &say);
         }
         let budgets = options.budgets.budgets(&vddk);
         let target = VmTarget { hypervisor, server, ledger, budgets, vddk: vddk.clone(), into };

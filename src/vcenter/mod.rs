@@ -7,7 +7,7 @@ mod sweep;
 mod vms;
 
 pub(crate) use check::{CheckOptions, EXAMPLES as CHECK_EXAMPLES, command as check, refusal};
-pub(crate) use options::{BudgetOptions, ServerOptions, SnapshotOptions, VddkOptions};
+pub(crate) use options::{BudgetOptions, INTERRUPTED, ServerOptions, SnapshotOptions, VddkOptions};
 pub(crate) use session::{VcenterOptions, VcenterSession};
 pub(crate) use sweep::{SweepOptions, command as sweep, ledger_of, of_dead_jobs};
 pub(crate) use vms::{EXAMPLES as VMS_EXAMPLES, VmsOptions, command as vms};

@@ -32,7 +32,7 @@ const BUDGETS: &str = "What all jobs of this machine may take at once";
 const NBDKIT: &str = "nbdkit";
 const PLUGIN: &str = "vddk";
 /// Of what was called off while the server was asked.
-pub(super) const INTERRUPTED: &str = "interrupted before it began";
+pub(crate) const INTERRUPTED: &str = "interrupted before it began";
 /// For private folders of nbdkit, where there is nothing better.
 const RUNTIME: &str = "blockferry";
 /// The folder in it where jobs say what they take.
@@ -67,7 +67,7 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "FILE", help_heading = SERVER, requires = "vcenter")]
     vcenter_ca: Option<PathBuf>,
 
-    /// How long a snapshot may take to be made, and to be removed; nothing else is waited for longer
+    /// How long a snapshot may take to be made, and to be removed; no other answer is waited for longer
     ///
     /// By itself, 15 minutes to be made and 4 hours to be removed, of which a server that is away has 5
     /// minutes; an answer has a minute, and one about changed blocks 5.

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use blockferry_control::backup::Cancellation;
 use blockferry_control::snapshots::Hypervisor;
+use blockferry_control::vsphere::VsphereError;
 use clap::Parser;
 
-use super::options::{ServerOptions, SnapshotOptions, VddkOptions};
+use super::options::{INTERRUPTED, ServerOptions, SnapshotOptions, VddkOptions};
 use crate::exit::{Exit, Refusal};
 
 /// Where the VMs are, how their snapshots are made, and how their disks are read.
@@ -54,13 +55,15 @@ impl VcenterSession {
             Begun::NotYet => {}
         }
         if called_off.is_cancelled() {
-            return Err(Refusal::of(Exit::Interrupted, "interrupted before it began"));
+            return Err(Refusal::of(Exit::Interrupted, INTERRUPTED));
         }
         match self.options.server.log_in(called_off)? {
             Ok(session) => {
                 *begun = Begun::At(Arc::clone(&session));
                 Ok(session)
             }
+            // Nobody knows what it would have come to.
+            Err(VsphereError::CalledOff) => Err(Refusal::of(Exit::Interrupted, INTERRUPTED)),
             Err(error) => {
                 let why = error.to_string();
                 if !error.is_passing() {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blockferry_control::backup::ledger_folder;
+use blockferry_control::backup::{Cancellation, ledger_folder};
 use blockferry_control::repository::{CleanedUp, Repository, RepositoryError};
 use blockferry_control::snapshots::{
     Awaited, DeadRestore, Hypervisor, Ledger, LedgerError, SnapshotRecord, Swept, Vm, sweep,
@@ -101,16 +101,22 @@ fn clean_up(root: &Path) -> Result<CleanedUp, RepositoryError> {
     Repository::open(root)?.clean_up()
 }
 
-/// The same beside other work, of all VMs or of one; what goes wrong is told, and keeps nothing.
+/// The same beside other work, of all VMs or of one; what goes wrong, and what is waited for, is told,
+/// and keeps nothing. Once it is called off it does not wait for servers that are away.
 pub(crate) fn of_dead_jobs(
     ledger: &Ledger,
     server: &str,
     hypervisor: &Arc<dyn Hypervisor>,
     of: Option<&Vm>,
-    say: &dyn Fn(&str),
+    cancellation: &Cancellation,
+    say: &Arc<dyn Fn(&str) + Send + Sync>,
 ) {
-    match sweep(ledger, server, &**hypervisor, of) {
-        Ok(swept) => tell(&swept, say),
+    let teller = Arc::clone(say);
+    let wait =
+        move |why: &str| teller(&format!("what dead jobs have left is not removed yet: {why}"));
+    let hypervisor = hypervisor.telling(Arc::new(wait), cancellation);
+    match sweep(ledger, server, &*hypervisor, of) {
+        Ok(swept) => tell(&swept, &**say),
         Err(error) => say(&error.to_string()),
     }
 }

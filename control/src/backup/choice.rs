@@ -22,16 +22,6 @@ impl SnapshotChoice {
         *self == Self::default()
     }
 
-    /// What is chosen here, and the rest of what is chosen there.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            quiesce: self.quiesce.or(other.quiesce),
-            audit_percent: self.audit_percent.or(other.audit_percent),
-            enable_tracking: self.enable_tracking.or(other.enable_tracking),
-        }
-    }
-
     /// The settings, with what is chosen here.
     #[must_use]
     pub fn over(self, settings: VmSettings) -> VmSettings {
@@ -59,23 +49,5 @@ impl VmRequest {
     /// What the VM is called, if the word is a name: that of a UUID or a moref has to be asked for.
     pub(crate) fn name_in_word(&self) -> &str {
         self.vm.strip_prefix("name=").unwrap_or(&self.vm)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_chosen_goes_over_what_is_chosen_elsewhere() {
-        let one = SnapshotChoice { audit_percent: Some(0), ..SnapshotChoice::default() };
-        let other = SnapshotChoice {
-            quiesce: Some(QuiescePolicy::Require),
-            audit_percent: Some(50),
-            enable_tracking: Some(false),
-        };
-        assert!(!one.is_none() && SnapshotChoice::default().is_none());
-        assert_eq!(one.or(other), SnapshotChoice { audit_percent: Some(0), ..other });
-        assert_eq!(other.or(one), other);
     }
 }

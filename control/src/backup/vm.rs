@@ -1,7 +1,7 @@
 //! The disks of a VM, by its hypervisor: one snapshot for all of them, and nbdkit for each.
 //!
 //! ```text
-//!  look, findings ─▶ written down ─▶ its turn ─▶ snapshot ─▶ its disks ─▶ served    freeze
+//!  clear, look ─▶ written down ─▶ its turn ─▶ snapshot ─▶ its disks ─▶ served    freeze
 //!                                                                           │ copy
 //!  struck out ◀─ removed ◀─ sources ended ◀─────────────────────────────────┘       dropped, whatever
 //!                                                                                   happened
@@ -19,13 +19,11 @@ use super::request::{Changes, DiskRequest};
 use super::run::Watch;
 use super::tracker::Tracker;
 use crate::budgets::{BudgetError, Budgets, Claim, Granted, Pool, Share};
-use crate::catalog::{
-    DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
-};
+use crate::catalog::{DiskName, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid};
 use crate::snapshots::{
     DiskPlace, FindingKind, Hypervisor, HypervisorError, Ledger, LedgerEntry, QuiescePolicy,
     Quiesced, Removal, Severity, SnapshotFacts, SnapshotId, SnapshotName, SnapshotRecord,
-    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, findings, remove_written, sweep,
+    SnapshotRequest, TakenSnapshot, Vm, VmDisk, VmId, WorkKind, findings, remove_written, sweep,
 };
 use crate::sources::vddk::{Access, Credentials, Disk, Running, Settings, VddkSource};
 use crate::vsphere::PasswordFile;
@@ -75,14 +73,6 @@ impl VmSource {
     ) -> Result<Self, BackupError> {
         let vm = hypervisor.unless(called_off).find(sought)?;
         Ok(Self { hypervisor, vm, settings })
-    }
-
-    /// What the VM is called in a repository, unless somebody says otherwise.
-    ///
-    /// # Errors
-    /// A name that no VM of a repository can have.
-    pub fn vm_name(&self) -> Result<VmName, ValueError> {
-        self.vm.name.parse()
     }
 
     fn uuid(&self) -> Option<VmUuid> {
@@ -147,7 +137,11 @@ impl VmSource {
         if cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
         }
-        let Some((record, why)) = swept.failed.first() else { return Ok(()) };
+        // Of a restore that cannot be looked at, the VM itself tells what is to be known.
+        let mut failed = swept.failed.iter();
+        let Some((record, why)) = failed.find(|(record, _)| record.kind == WorkKind::Backup) else {
+            return Ok(());
+        };
         let why = format!(
             "snapshot blockferry-{} of a dead job is not removed: {why}; no other is made beside it: \
              see to that, or remove it by hand, and back up again",

@@ -41,19 +41,31 @@ pub fn sweep(
     hypervisor: &dyn Hypervisor,
     of_vm: Option<&Vm>,
 ) -> Result<Swept, LedgerError> {
-    // Another server may know another VM by the same words.
-    let is_meant = |record: &SnapshotRecord| {
-        of_vm.is_none_or(|vm| record.is_at(server, hypervisor) && record.is_of(vm))
+    // Another server may know another VM by the same words; but what the VM has is its own, however
+    // its server was called then.
+    let has = |vm: &Vm, record: &SnapshotRecord| {
+        vm.snapshots.iter().any(|snapshot| snapshot.name == name(record))
     };
+    let is_here = |record: &SnapshotRecord| {
+        record.is_at(server, hypervisor) || of_vm.is_some_and(|vm| has(vm, record))
+    };
+    let is_meant =
+        |record: &SnapshotRecord| of_vm.is_none_or(|vm| is_here(record) && record.is_of(vm));
     let page = ledger.page_of(is_meant)?;
     let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
     swept.copied = page.copied.into_iter().map(|entry| entry.record().clone()).collect();
-    for entry in page.dead {
-        let record = entry.record().clone();
-        if !record.is_at(server, hypervisor) {
+    // Each is held while it is its turn and no longer: to jobs of those VMs it would be alive.
+    let dead: Vec<SnapshotRecord> = page.dead.iter().map(|entry| entry.record().clone()).collect();
+    drop(page.dead);
+    for record in dead {
+        if !is_here(&record) {
             swept.elsewhere.push(record);
             continue;
         }
+        let Some(entry) = ledger.page_of(|other| other.job == record.job)?.dead.pop() else {
+            // Another sweep was faster.
+            continue;
+        };
         if record.kind == WorkKind::Restore {
             match look_after(entry, hypervisor) {
                 Ok(left) => swept.restores.push((record, left)),
@@ -231,11 +243,11 @@ impl Swept {
             lines.push(format!("{}, whose job is dead, is at {server}: sweep there", what(record)));
         }
         for record in &self.copied {
-            let (name, vm) = (name(record), &record.vm_path);
             lines.push(format!(
-                "snapshot {name} of VM {vm} is left alone: its record is not where it was made, but came \
-                 with a copy or a move of its folder, and its job may be alive; sweep where it was made, \
-                 or, if that is gone, here with `blockferry node sweep --adopt`"
+                "{} is left alone: its record is not where it was made, but came with a copy or a move \
+                 of its folder, and its job may be alive; sweep where it was made, or, if that is gone, \
+                 here with `blockferry node sweep --adopt`",
+                what(record)
             ));
         }
         lines.extend(self.strange.iter().map(ToString::to_string));
