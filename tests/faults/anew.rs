@@ -1,16 +1,25 @@
 //! VMs that are registered anew, and so known by another id, while a snapshot of them is open.
 
+use std::process::Stdio;
+
 use rustix::process::Signal;
 
-use super::Stage;
+use super::{PATIENCE, Stage};
 use crate::blockferry::{code, signal, stderr};
 
 impl Stage {
     /// A backup is killed with its snapshot open.
     pub(crate) fn leaves_a_snapshot(&self) {
+        self.leaves_a_snapshot_of("web");
+    }
+
+    pub(crate) fn leaves_a_snapshot_of(&self, vm: &str) {
         self.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-        let mut child = self.start("--mode full");
-        self.wait_for_snapshot();
+        let mut command = self.place.backup_command(vm, "--mode full");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let machine = self.place.machine(vm);
+        let made = |_: &_| !machine.snapshots().unwrap().is_empty();
+        assert!(self.place.vsphere.wait_until(PATIENCE, made));
         // Until then it does not know that it is made.
         self.wait_for("qemu-nbd");
         signal(&child, Signal::KILL);

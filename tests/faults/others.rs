@@ -1,8 +1,8 @@
 //! What is left of other VMs, and at a server by another name.
 
-use blockferry_doubles::vsphere::{NewMachine, Vsphere};
+use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
 
-use super::{MIB, Stage};
+use super::{MIB, PATIENCE, Stage};
 use crate::blockferry::{code, stderr};
 
 const REMOVE: &str = "RemoveSnapshot_Task";
@@ -46,4 +46,33 @@ fn a_host_without_a_uuid_is_known_by_its_name_alone() {
     let said = stage.sweeps();
     assert!(said.contains("is removed: its job is dead"), "{said}");
     stage.recovers();
+}
+
+#[test]
+fn what_a_backup_left_at_a_host_by_another_name_goes_before_the_next_one() {
+    let stage = Stage::with(Vsphere::builder().esxi());
+    stage.leaves_a_snapshot();
+    let line = stage.place.backup("web", "").replace("127.0.0.1:", "localhost:");
+    let (code, report) = stage.place.kept.json(&line);
+    assert_eq!(code, 0, "{report}");
+    stage.assert_no_snapshot_left();
+}
+
+#[test]
+fn a_sweep_that_sticks_at_one_vm_keeps_no_other_from_its_backup() {
+    let stage = Stage::with(Vsphere::builder().machine(NewMachine::new("db").disk(MIB).tracked()));
+    stage.leaves_a_snapshot();
+    stage.leaves_a_snapshot_of("db");
+    stage.place.vsphere.clear_calls();
+    stage.place.vsphere.trouble(Trouble::TaskSticks { method: REMOVE, cancelable: false });
+    let line = format!("node sweep --repository repository {}", stage.place.server());
+    let mut sweep = stage.place.kept.command(&line).spawn().unwrap();
+    let asked = |vsphere: &Vsphere| vsphere.count(REMOVE) == 1;
+    assert!(stage.place.vsphere.wait_until(PATIENCE, asked));
+    let codes = ["web", "db"].map(|vm| stage.place.try_back_up(vm, "").0);
+    assert!(codes.contains(&0), "{codes:?}");
+    let stuck = stage.place.vsphere.tasks().into_iter().find(|task| task.ended.is_none()).unwrap();
+    stage.place.vsphere.release_task(&stuck.id);
+    assert!(sweep.wait().unwrap().success());
+    stage.assert_no_snapshot_left();
 }
