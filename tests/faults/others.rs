@@ -2,8 +2,8 @@
 
 use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
 
-use super::{MIB, PATIENCE, Stage};
-use crate::blockferry::{code, stderr};
+use super::{MIB, Stage};
+use crate::blockferry::{code, stderr, wait_until};
 
 const REMOVE: &str = "RemoveSnapshot_Task";
 
@@ -67,8 +67,7 @@ fn a_sweep_that_sticks_at_one_vm_keeps_no_other_from_its_backup() {
     stage.place.vsphere.trouble(Trouble::TaskSticks { method: REMOVE, cancelable: false });
     let line = format!("node sweep --repository repository {}", stage.place.server());
     let mut sweep = stage.place.kept.command(&line).spawn().unwrap();
-    let asked = |vsphere: &Vsphere| vsphere.count(REMOVE) == 1;
-    assert!(stage.place.vsphere.wait_until(PATIENCE, asked));
+    wait_until("no removal was asked for", || stage.place.vsphere.count(REMOVE) == 1);
     let codes = ["web", "db"].map(|vm| stage.place.try_back_up(vm, "").0);
     assert!(codes.contains(&0), "{codes:?}");
     let stuck = stage.place.vsphere.tasks().into_iter().find(|task| task.ended.is_none()).unwrap();
