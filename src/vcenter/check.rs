@@ -39,13 +39,13 @@ pub(crate) struct CheckOptions {
 /// # Errors
 /// What would stop the backup.
 pub(crate) fn command(options: &CheckOptions) -> anyhow::Result<Exit> {
-    options.vddk.looked_at(Exit::Source)?;
     let vm = options.server.connect()?.find(&options.vm).map_err(|error| refusal(&error))?;
     if options.json {
         json::print(&VmRecord::of(&vm))?;
     } else {
         print(&told(&vm))?;
     }
+    options.vddk.looked_at(Exit::Source)?;
     let stops: Vec<String> = findings(&vm)
         .iter()
         .filter(|finding| finding.severity == Severity::Stops)
