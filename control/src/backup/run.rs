@@ -219,7 +219,10 @@ impl Run<'_> {
         let disks = frozen.map_or(&*self.request.disks, |frozen| &*frozen.disks);
         self.refuse_others(disks)?;
         let plans = self.plan(disks, work)?;
-        let mut staged = stage(&plans, work, self.ground, self.settings)?;
+        // A Ctrl-C that comes while a process is being started may end that one too.
+        let mut staged = stage(&plans, work, self.ground, self.settings).map_err(|error| {
+            if self.cancellation.is_cancelled() { BackupError::Cancelled } else { error }
+        })?;
 
         self.advance(JobState::Copying, "all exports are ready")?;
         let (carried, alarms) = Copying {
