@@ -22,6 +22,7 @@ mod choice;
 mod copying;
 mod error;
 mod ground;
+mod held;
 mod holding;
 mod look;
 mod origin;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::config::{DEVICES, references};
+use super::config::DEVICES;
 use super::error::VsphereError;
 use super::inventory::plain;
 use super::property::{Object, Wanted};
@@ -116,13 +116,9 @@ fn remove_made(session: &Session, wanted: &NewVm, folder: &Moref) -> Result<usiz
     let mut removed = 0;
     loop {
         let (pending, found) = session.looked(|| {
-            let object = session.properties(folder, &["recentTask"])?;
-            let recent = object.get("recentTask").map(references).transpose();
-            let recent = recent.map_err(|error| session.strange("Folder", &error))?;
-            // Before the VMs are looked for: one that is done in between is among them then.
             let makes_one =
                 |kind: &str| MAKES_VM.iter().any(|known| known.eq_ignore_ascii_case(kind));
-            let pending = session.pending(&recent.unwrap_or_default(), makes_one)?;
+            let pending = session.pending(folder, "Folder", makes_one)?;
             Ok((pending, noted(session, &wanted.name, &wanted.note)?))
         })?;
         for vm in &found {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{disks, power, references, snapshots};
+use super::config::{disks, power, snapshots};
 use super::error::VsphereError;
 use super::fault::FaultKind;
 use super::inventory::with_instance_uuid;
@@ -253,12 +253,8 @@ pub(super) fn remove_named(
     let mut removed = 0;
     loop {
         let seen = session.looked(|| {
-            let object = session.properties(&vm_moref(vm), &["snapshot", "recentTask"])?;
-            let recent = object.get("recentTask").map(references).transpose();
-            let recent = recent.map_err(|error| session.strange("VirtualMachine", &error))?;
-            // Before the snapshots are counted: one that is done in between is among them then.
             let makes_one = |kind: &str| kind.starts_with(MAKES_SNAPSHOT);
-            let pending = session.pending(&recent.unwrap_or_default(), makes_one)?;
+            let pending = session.pending(&vm_moref(vm), "VirtualMachine", makes_one)?;
             Ok((pending, named(session, vm)?))
         });
         let (pending, found) = match seen {

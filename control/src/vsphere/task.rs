@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::config::references;
 use super::error::VsphereError;
 use super::fault::{Fault, FaultKind};
 use super::patience::Patience;
@@ -132,15 +133,20 @@ impl Session {
         read().map_err(|error| self.strange(WAIT, &error))
     }
 
-    /// Those of these tasks that have not ended and do something that `is_meant` by its id, as
-    /// `VirtualMachine.createSnapshot`.
+    /// Those of the recent tasks of an object, a `what`, that have not ended and do something that
+    /// `is_meant` by its id, as `VirtualMachine.createSnapshot`. Whatever such a task may make is to be
+    /// looked for afterwards, or one that ends in between is missed.
     pub(super) fn pending(
         &self,
-        recent: &[Moref],
+        object: &Moref,
+        what: &'static str,
         is_meant: impl Fn(&str) -> bool,
     ) -> Result<Vec<Moref>, VsphereError> {
+        let properties = self.properties(object, &["recentTask"])?;
+        let recent = properties.get("recentTask").map(references).transpose();
+        let recent = recent.map_err(|error| self.strange(what, &error))?;
         let mut pending = Vec::new();
-        for task in recent {
+        for task in &recent.unwrap_or_default() {
             match self.properties(task, &["info"]) {
                 Ok(object) => {
                     let info = object.get("info");
