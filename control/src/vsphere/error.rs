@@ -30,7 +30,9 @@ pub enum VsphereError {
         why: String,
     },
     /// No connection, or one that broke off.
-    #[error("vSphere server {server} cannot be reached for {call}: {problem}")]
+    #[error(
+        "vSphere server {server} cannot be reached for {call}: {problem}; is it up, and does the way there let its port through?"
+    )]
     Unreachable {
         /// The server.
         server: String,

@@ -97,6 +97,16 @@ impl AtNode {
                 ))));
             }
         };
+        self.outcome(end, loads, shared)
+    }
+
+    /// What the end of the lanes means for the job.
+    fn outcome(
+        &self,
+        end: EndRecord,
+        loads: &[Load],
+        shared: &Shared,
+    ) -> Result<Vec<Carried>, CarryError> {
         match end {
             EndRecord::Carried(disks) if disks.len() == loads.len() => {
                 self.fetch_all(loads, &disks, &|| shared.is_cancelled()).map_err(CarryError::All)
