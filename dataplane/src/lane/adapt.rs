@@ -14,6 +14,9 @@ use crate::settings::LaneSettings;
 /// Where the length starts, in bytes. Larger requests cost less of the mover, smaller ones keep
 /// more of them in flight.
 const FIRST_BYTES: u32 = 1 << 20;
+/// The same where a lane has several connections: more of them are in flight anyway, and what the
+/// servers have in their hands stays in the caches (benches/runs/2026-11-27-tunnel.txt).
+const FIRST_BYTES_OF_SEVERAL: u32 = 512 << 10;
 /// Where the bytes in flight start: enough for servers nearby. Each doubling on the way to what a
 /// long link needs takes one trial.
 const FIRST_WINDOW_BYTES: u64 = 8 << 20;
@@ -72,7 +75,8 @@ impl Adapt {
         let window_max = settings.in_flight_bytes;
         let min = power(*settings.adapt_bytes.start()).min(max);
         let max = power(*settings.adapt_bytes.end()).min(max).max(min);
-        let request_bytes = fixed.unwrap_or(FIRST_BYTES.clamp(min, max));
+        let first = if settings.connections > 1 { FIRST_BYTES_OF_SEVERAL } else { FIRST_BYTES };
+        let request_bytes = fixed.unwrap_or(first.clamp(min, max));
         Self {
             shape: Shape { request_bytes, window_bytes: FIRST_WINDOW_BYTES.min(window_max) },
             request_limits: fixed.map_or(min..=max, |bytes| bytes..=bytes),

@@ -16,8 +16,11 @@ use crate::plan::{Area, AreaSet, ExtentCutter, Run, Segment, SegmentKind};
 
 use super::fineness::Fineness;
 
-/// Bytes that the first block status asks about; doubled while answers come in full.
-const FIRST_WINDOW: u64 = 1 << 30;
+/// Bytes that the first block status asks about. Nothing is read before it is answered, and a
+/// server that looks for holes page by page takes a while for a GiB.
+const FIRST_WINDOW: u64 = 64 << 20;
+/// How many times as much the next one asks about, while answers come in full.
+const WINDOW_GROWTH: u64 = 4;
 /// Bytes that one block status asks about at most.
 const LAST_WINDOW: u64 = 64 << 30;
 /// Segments that may wait; the next question is asked below half of it.
@@ -145,7 +148,8 @@ impl Work {
             }
         }
         let full = covered == question.length;
-        self.window = if full { (self.window * 2).min(LAST_WINDOW) } else { self.window };
+        self.window =
+            if full { (self.window * WINDOW_GROWTH).min(LAST_WINDOW) } else { self.window };
         let data = cut.iter().filter(|segment| segment.kind == SegmentKind::Data);
         self.waiting_bytes += data.map(|segment| segment.length).sum::<u64>();
         self.segments.extend(cut);
