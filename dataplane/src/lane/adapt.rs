@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::settings::LaneSettings;
 
-/// Where the length starts, in bytes. Larger requests cost less of the mover, smaller ones keep
-/// more of them in flight.
-const FIRST_BYTES: u32 = 1 << 20;
-/// The same where a lane has several connections: more of them are in flight anyway, and what the
+/// Where both start. Larger requests cost less of the mover, smaller ones keep more of them in
+/// flight. The bytes are enough for servers nearby; each doubling on the way to what a long link
+/// needs takes one trial.
+const FIRST: Shape = Shape { request_bytes: 1 << 20, window_bytes: 8 << 20 };
+/// The same where a lane has several connections: half of each keeps them all busy, and what the
 /// servers have in their hands stays in the caches (benches/runs/2026-11-27-tunnel.txt).
-const FIRST_BYTES_OF_SEVERAL: u32 = 512 << 10;
-/// Where the bytes in flight start: enough for servers nearby. Each doubling on the way to what a
-/// long link needs takes one trial.
-const FIRST_WINDOW_BYTES: u64 = 8 << 20;
+const FIRST_OF_SEVERAL: Shape = Shape { request_bytes: 512 << 10, window_bytes: 4 << 20 };
 /// A trial lasts until what may be in flight has been moved this many times: so many round trips,
 /// of which the first still goes by the state before it ...
 const TRIAL_WINDOWS: u64 = 6;
@@ -75,10 +73,12 @@ impl Adapt {
         let window_max = settings.in_flight_bytes;
         let min = power(*settings.adapt_bytes.start()).min(max);
         let max = power(*settings.adapt_bytes.end()).min(max).max(min);
-        let first = if settings.connections > 1 { FIRST_BYTES_OF_SEVERAL } else { FIRST_BYTES };
-        let request_bytes = fixed.unwrap_or(first.clamp(min, max));
+        let first = if settings.connections > 1 { FIRST_OF_SEVERAL } else { FIRST };
         Self {
-            shape: Shape { request_bytes, window_bytes: FIRST_WINDOW_BYTES.min(window_max) },
+            shape: Shape {
+                request_bytes: fixed.unwrap_or(first.request_bytes.clamp(min, max)),
+                window_bytes: first.window_bytes.min(window_max),
+            },
             request_limits: fixed.map_or(min..=max, |bytes| bytes..=bytes),
             window_max,
             since: now,
@@ -218,8 +218,7 @@ mod tests {
 
     #[test]
     fn it_stays_where_nothing_is_better() {
-        let first = Shape { request_bytes: FIRST_BYTES, window_bytes: FIRST_WINDOW_BYTES };
-        let percent = share(&settle(|_| 1_000_000, 400), |shape| *shape == first);
+        let percent = share(&settle(|_| 1_000_000, 400), |shape| *shape == FIRST);
         assert!(percent > 90, "{percent} % of the trials at the first shape");
     }
 
