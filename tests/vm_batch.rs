@@ -13,6 +13,8 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use blockferry::{Backed, VmPlace, code, processes_of, signal, wait_until, write_secret};
+use blockferry_control::catalog::JobId;
+use blockferry_control::snapshots::Ledger;
 use blockferry_doubles::vddk::plugin;
 use blockferry_doubles::vsphere::{NewDisk, NewMachine, Trouble, Vsphere};
 use rustix::process::Signal;
@@ -369,6 +371,42 @@ fn two_vcenters_are_told_apart_by_their_names() {
     place.assert_equal(&report, "b");
     assert_eq!(place.vms.vsphere.count("Login"), 2);
     place.assert_tidy();
+}
+
+#[test]
+fn what_dead_jobs_left_is_told_to_be_elsewhere_only_where_no_server_of_the_batch_has_it() {
+    let place = Place::new();
+    place.vms.back_up("c", "");
+    let ledger = Ledger::open(&place.vms.kept.path("repository/snapshots")).unwrap();
+    let job = |server: &str| {
+        let mut line =
+            json!({ "server": server, "vm": "vm-9", "vm_path": "dc/dead", "since_ms": 1 });
+        let job = JobId::new().to_string();
+        line["job"] = json!(job);
+        drop(ledger.note(serde_json::from_value(line).unwrap()).unwrap());
+        job
+    };
+    // The other name of the same double, and a server that nobody asks.
+    let other = place.vms.vsphere.address().to_string().replace("127.0.0.1", "localhost");
+    let (here, there) = (job(&other), job("far.example"));
+
+    let first = place.vcenter("name = \"main\"\nquiesce = \"none\"");
+    let second = place.vcenter("name = \"other\"\nquiesce = \"none\"");
+    let second = second.replace("127.0.0.1", "localhost");
+    let text = head(1)
+        + &first
+        + &second
+        + &vms(&["a"], "vcenter = \"main\"")
+        + &vms(&["b"], "vcenter = \"other\"");
+    let (code, _, said) = place.batch(&text, "");
+    assert_eq!(code, 0, "{said}");
+    let about = |job: &str| said.lines().filter(|line| line.contains(job)).count();
+    assert_eq!((about(&here), about(&there)), (1, 1), "{said}");
+    let told = |job: &str, what: &str| {
+        assert!(said.contains(&format!("blockferry-{job} of VM dc/dead{what}")), "{said}");
+    };
+    told(&here, " was gone already");
+    told(&there, ", whose job is dead, is at far.example: sweep there");
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! Backs up the VMs of a file, and tells how it went.
 
-use std::collections::HashSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use blockferry_control::backup::{BackupReport, Cancellation};
 use blockferry_control::repository::{BatchLock, Repository, RepositoryError};
+use blockferry_control::snapshots::{SnapshotRecord, sweep_there};
 
 use super::file::Jobs;
 use super::job::Job;
@@ -117,6 +120,8 @@ fn sweep(vms: &[Job], console: &Arc<Console>, cancellation: &Cancellation) {
     let teller = Arc::clone(console);
     let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |text| teller.note(text));
     let mut swept = HashSet::new();
+    // By repository, what is at none of the servers that were swept.
+    let mut elsewhere: BTreeMap<&Path, Vec<SnapshotRecord>> = BTreeMap::new();
     for job in vms {
         let Job::Vm(asked, vcenter) = job else { continue };
         let server = &vcenter.options.server;
@@ -127,8 +132,15 @@ fn sweep(vms: &[Job], console: &Arc<Console>, cancellation: &Cancellation) {
         }
         // One that cannot be had was told of with its VMs.
         let Ok(ledger) = ledger_of(&asked.repository) else { continue };
-        of_dead_jobs(&ledger, &server.name(), &hypervisor, None, cancellation, &say);
+        let others = of_dead_jobs(&ledger, &server.name(), &hypervisor, None, cancellation, &say);
+        match elsewhere.entry(&asked.repository) {
+            Entry::Vacant(free) => {
+                free.insert(others);
+            }
+            Entry::Occupied(mut so_far) => so_far.get_mut().retain(|one| others.contains(one)),
+        }
     }
+    elsewhere.values().flatten().for_each(|record| say(&sweep_there(record)));
 }
 
 /// Keeps other batches out of all repositories. One that cannot be had is a matter of its VMs.

@@ -1,5 +1,6 @@
 //! `blockferry node sweep`: removes the snapshots of jobs that are dead.
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,7 +103,8 @@ fn clean_up(root: &Path) -> Result<CleanedUp, RepositoryError> {
 }
 
 /// The same beside other work, of all VMs or of one; what goes wrong, and what is waited for, is told,
-/// and keeps nothing. Once it is called off it does not wait for servers that are away.
+/// and keeps nothing. Once it is called off it does not wait for servers that are away. What is at other
+/// servers is not told but returned: whoever sweeps several knows which of it is at none of them.
 pub(crate) fn of_dead_jobs(
     ledger: &Ledger,
     server: &str,
@@ -110,14 +112,21 @@ pub(crate) fn of_dead_jobs(
     of: Option<&Vm>,
     cancellation: &Cancellation,
     say: &Arc<dyn Fn(&str) + Send + Sync>,
-) {
+) -> Vec<SnapshotRecord> {
     let teller = Arc::clone(say);
     let wait =
         move |why: &str| teller(&format!("what dead jobs have left is not removed yet: {why}"));
     let hypervisor = hypervisor.telling(Arc::new(wait), cancellation);
     match sweep(ledger, server, &*hypervisor, of) {
-        Ok(swept) => tell(&swept, &**say),
-        Err(error) => say(&error.to_string()),
+        Ok(mut swept) => {
+            let elsewhere = mem::take(&mut swept.elsewhere);
+            tell(&swept, &**say);
+            elsewhere
+        }
+        Err(error) => {
+            say(&error.to_string());
+            Vec::new()
+        }
     }
 }
 

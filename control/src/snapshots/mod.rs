@@ -35,7 +35,7 @@ pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, Place, SnapshotRe
 pub use mark::{MarkedVm, RestoreMark};
 pub use name::{NotOurs, SnapshotName};
 pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
-pub use sweep::{Awaited, DeadRestore, Swept, sweep};
+pub use sweep::{Awaited, DeadRestore, Swept, sweep, sweep_there};
 pub(crate) use sweep::{Removal, remove_written};
 pub use vm::{
     Backing, Connection, DeviceKey, HostFacts, LeftOut, PowerState, SnapshotFacts, SnapshotId, Vm,

@@ -238,10 +238,7 @@ impl Swept {
                 }
             });
         }
-        for record in &self.elsewhere {
-            let server = &record.server;
-            lines.push(format!("{}, whose job is dead, is at {server}: sweep there", what(record)));
-        }
+        lines.extend(self.elsewhere.iter().map(sweep_there));
         for record in &self.copied {
             lines.push(format!(
                 "{} is left alone: its record is not where it was made, but came with a copy or a move \
@@ -263,6 +260,12 @@ impl Swept {
             self.alive.iter().map(|record| format!("{} stays: its job is at work", what(record)));
         lines.collect()
     }
+}
+
+/// For people, of a record that is at a server which was not swept.
+#[must_use]
+pub fn sweep_there(record: &SnapshotRecord) -> String {
+    format!("{}, whose job is dead, is at {}: sweep there", what(record), record.server)
 }
 
 /// What is written down, for people.
