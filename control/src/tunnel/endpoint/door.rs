@@ -14,7 +14,7 @@ use russh::{
     compression,
 };
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 
@@ -106,7 +106,7 @@ pub(super) async fn serve(
 ) {
     let settings = &shared.settings;
     let gone = |why: String| shared.news.stranger_gone(peer, why);
-    let (admitted, mut login) = oneshot::channel();
+    let (admitted, login) = oneshot::channel();
     let (calls, mut called) = unbounded_channel();
     let turn = Arc::<Turn>::default();
     let door = Door {
@@ -131,66 +131,47 @@ pub(super) async fn serve(
         Err(why) => return gone(why),
     };
     place.talks();
-    let mut place = Some(place);
     let handle = session.handle();
-    let patience = link::patience(settings.keepalive, settings.keepalive_limit);
-    let late = tokio::time::sleep(settings.login_deadline);
-    tokio::pin!(late);
-    let mut node: Option<Login> = None;
-    let mut review = interval(REVIEW_PERIOD);
-    let why = loop {
-        tokio::select! {
-            ended = &mut session => break match ended {
-                Ok(()) => "it has closed".to_owned(),
-                Err(russh::Error::IO(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    "it has closed".to_owned()
-                }
-                Err(error) => error.to_string(),
-            },
-            who = &mut login, if node.is_none() => match who {
-                Ok(who) => {
-                    place = None;
-                    if who.place.is_none() {
-                        shared.news.node_refused(who.node, peer, settings.connections);
-                        hang_up(&handle, FULL.into()).await;
-                        // The word is out when its task has ended.
-                        let _unheard = timeout(REVIEW_PERIOD, &mut session).await;
-                        return;
-                    }
-                    shared.news.node_connected(who.node.clone(), peer);
-                    node = Some(who);
-                }
-                Err(_) => break "it has not logged in".to_owned(),
-            },
-            () = sent_away(place.as_ref()) => return shared.news.stranger_sent_away(peer),
-            () = &mut late, if node.is_none() => break "it did not log in in time".to_owned(),
-            _ = review.tick(), if node.is_some() => {
-                let stays = node.as_ref().is_some_and(|login| {
-                    shared.gatekeeper.may_stay(&login.node, &login.key)
-                });
-                if !stays {
-                    break "it is no node any more".to_owned();
-                }
+    let known = tokio::select! {
+        known = login_of(&mut session, login, settings.login_deadline) => known,
+        () = place.sent_away() => return shared.news.stranger_sent_away(peer),
+        _ = stopped.changed() => Err(STOPS.to_owned()),
+    };
+    let login = match known {
+        Ok(login) => login,
+        Err(why) => {
+            tokio::select! {
+                () = hang_up(&handle, why.clone()) => {}
+                // Nobody waits for the place until a goodbye is heard.
+                () = place.sent_away() => {}
             }
-            Some(call) = called.recv() => {
-                tokio::spawn(call::answer(handle.clone(), call, Arc::clone(&turn), patience));
-            }
-            _ = stopped.changed() => break STOPS.to_owned(),
+            return gone(why);
         }
+    };
+    drop(place);
+    let Login { node, key, place: Some(_place) } = login else {
+        shared.news.node_refused(login.node, peer, settings.connections);
+        hang_up(&handle, FULL.into()).await;
+        // The word is out when its task has ended.
+        let _unheard = timeout(REVIEW_PERIOD, &mut session).await;
+        return;
+    };
+    shared.news.node_connected(node.clone(), peer);
+    let patience = link::patience(settings.keepalive, settings.keepalive_limit);
+    let answered = |call| {
+        tokio::spawn(call::answer(handle.clone(), call, Arc::clone(&turn), patience));
+    };
+    let why = tokio::select! {
+        ended = &mut session => end_of(ended),
+        () = no_node_any_more(&*shared.gatekeeper, &node, &key) => "it is no node any more".into(),
+        // The door is gone, and with it the session.
+        () = each_of(&mut called, answered) => "it has closed".into(),
+        _ = stopped.changed() => STOPS.to_owned(),
     };
     // Nobody reaches the node over this one any more.
     called.close();
-    tokio::select! {
-        () = hang_up(&handle, why.clone()) => {}
-        // Nobody waits for the place until a goodbye is heard.
-        () = sent_away(place.as_ref()) => {}
-    }
-    match node {
-        Some(Login { node, .. }) => {
-            shared.news.tell(EndpointEvent::Closed { node: Some(node), peer, why, times: 1 });
-        }
-        None => gone(why),
-    }
+    hang_up(&handle, why.clone()).await;
+    shared.news.tell(EndpointEvent::Closed { node: Some(node), peer, why, times: 1 });
 }
 
 /// Waits for what SSH begins with; or says why it did not come.
@@ -211,11 +192,48 @@ async fn greet(
     }
 }
 
-/// Returns when the place of a stranger is wanted by another one; never, if it is none any more.
-async fn sent_away(place: Option<&Place>) {
-    match place {
-        Some(place) => place.sent_away().await,
-        None => std::future::pending().await,
+/// Waits until the peer is known to be a node; or says why it will not be one.
+async fn login_of(
+    session: &mut server::RunningSession<Door>,
+    login: oneshot::Receiver<Login>,
+    deadline: Duration,
+) -> Result<Login, String> {
+    tokio::select! {
+        ended = session => Err(end_of(ended)),
+        login = timeout(deadline, login) => match login {
+            Ok(Ok(login)) => Ok(login),
+            Ok(Err(_)) => Err("it has not logged in".into()),
+            Err(_late) => Err("it did not log in in time".into()),
+        },
+    }
+}
+
+/// Why a session is over.
+fn end_of(ended: Result<(), russh::Error>) -> String {
+    match ended {
+        Ok(()) => "it has closed".into(),
+        Err(russh::Error::IO(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it has closed".into()
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Returns when a node is none any more, or not with this key.
+async fn no_node_any_more(gatekeeper: &dyn Gatekeeper, node: &str, key: &SshKey) {
+    let mut review = interval(REVIEW_PERIOD);
+    loop {
+        review.tick().await;
+        if !gatekeeper.may_stay(node, key) {
+            return;
+        }
+    }
+}
+
+/// Has each of those answered who want to reach the node, until nobody can.
+async fn each_of(called: &mut UnboundedReceiver<Call>, answered: impl Fn(Call)) {
+    while let Some(call) = called.recv().await {
+        answered(call);
     }
 }
 
