@@ -23,7 +23,9 @@ use clap::{Arg, Args, Command};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::exit::{Exit, Refusal};
+use crate::interrupt;
 use crate::lane_options::positive_duration;
+use crate::output::Console;
 
 const SERVER: &str = "A vCenter or ESXi host";
 const VDDK: &str = "How nbdkit reads its disks";
@@ -33,6 +35,8 @@ const NBDKIT: &str = "nbdkit";
 const PLUGIN: &str = "vddk";
 /// Of what was called off while the server was asked.
 pub(crate) const INTERRUPTED: &str = "interrupted before it began";
+/// What a signal makes of questions.
+const CALLING_OFF: &str = "interrupted; once more to stop at once";
 /// For private folders of nbdkit, where there is nothing better.
 const RUNTIME: &str = "blockferry";
 /// The folder in it where jobs say what they take.
@@ -96,12 +100,19 @@ impl ServerOptions {
         self.vcenter.clone().unwrap_or_default()
     }
 
-    /// Logs in.
+    /// Logs in, for a command that does nothing but ask and sweep: a signal calls off its questions.
     ///
     /// # Errors
     /// Wrong usage, or why there is no session.
-    pub(crate) fn connect(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
-        self.connect_unless(&Cancellation::default())
+    pub(super) fn connect(&self) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        let called_off = Cancellation::default();
+        let calling_off = called_off.clone();
+        let console = Arc::new(Console::new(None, false));
+        interrupt::listen_and_say(console, CALLING_OFF, move || {
+            calling_off.cancel();
+            true
+        })?;
+        Ok(self.connect_unless(&called_off)?.unless(&called_off))
     }
 
     /// Logs in, unless that is called off.

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::options::{RuntimeOption, ServerOptions};
 use crate::exit::{Exit, Refusal};
+use crate::interrupt;
 use crate::output::{json, line};
 
 #[derive(Args, Debug)]
@@ -87,6 +88,9 @@ pub(crate) fn command(options: &SweepOptions) -> anyhow::Result<Exit> {
     }
     if let Some(Err(error)) = cleaned {
         return Err(Refusal::of(Exit::of_repository(&error), error.to_string()));
+    }
+    if interrupt::was_asked() {
+        return Ok(Exit::Interrupted);
     }
     match swept.failed.len() {
         // Of what cannot be read nobody knows whether its snapshot is left.

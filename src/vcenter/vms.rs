@@ -5,8 +5,9 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use super::check::refusal;
 use super::options::ServerOptions;
-use crate::exit::{Exit, Refusal};
+use crate::exit::Exit;
 use crate::output::{json, print, table};
 
 /// Shown below the options.
@@ -35,11 +36,7 @@ pub(crate) struct VmsOptions {
 /// # Errors
 /// Why they cannot be listed.
 pub(crate) fn command(options: &VmsOptions) -> anyhow::Result<Exit> {
-    let vms = options
-        .server
-        .connect()?
-        .vms()
-        .map_err(|error| Refusal::of(Exit::Source, error.to_string()))?;
+    let vms = options.server.connect()?.vms().map_err(|error| refusal(&error))?;
     if options.json {
         json::print(&Json { vms: vms.iter().map(VmRecord::of).collect() })?;
     } else {

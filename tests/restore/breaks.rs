@@ -86,9 +86,16 @@ fn a_disk_that_cannot_be_opened_again_has_the_words_of_nbdkit() {
 }
 
 #[test]
-fn a_restore_or_backup_that_is_called_off_while_it_logs_in_ends_in_order() {
+fn what_is_called_off_while_it_logs_in_ends_in_order() {
     let (place, first, _) = backed_up_twice();
-    for words in [line(&place, &first, "--vm web"), place.backup("web", "")] {
+    let server = place.server();
+    for words in [
+        line(&place, &first, "--vm web"),
+        place.backup("web", ""),
+        format!("vms {server}"),
+        format!("check web {server}"),
+        format!("node sweep --repository repository {server}"),
+    ] {
         place.vsphere.trouble(Trouble::CallHeld { method: "Login" });
         let mut command = place.kept.command(&words);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
