@@ -175,7 +175,8 @@ pub(crate) struct EndOptions {
     )]
     tunnel_keepalive_limit: Option<u8>,
 
-    /// SSH connections of nodes at most; a node beyond them is hung up on after its login (64)
+    /// SSH connections of nodes at most, and of one node three quarters of them; a node beyond them
+    /// is hung up on after its login (64)
     #[arg(
         long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..),
         hide_short_help = true

@@ -28,6 +28,7 @@ use super::call;
 use super::directory::{Call, Presence};
 use super::gatekeeper::Gatekeeper;
 use super::news::News;
+use super::places::{Full, NodePlace, NodePlaces};
 use super::strangers::{Place, Strangers};
 use super::{Counted, EndpointEvent, EndpointSettings};
 
@@ -45,7 +46,6 @@ const REVIEW_PERIOD: Duration = Duration::from_secs(1);
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 /// What is said to those who are hung up on.
 const STOPS: &str = "the hub stops";
-const FULL: &str = "there are as many connections of nodes as there may be";
 /// Refusals of a connection that are told: words in them are the peer's, and so is their number.
 const TOLD: usize = 64;
 
@@ -56,16 +56,15 @@ pub(super) struct Shared {
     pub(super) config: Arc<server::Config>,
     pub(super) news: News,
     pub(super) strangers: Arc<Strangers>,
-    /// Connections of nodes.
-    pub(super) nodes: Arc<AtomicUsize>,
+    pub(super) places: Arc<NodePlaces>,
 }
 
 /// What is known of a connection from its login on.
 struct Login {
     node: String,
     key: SshKey,
-    /// Its place among those of nodes, unless all are taken.
-    place: Option<Counted>,
+    /// Its place among those of nodes.
+    place: Result<NodePlace, Full>,
 }
 
 /// The settings of the library; none is left to its own defaults that matters.
@@ -149,12 +148,16 @@ pub(super) async fn serve(
         }
     };
     drop(place);
-    let Login { node, key, place: Some(_place) } = login else {
-        shared.news.node_refused(login.node, peer, settings.connections);
-        hang_up(&handle, FULL.into()).await;
-        // The word is out when its task has ended.
-        let _unheard = timeout(REVIEW_PERIOD, &mut session).await;
-        return;
+    let Login { node, key, place } = login;
+    let _place = match place {
+        Ok(place) => place,
+        Err(full) => {
+            shared.news.node_refused(node, peer, full);
+            hang_up(&handle, full.goodbye().into()).await;
+            // The word is out when its task has ended.
+            let _unheard = timeout(REVIEW_PERIOD, &mut session).await;
+            return;
+        }
     };
     shared.news.node_connected(node.clone(), peer);
     let patience = link::patience(settings.keepalive, settings.keepalive_limit);
@@ -301,10 +304,9 @@ impl server::Handler for Door {
         let key = SshKey::new(key.public_key.clone());
         match self.shared.gatekeeper.admit(user, &key) {
             Ok(node) => {
-                let limit = self.shared.settings.connections;
-                let place = Counted::below(limit, &self.shared.nodes);
+                let place = self.shared.places.take(&node);
                 // Who has none is let in to be told why it has to go, and can do nothing else.
-                if place.is_some() {
+                if place.is_ok() {
                     self.enter(&node, &key);
                     self.node = Some(node.clone());
                 }

@@ -20,6 +20,7 @@ mod directory;
 mod door;
 mod gatekeeper;
 mod news;
+mod places;
 mod sieve;
 mod strangers;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use tokio::time::interval;
 use super::own_key::OwnKey;
 
 use news::News;
+use places::NodePlaces;
 use strangers::Strangers;
 
 pub use directory::{ConnectedNode, DialError, Directory};
@@ -48,7 +50,8 @@ pub use gatekeeper::Gatekeeper;
 /// How the endpoint treats its connections.
 #[derive(Clone, Debug)]
 pub struct EndpointSettings {
-    /// SSH connections of nodes at most; a node beyond them is hung up on when it has logged in.
+    /// SSH connections of nodes at most, of which one node never has more than three quarters; a node
+    /// beyond them is hung up on when it has logged in.
     pub connections: usize,
     /// Connections at most that have said nothing yet, and as many that are logging in. Where there
     /// are more, the oldest are hung up on.
@@ -185,9 +188,9 @@ impl Endpoint {
         let config = Arc::new(door::config(&key, &settings));
         let news = News::new(Box::new(on_event));
         let strangers = Strangers::new(settings.strangers);
-        let nodes = Arc::default();
+        let places = NodePlaces::new(settings.connections);
         let shared =
-            Arc::new(door::Shared { gatekeeper, settings, config, news, strangers, nodes });
+            Arc::new(door::Shared { gatekeeper, settings, config, news, strangers, places });
         thread::Builder::new().name("endpoint".into()).spawn(move || {
             runtime.block_on(accept(listener, shared, stopped));
         })?;

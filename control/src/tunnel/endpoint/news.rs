@@ -1,11 +1,12 @@
 //! What is told of the endpoint, of those without a key as often as a log can bear.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::EndpointEvent;
+use super::places::Full;
 use super::sieve::{Batch, Sieve};
 use crate::child::held;
 
@@ -20,8 +21,8 @@ pub(super) struct News {
     gone: Mutex<Sieve>,
     sent_away: Mutex<Sieve>,
     refused: Mutex<Sieve>,
-    /// Whether it was told that there are as many nodes as there may be.
-    full: AtomicBool,
+    /// Nodes of which it was told that there is no place for more of their connections.
+    full: Mutex<HashSet<String>>,
 }
 
 impl News {
@@ -31,7 +32,7 @@ impl News {
             gone: Mutex::new(Sieve::new(GONE_TOLD)),
             sent_away: Mutex::new(Sieve::new(GONE_TOLD)),
             refused: Mutex::new(Sieve::new(REFUSALS_TOLD)),
-            full: AtomicBool::new(false),
+            full: Mutex::default(),
         }
     }
 
@@ -55,17 +56,17 @@ impl News {
         self.pass(&self.refused, peer, what, refused);
     }
 
-    /// A node has logged in where there are `limit` already. Told once until a place was free.
-    pub(super) fn node_refused(&self, node: String, peer: SocketAddr, limit: usize) {
-        if !self.full.swap(true, Ordering::Relaxed) {
-            let what = format!("there are {limit} connections of nodes already");
+    /// A node has logged in, and has no place. Told once until it has one.
+    pub(super) fn node_refused(&self, node: String, peer: SocketAddr, full: Full) {
+        if held(&self.full).insert(node.clone()) {
+            let what = full.to_string();
             self.tell(EndpointEvent::Refused { node: Some(node), peer, what, times: 1 });
         }
     }
 
     /// A node has logged in, and stays.
     pub(super) fn node_connected(&self, node: String, peer: SocketAddr) {
-        self.full.store(false, Ordering::Relaxed);
+        held(&self.full).remove(&node);
         self.tell(EndpointEvent::Connected { node, peer });
     }
 

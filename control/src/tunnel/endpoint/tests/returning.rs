@@ -69,10 +69,12 @@ fn a_node_whose_link_is_cut_is_back_within_three_seconds_of_its_return() {
     let took = time_back(&directory);
     assert!(took < BACK, "{took:?}");
     assert!(echoes(&mut dial(&tunnel, port), b"lanes too"));
-    // Told once, however often it was tried.
+    // Told once, however often it was tried. Whoever is hung up on as it begins to speak may see the
+    // connection reset rather than closed.
     let told: Vec<String> = events.try_iter().collect();
-    let failures = told.iter().filter(|event| event.contains("does not speak SSH")).count();
-    assert!((1..=2).contains(&failures), "{told:?}");
+    let count = |words: &str| told.iter().filter(|event| event.contains(words)).count();
+    let (closed, reset) = (count("does not speak SSH"), count("no connection to"));
+    assert!(closed + reset > 0 && closed <= 2 && reset <= 2, "{told:?}");
 }
 
 #[test]

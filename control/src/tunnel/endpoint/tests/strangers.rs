@@ -172,3 +172,24 @@ fn a_node_beyond_the_limit_is_refused_and_told_once_until_a_place_comes_back() {
     assert!(directory.wait_for("n2", PATIENCE));
     drop(second);
 }
+
+#[test]
+fn a_node_that_takes_all_places_it_can_get_keeps_no_other_out() {
+    let (settings, directory) = serving();
+    let rig = Rig::with(EndpointSettings { connections: 4, ..settings });
+    rig.know_as("n2");
+    let port = echo(&rig.list);
+    let all: Vec<_> = (0..3).map(|_| rig.tunnel()).collect();
+    let (tell, _heard) = channel();
+    let greedy = Tunnel::serve(rig.settings("n1"), named("one"), heard(tell)).unwrap();
+    let told = rig.refusal();
+    assert!(told.contains("node n1") && told.contains("it has 3 conn"), "{told}");
+
+    let (tell, _heard) = channel();
+    let other = Tunnel::serve(rig.settings("n2"), named("two"), heard(tell)).unwrap();
+    assert!(directory.wait_for("n2", PATIENCE));
+    for tunnel in &all {
+        assert!(echoes(&mut dial(tunnel, port), b"undisturbed"));
+    }
+    drop((greedy, other));
+}
