@@ -28,7 +28,7 @@ impl Stage {
         self.place.vsphere.expire_sessions();
     }
 
-    fn is_registered_anew(&mut self) {
+    pub(crate) fn is_registered_anew(&mut self) {
         let before = self.web.id().to_owned();
         self.web = self.web.unregister().unwrap().register().unwrap();
         assert_ne!(self.web.id(), before);

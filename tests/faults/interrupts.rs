@@ -44,9 +44,26 @@ impl<'a> Foreground<'a> {
         wait_until("nothing is said of the signal", || self.says().contains("once more to stop"));
     }
 
-    fn ends(mut self) -> String {
-        assert_eq!(self.child.wait().unwrap().code(), Some(INTERRUPTED), "{}", self.says());
+    fn ends(self) -> String {
+        self.ends_with(INTERRUPTED)
+    }
+
+    fn ends_with(mut self, code: i32) -> String {
+        let mut ended = None;
+        wait_until("it does not end", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().code(), Some(code), "{}", self.says());
         self.says()
+    }
+}
+
+impl Drop for Foreground<'_> {
+    fn drop(&mut self) {
+        // It has ended, unless its test has failed.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
@@ -125,11 +142,10 @@ fn a_second_ctrl_c_while_the_snapshot_is_removed_leaves_that_to_the_server() {
 fn ctrl_c_ends_the_wait_for_a_removal_that_is_refused_and_the_point_is_told() {
     let stage = Stage::new();
     stage.refuses_removals(40);
-    let mut backup = Foreground::start(&stage, "");
+    let backup = Foreground::start(&stage, "");
     wait_until("the point is not told", || backup.says().contains("its snapshot is being removed"));
     backup.interrupt();
-    assert_eq!(backup.child.wait().unwrap().code(), Some(0), "{}", backup.says());
-    let said = backup.says();
+    let said = backup.ends_with(0);
     assert!(said.contains("is not removed: ") && said.contains("node sweep"), "{said}");
     assert_eq!(stage.points(), 2);
     stage.place.vsphere.clear_troubles();

@@ -1,7 +1,11 @@
-//! Snapshots that somebody else removes while they are read.
+//! Snapshots that somebody else removes while they are read, and whether they are there is looked for.
+
+use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::{DISK, Stage};
-use crate::blockferry::{stderr, wait_until};
+use crate::blockferry::{code, stderr, wait_until};
+
+const LOOK: &str = "RetrievePropertiesEx";
 
 #[test]
 fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
@@ -22,4 +26,61 @@ fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
     // Its change id is no base either.
     let next = stage.recovers();
     assert_eq!(next.mode(DISK), "incremental", "{}", next.report);
+}
+
+impl Stage {
+    /// The server is away for so many looks, from when all disks are open: whether the snapshot is
+    /// still there is the next thing that it is asked.
+    fn is_away(&self, looks: usize) {
+        wait_until("no data comes", || self.has_data());
+        for _ in 0..looks {
+            let failure = Failure::new("HostNotConnected", "The host is not connected.");
+            self.place.vsphere.trouble(Trouble::CallFails { method: LOOK, failure });
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_away_when_its_snapshot_is_looked_for_is_waited_for_and_that_is_told() {
+    let stage = Stage::new();
+    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let child = stage.start("--mode full");
+    // Twice as many as are made in a row.
+    stage.is_away(6);
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(code(&output), 0, "{said}");
+    let told = said.lines().find(|line| line.contains("is still there cannot be seen: "));
+    let told = told.unwrap_or_else(|| panic!("{said}"));
+    assert!(told.contains("HostNotConnected") && told.contains("for 300 s at most"), "{told}");
+    assert_eq!(stage.points(), 2);
+    stage.recovers();
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_looked_for_in_time_makes_no_point() {
+    let stage = Stage::new();
+    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let child = stage.start("--mode full --vcenter-deadline 2s");
+    stage.is_away(15);
+    let output = child.wait_with_output().unwrap();
+    Stage::has_failed(&output, 4, &["HostNotConnected", LOOK]);
+    assert!(stderr(&output).contains("for 2 s at most"), "{}", stderr(&output));
+    assert_eq!(stage.points(), 1);
+    stage.place.vsphere.clear_troubles();
+    stage.recovers();
+}
+
+#[test]
+fn a_vm_that_is_registered_anew_while_it_is_read_has_its_point() {
+    let mut stage = Stage::new();
+    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let child = stage.start("--mode full");
+    wait_until("no data comes", || stage.has_data());
+    stage.is_registered_anew();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(stage.points(), 2);
+    stage.assert_tidy();
+    stage.recovers();
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use blockferry_doubles::vsphere::Vsphere;
+use blockferry_doubles::vsphere::{Trouble, Vsphere};
 use serde_json::{Value, json};
 
 use super::{MARK, PATIENCE, ROOT, Slow, assert_holds, backed_up_twice, contents, line, restore};
@@ -37,11 +37,9 @@ fn a_backup_of_a_vm_that_is_restored_into_says_so_and_a_restore_that_was_killed_
     assert!(place.kept.names("repository/snapshots").is_empty());
 }
 
-/// A backup into another repository, which knows nothing of the first.
-fn back_up_elsewhere(place: &VmPlace) -> (i32, Value) {
-    place
-        .kept
-        .json(&place.backup("web", "").replace("--repository repository", "--repository other"))
+/// The line of a backup into another repository, which knows nothing of the first.
+fn elsewhere(place: &VmPlace) -> String {
+    place.backup("web", "").replace("--repository repository", "--repository other")
 }
 
 #[test]
@@ -49,7 +47,7 @@ fn a_restore_keeps_backups_into_other_repositories_away_and_they_it() {
     let (place, first, _) = backed_up_twice();
     let machine = place.machine("web");
     let slow = Slow::start(&place, &first, "--vm web --rate-limit 4M", "web");
-    let (code, report) = back_up_elsewhere(&place);
+    let (code, report) = place.kept.json(&elsewhere(&place));
     assert_eq!(code, 4, "{report}");
     let error = report["error"].as_str().unwrap();
     assert!(error.contains("writes it or was cut off"), "{error}");
@@ -62,14 +60,69 @@ fn a_restore_keeps_backups_into_other_repositories_away_and_they_it() {
 
     // The other way round, too.
     place.vsphere.plugin_fault("open_delay_ms", json!(600_000));
-    let line = place.backup("web", "").replace("--repository repository", "--repository other");
-    let mut backup = place.kept.command(&line);
+    let mut backup = place.kept.command(&elsewhere(&place));
     let mut backup = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let has_snapshot = |_: &Vsphere| !machine.snapshots().unwrap().is_empty();
     assert!(place.vsphere.wait_until(PATIENCE, has_snapshot));
     let (code, report) = restore(&place, &first, "--vm web");
     assert_eq!(code, 5, "{report}");
     assert!(report["error"].as_str().unwrap().contains("it has snapshots"), "{report}");
+    assert_eq!(machine.annotation().unwrap(), "");
+    backup.kill().unwrap();
+    backup.wait().unwrap();
+}
+
+const RECONFIGURE: &str = "ReconfigVM_Task";
+const CREATE: &str = "CreateSnapshot_Task";
+
+#[test]
+fn a_backup_whose_snapshot_comes_after_the_mark_of_a_restore_makes_no_point() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let (path, before) = (machine.path(ROOT).unwrap(), contents(&machine).remove(0));
+    // It has looked at the VM, which had no mark.
+    place.vsphere.trouble(Trouble::CallHeld { method: CREATE });
+    let mut backup = place.kept.command(&elsewhere(&place));
+    let backup = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(CREATE) > 0));
+    let slow = Slow::start(&place, &first, "--vm web --rate-limit 4M", "web");
+    // Nor is there a snapshot when it has marked the VM.
+    slow.writes(&path, &before);
+    place.vsphere.release_call(CREATE);
+    let output = backup.wait_with_output().unwrap();
+    assert_eq!(self::code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("writes it or was cut off"), "{}", stderr(&output));
+    assert_eq!(machine.snapshots().unwrap(), []);
+    let (code, listed) = place.kept.json("points --repository other --json");
+    assert_eq!((code, &listed["points"]), (0, &json!([])), "{listed}");
+    // Whether it opened its disks anew while there was a snapshot, and failed, is not the matter here.
+    slow.kill();
+}
+
+#[test]
+fn a_restore_that_finds_a_snapshot_after_its_mark_writes_nothing() {
+    let (place, first, _) = backed_up_twice();
+    let machine = place.machine("web");
+    let before = contents(&machine);
+    // It has looked at the VM, which had no snapshot.
+    place.vsphere.trouble(Trouble::CallHeld { method: RECONFIGURE });
+    let mut restore = place.kept.command(&line(&place, &first, "--vm web"));
+    let restore = restore.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(RECONFIGURE) > 0));
+    place.vsphere.plugin_fault("open_delay_ms", json!(600_000));
+    let mut backup = place.kept.command(&elsewhere(&place));
+    let mut backup = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let folder = place.kept.folder().to_str().unwrap();
+    let opens = || processes_of(folder).iter().any(|line| line.contains("nbdkit "));
+    // Nor is there a mark when its snapshot is made.
+    wait_until("the backup opens no disk", opens);
+    place.vsphere.clear_plugin_faults();
+    place.vsphere.release_call(RECONFIGURE);
+    let output = restore.wait_with_output().unwrap();
+    assert_eq!(self::code(&output), 5, "{}", stderr(&output));
+    assert!(stderr(&output).contains("it has snapshots"), "{}", stderr(&output));
+    assert!(contents(&machine) == before);
+    assert!(machine.is_tracked().unwrap());
     assert_eq!(machine.annotation().unwrap(), "");
     backup.kill().unwrap();
     backup.wait().unwrap();

@@ -135,19 +135,35 @@ fn a_folder_that_is_renamed_has_its_records_as_before() {
 }
 
 #[test]
-fn a_place_at_another_machine_is_another() {
+fn a_file_knows_its_birth_and_machine_where_the_system_does() {
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("x");
-    fs::write(&file, "").unwrap();
-    let here = Place::of(&fs::metadata(&file).unwrap());
-    assert!(here.is(&here) && here.is(&Place { born_ns: None, ..here.clone() }));
+    let metadata = fs::metadata(folder.path()).unwrap();
+    let place = Place::of(&metadata);
+    assert_eq!(place.inode, metadata.ino());
+    assert_eq!(place.born_ns.is_some(), metadata.created().is_ok());
+    let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    assert_eq!(place.machine.is_some(), !id.trim().is_empty());
+    assert!(place.machine.is_none_or(|machine| !id.contains(&machine)));
+}
+
+#[test]
+fn a_place_of_another_inode_birth_or_machine_is_another() {
+    let text = |text: &str| Some(text.to_owned());
+    let here = Place { inode: 1, born_ns: text("2"), machine: text("3") };
+    let less = [
+        Place { born_ns: None, ..here.clone() },
+        Place { machine: None, ..here.clone() },
+        here.clone(),
+    ];
+    for same in less {
+        assert!(here.is(&same) && same.is(&here), "{same:?}");
+    }
     for other in [
-        Place { machine: Some("0000".into()), ..here.clone() },
-        Place { born_ns: Some("1".into()), ..here.clone() },
-        Place { inode: here.inode + 1, ..here.clone() },
+        Place { inode: 0, ..here.clone() },
+        Place { born_ns: text("0"), ..here.clone() },
+        Place { machine: text("0"), ..here.clone() },
     ] {
-        let here = Place { machine: Some("1111".into()), ..here.clone() };
-        assert!(!here.is(&other), "{other:?}");
+        assert!(!here.is(&other) && !other.is(&here), "{other:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Snapshots: made with and without quiescing, found, removed, whatever goes wrong.
 
+use std::sync::{Arc, Mutex};
+
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::*;
@@ -7,6 +9,7 @@ use crate::snapshots::{Quiesced, SnapshotId, TakenSnapshot};
 
 const CREATE: &str = "CreateSnapshot_Task";
 const REMOVE: &str = "RemoveSnapshot_Task";
+const LOOK: &str = "RetrievePropertiesEx";
 
 fn take(
     stage: &Stage,
@@ -222,6 +225,92 @@ fn a_removal_outlasts_what_is_in_its_way() {
     client.remove_snapshot(&taken.id).unwrap();
     assert_none_left(&stage);
     assert!(stage.double.troubles().is_empty(), "{:?}", stage.double.troubles());
+}
+
+/// A client that waits no longer than a second for a server that is away, and a snapshot.
+fn impatient(stage: &Stage) -> (Vsphere, TakenSnapshot) {
+    let mut server = stage.server();
+    server.deadlines.absence = Duration::from_secs(1);
+    server.deadlines.removal = Duration::from_secs(30);
+    let client = Vsphere::connect(&server).unwrap();
+    let taken = take(stage, &client, QuiescePolicy::None).1.unwrap();
+    (client, taken)
+}
+
+fn away() -> Failure {
+    Failure::new("HostNotConnected", "as ordered")
+}
+
+#[test]
+fn a_server_that_is_away_while_it_removes_a_snapshot_is_waited_for_as_long_as_it_may_be_and_told() {
+    let stage = Stage::with_web();
+    let (client, taken) = impatient(&stage);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let tell = move |why: &str| hears.lock().unwrap().push(why.to_owned());
+    let client = client.telling(Arc::new(tell), &never());
+    let by = Duration::from_secs(8);
+    stage.double.trouble(Trouble::TaskSlow { method: REMOVE, by });
+    for _ in 0..100 {
+        stage.double.trouble(Trouble::CallFails { method: LOOK, failure: away() });
+    }
+    let began = Instant::now();
+    let error = client.remove_snapshot(&taken.id).unwrap_err();
+    assert!(error.to_string().contains("HostNotConnected"), "{error}");
+    assert!(began.elapsed() < by, "{:?}", began.elapsed());
+    let heard = heard.lock().unwrap();
+    let [words] = &heard[..] else { panic!("{heard:?}") };
+    assert!(words.contains("HostNotConnected") && words.contains("for 1 s at most"), "{words}");
+}
+
+#[test]
+fn a_server_that_answers_now_and_then_is_not_away() {
+    let stage = Stage::with_web();
+    let (client, taken) = impatient(&stage);
+    stage.double.trouble(Trouble::TaskSticks { method: REMOVE, cancelable: false });
+    std::thread::scope(|scope| {
+        let removing = scope.spawn(|| client.remove_snapshot(&taken.id));
+        until("the task", || stage.double.count(REMOVE) == 1);
+        let is_over = || removing.is_finished();
+        // Each costs half a second.
+        for _ in 0..3 {
+            stage.double.trouble(Trouble::CallFails { method: LOOK, failure: away() });
+            until("a look that fails", || is_over() || stage.double.troubles().is_empty());
+            let looks = stage.double.count(LOOK);
+            // That one may not be counted yet; the second after it begins when the first is answered.
+            until("an answer", || is_over() || stage.double.count(LOOK) > looks + 2);
+        }
+        let task = stage.double.tasks().into_iter().find(|task| task.ended.is_none()).unwrap();
+        stage.double.release_task(&task.id);
+        assert!(removing.join().unwrap().unwrap());
+    });
+    assert_none_left(&stage);
+}
+
+#[test]
+fn a_vm_that_is_busy_is_waited_for_longer_than_a_server_that_is_away() {
+    let stage = Stage::with_web();
+    let (client, taken) = impatient(&stage);
+    // Asked again after 0.5, 1.5 and 3.5 s.
+    for _ in 0..3 {
+        let failure = Failure::new("TaskInProgress", "as ordered");
+        stage.double.trouble(Trouble::CallFails { method: REMOVE, failure });
+    }
+    assert!(client.remove_snapshot(&taken.id).unwrap());
+    assert_none_left(&stage);
+}
+
+#[test]
+fn a_server_that_was_at_work_between_two_failures_was_not_away_in_between() {
+    let stage = Stage::with_web();
+    let (client, taken) = impatient(&stage);
+    stage.double.trouble(Trouble::CallFails { method: REMOVE, failure: away() });
+    // The second attempt goes on for longer than the server may be away, and fails then.
+    let by = Duration::from_secs(2);
+    stage.double.trouble(Trouble::TaskSlow { method: REMOVE, by });
+    stage.double.trouble(Trouble::TaskFails { method: REMOVE, failure: away() });
+    assert!(client.remove_snapshot(&taken.id).unwrap());
+    assert_none_left(&stage);
 }
 
 #[test]
