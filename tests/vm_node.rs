@@ -405,6 +405,22 @@ fn a_node_that_does_not_hear_of_its_hub_any_more_lets_the_vm_go() {
 }
 
 #[test]
+fn a_hub_that_was_killed_has_its_nodes_let_go_of_vms_when_it_starts_again() {
+    let mut place = Place::new(two_disks());
+    // It would wait for a quarter of an hour by itself.
+    let _node = place.node(SLOW);
+    let job = place.at_work("web");
+    place.hubs.hub.signal(Signal::KILL);
+    place.hubs.restart_hub();
+    assert_eq!(place.hubs.end_of(&job)["state"], "failed");
+    wait_until("the snapshot is there", || place.snapshots() == 0);
+    let written = || place.hubs.kept.names("n1/snapshots");
+    wait_until("it is written down", || written().is_empty());
+    place.assert_equal(&place.back_up("web"));
+    place.assert_nothing_left();
+}
+
+#[test]
 fn an_nbdkit_that_dies_and_a_host_in_maintenance_end_the_job_of_a_node_and_leave_nothing() {
     let place = Place::new(two_disks());
     let _node = place.node(SLOW);

@@ -115,7 +115,10 @@ async fn look(
 }
 
 async fn list(State(jobs): State<Arc<Jobs>>) -> Json<JobsRecord> {
-    Json(JobsRecord { jobs: jobs.ids().iter().map(PassId::to_string).collect() })
+    Json(JobsRecord {
+        jobs: jobs.ids().iter().map(PassId::to_string).collect(),
+        snapshots: jobs.vms.jobs().iter().map(JobId::to_string).collect(),
+    })
 }
 
 async fn start(

@@ -256,6 +256,11 @@ impl HeldVms {
         Ok(made.answer())
     }
 
+    /// The jobs that VMs are held for.
+    pub(super) fn jobs(&self) -> Vec<JobId> {
+        held(&self.held).keys().copied().collect()
+    }
+
     /// Begins to ask what changed of a disk, where that was not begun before.
     pub(super) fn changed(
         &self,

@@ -265,10 +265,14 @@ impl BaseRecord {
     }
 }
 
-/// The names of the jobs that a node has: `GET /jobs`.
+/// What a node has: `GET /jobs`.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct JobsRecord {
+    /// The names of passes, of which each has lanes.
     pub(crate) jobs: Vec<String>,
+    /// The jobs that VMs are held still for.
+    #[serde(default)]
+    pub(crate) snapshots: Vec<String>,
 }
 
 /// An answer without content.

@@ -17,7 +17,7 @@ use crate::node::HealthRecord;
 use crate::tunnel::endpoint::{DialError, Directory};
 
 /// For a node to say that it is there.
-const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The lines to the nodes of a hub.
 pub trait NodeLines: Send + Sync + fmt::Debug {

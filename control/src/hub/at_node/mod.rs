@@ -9,6 +9,7 @@
 
 mod following;
 mod lines;
+mod strays;
 mod vm;
 
 use std::fs;

@@ -18,6 +18,7 @@ mod queue;
 mod recover;
 mod repositories;
 mod run;
+mod strays;
 mod tally;
 
 #[cfg(test)]

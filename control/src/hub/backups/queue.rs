@@ -1,6 +1,6 @@
 //! Who is next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -35,7 +35,7 @@ const MAX_WAITING: usize = 1000;
 #[derive(Debug)]
 pub struct Backups {
     shared: Arc<Shared>,
-    scheduler: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the threads of a hub's backups share.
@@ -50,15 +50,17 @@ pub(super) struct Shared {
     pub(super) nodes: Option<NodesAtWork>,
     pub(super) tally: Tally,
     state: Mutex<State>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     waiting: VecDeque<Arc<Ticket>>,
     /// A thread is taken out by who waits for its end; the job stays until then.
     running: BTreeMap<JobId, (Arc<Ticket>, Option<JoinHandle<()>>)>,
-    stopping: bool,
+    /// Nodes that may have something left of jobs that are over.
+    pub(super) strays_at: BTreeSet<NodeName>,
+    pub(super) stopping: bool,
 }
 
 /// A job that waits or runs.
@@ -101,6 +103,10 @@ impl Backups {
         nodes: Option<NodesAtWork>,
     ) -> Result<Self, CatalogError> {
         recover::settle(&catalog, &repositories)?;
+        let known = nodes.as_ref().map(|nodes| nodes.check.list()).transpose();
+        // One of which it cannot be read lets go by itself.
+        let known = known.ok().flatten().unwrap_or_default();
+        let strays_at = known.into_iter().map(|facts| facts.name).collect();
         let shared = Arc::new(Shared {
             catalog,
             ports,
@@ -109,7 +115,7 @@ impl Backups {
             settings,
             nodes,
             tally: Tally::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { strays_at, ..State::default() }),
             changed: Condvar::new(),
         });
         let woken = Arc::downgrade(&shared);
@@ -118,10 +124,14 @@ impl Backups {
                 shared.wake();
             }
         });
-        let ours = Arc::clone(&shared);
-        let scheduler = thread::Builder::new().name("queue".into()).spawn(move || ours.schedule());
-        let scheduler = scheduler.expect("a hub that cannot have one thread cannot work at all");
-        Ok(Self { shared, scheduler: Mutex::new(Some(scheduler)) })
+        let works: [(&str, fn(Arc<Shared>)); 2] =
+            [("queue", Shared::schedule), ("strays", |shared| shared.dismiss_strays())];
+        let threads = works.map(|(name, work)| {
+            let ours = Arc::clone(&shared);
+            let thread = thread::Builder::new().name(name.into()).spawn(move || work(ours));
+            thread.expect("a hub that cannot have two threads cannot work at all")
+        });
+        Ok(Self { shared, threads: Mutex::new(threads.into()) })
     }
 
     /// The repositories that points go to.
@@ -354,8 +364,8 @@ impl Backups {
         let running: Vec<_> = running.filter_map(|(_, thread)| thread.take()).collect();
         drop(state);
         self.shared.wake();
-        let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let threads = running.into_iter().chain(scheduler);
+        let own = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = running.into_iter().chain(own);
         for thread in threads {
             // One that panicked has left its job for the next start to settle.
             let _ = thread.join();
@@ -373,7 +383,7 @@ impl Drop for Backups {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -489,6 +499,7 @@ impl Shared {
             shared.release(&ours);
             let mut state = shared.state();
             state.running.remove(&ours.job.id);
+            state.strays_at.extend(ours.node.clone());
             shared.changed.notify_all();
         })?;
         // Its thread waits for the lock that is held here before it takes itself out.
