@@ -174,6 +174,10 @@ fn an_sshd_that_never_comes_back_fails_the_target_within_the_deadline() {
     assert_eq!(ended.code, 5, "{}", ended.says);
     assert!(ended.says.contains("target nbd://"), "{}", ended.says);
     assert!(ended.says.contains("does sshd run there"), "{}", ended.says);
+    let error = ended.says.lines().find(|line| line.contains("target nbd://")).unwrap();
+    assert!(error.contains("the tunnel to ssh://"), "{error}");
+    assert!(error.contains(" has been down for ") && error.contains("refused"), "{error}");
+    assert!(!error.contains("qemu-nbd"), "{error}");
 }
 
 /// A copy with a deadline of three seconds that loses its tunnel for good.

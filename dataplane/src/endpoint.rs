@@ -55,6 +55,12 @@ pub trait Dial: Send + Sync + fmt::Debug {
     fn said(&self) -> Option<String> {
         None
     }
+
+    /// Why the way to the server is down now, if it is, for people: a lane whose connection is silent
+    /// or lost cannot tell that from a server that is stopped. Asked once, when a lane fails.
+    fn down(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Endpoint {
@@ -68,6 +74,14 @@ impl Endpoint {
     #[must_use]
     pub fn nbd_over(uri: NbdUri, dialer: Arc<dyn Dial>) -> Self {
         Self::Nbd(NbdEndpoint { uri, dialer: Some(dialer) })
+    }
+
+    /// Why the way to its server is down.
+    pub(crate) fn down(&self) -> Option<String> {
+        match self {
+            Self::Nbd(NbdEndpoint { dialer: Some(dialer), .. }) => dialer.down(),
+            _ => None,
+        }
     }
 
     /// What its server said of its last error.

@@ -142,6 +142,14 @@ pub enum Cause {
         /// The loss.
         cause: Box<Cause>,
     },
+    /// The way to the server is down, whatever the lane itself saw of that.
+    #[error("{why}; {cause}")]
+    Away {
+        /// Which way, since when, and why.
+        why: String,
+        /// What the lane saw.
+        cause: Box<Cause>,
+    },
     /// All attempts to connect again failed.
     #[error("gave up after {attempts} {} to connect again; the last one: {last}", tries(*attempts))]
     GaveUp {
@@ -169,6 +177,30 @@ impl Cause {
             }
             Self::GaveUp { last: cause, .. } | Self::Unrepeatable { cause } => cause.hear(said),
             _ => {}
+        }
+    }
+
+    /// Takes why the way to the server is down, where that is what a connection was lost by. What may
+    /// be the matter with the server itself is left out then.
+    pub(crate) fn with_way(mut self, down: impl FnOnce() -> Option<String>) -> Self {
+        if self.loss().is_none() {
+            return self;
+        }
+        let Some(why) = down() else { return self };
+        if let Some(Self::Deadline { hint, .. }) = self.loss() {
+            *hint = "";
+        }
+        Self::Away { why, cause: Box::new(self) }
+    }
+
+    /// What a connection was lost by, or did not come about.
+    fn loss(&mut self) -> Option<&mut Self> {
+        match self {
+            Self::GaveUp { last: cause, .. } | Self::Unrepeatable { cause } => cause.loss(),
+            Self::Connect(_) | Self::Handshake(_) | Self::Deadline { .. } | Self::Lost { .. } => {
+                Some(self)
+            }
+            _ => None,
         }
     }
 }

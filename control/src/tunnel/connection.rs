@@ -1,8 +1,8 @@
 //! One SSH connection: a thread that makes it, serves it, and makes it anew.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use russh::Disconnect;
@@ -21,6 +21,7 @@ use super::service::Offer;
 use super::session::{Session, connect};
 use super::settings::TunnelSettings;
 use super::trust::Trust;
+use crate::child::held;
 
 /// Longest wait between two attempts of a connection that is kept up: data is to flow again within
 /// three seconds after the link is back.
@@ -40,6 +41,15 @@ pub(super) struct Shared {
     pub(super) key: Arc<PrivateKey>,
     pub(super) trust: Trust,
     pub(super) on_event: Box<dyn Fn(TunnelEvent) + Send + Sync>,
+    /// The connections that are down, by their numbers.
+    pub(super) down: Mutex<BTreeMap<usize, Down>>,
+}
+
+/// Since when a connection is down, and why it is still so.
+#[derive(Debug)]
+pub(super) struct Down {
+    pub(super) since: Instant,
+    pub(super) why: String,
 }
 
 /// A connection, as its thread sees it.
@@ -247,6 +257,19 @@ impl Effort {
 
 impl Shared {
     pub(super) fn tell(&self, event: TunnelEvent) {
+        let mut down = held(&self.down);
+        match &event {
+            TunnelEvent::Up { connection, .. } => drop(down.remove(connection)),
+            TunnelEvent::Lost { connection, why } => {
+                down.insert(*connection, Down { since: Instant::now(), why: why.clone() });
+            }
+            TunnelEvent::NotUp { connection, error } => {
+                let since = down.get(connection).map_or_else(Instant::now, |down| down.since);
+                down.insert(*connection, Down { since, why: error.to_string() });
+            }
+            _ => {}
+        }
+        drop(down);
         (self.on_event)(event);
     }
 }

@@ -25,6 +25,7 @@ use super::service::{Offer, TunnelService};
 use super::session::connect;
 use super::settings::TunnelSettings;
 use super::trust::Trust;
+use crate::child::held;
 
 /// Channels of a connection that another one is made for. Two keep a cipher busy while one of them
 /// waits for its window, and cost less than two connections.
@@ -91,7 +92,8 @@ impl Tunnel {
     ) -> Result<Self, TunnelError> {
         let key = Arc::new(identity::load(&settings.identity)?);
         let trust = Trust::load(&settings.known_hosts, &settings.address)?;
-        let shared = Arc::new(Shared { settings, key, trust, on_event });
+        let down = Mutex::default();
+        let shared = Arc::new(Shared { settings, key, trust, on_event, down });
         let (told, connected) = mpsc::sync_channel(1);
         let offer = service.map(|service| Arc::new(Offer::new(service)));
         let first = start(&shared, 1, |connection| first(Connection { offer, ..connection }, told))
@@ -153,6 +155,10 @@ impl Dial for TunnelDialer {
         self.lines.ask(&self.far, NearSocket::Unix(socket), None)?;
         Ok(near.into())
     }
+
+    fn down(&self) -> Option<String> {
+        self.lines.down()
+    }
 }
 
 impl Lines {
@@ -163,6 +169,17 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
         // A line is added whole or not at all.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when all connections are down, if they are, and why the one is that was down first.
+    fn down(&self) -> Option<String> {
+        let connections = self.lock().len();
+        let down = held(&self.shared.down);
+        let first = down.values().min_by_key(|down| down.since)?;
+        let (since, why) = (first.since.elapsed().as_secs(), &first.why);
+        let address = &self.shared.settings.address;
+        (down.len() >= connections)
+            .then(|| format!("the tunnel to {address} has been down for {since} s: {why}"))
     }
 
     /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while

@@ -286,6 +286,7 @@ impl Task {
         // Only the first fault is told.
         if self.fault.is_none() {
             cause.hear(|| endpoint.said());
+            cause = cause.with_way(|| endpoint.down());
         }
         self.fail(Fault::Side { side, endpoint: endpoint.to_string(), cause }, now);
     }
