@@ -6,14 +6,15 @@
 mod blockferry;
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::process::Stdio;
 
 use blockferry::{
-    Backed, Node, NodePlace, Secret, VmPlace, by, cores, processes_below, stderr, wait_until,
-    with_cores, write_secret,
+    Backed, Node, NodePlace, Secret, VmPlace, by, code, cores, processes_below, signal, stderr,
+    wait_until, with_cores, write_secret,
 };
 use blockferry_doubles::disk::compare_raw;
-use blockferry_doubles::vsphere::{Guest, NewMachine, Steps, Trouble, Vsphere};
+use blockferry_doubles::vsphere::{Failure, Guest, NewMachine, Steps, Trouble, Vsphere};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -212,6 +213,30 @@ fn a_snapshot_that_is_removed_while_a_node_reads_it_makes_no_point() {
     assert!(why.contains("is gone, and was not removed by this backup"), "{failed}");
     assert_eq!(place.hubs.points(), 0);
     place.assert_nothing_left();
+}
+
+#[test]
+fn a_vcenter_that_is_away_once_all_is_read_is_told_of_and_not_waited_for_after_a_signal() {
+    let place = Place::new(two_disks());
+    let _node = place.node(SLOW);
+    place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    let said = place.hubs.kept.path("said");
+    let line = format!("backup --vm web {} --node n1", by(&place.hubs.hub));
+    let mut command = place.hubs.kept.command(&line);
+    let child = command.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
+    wait_until("there is no snapshot", || place.snapshots() == 1);
+    // For longer than this test takes.
+    for _ in 0..10_000 {
+        let failure = Failure::new("HostNotConnected", "The host is not connected.");
+        place.vms.vsphere.trouble(Trouble::CallFails { method: "RetrievePropertiesEx", failure });
+    }
+    let told = || fs::read_to_string(&said).unwrap();
+    wait_until("nothing is told", || told().contains("cannot be seen: "));
+    signal(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 7, "{}", told());
+    assert_eq!(place.hubs.points(), 0);
+    place.vms.vsphere.clear_troubles();
 }
 
 #[test]

@@ -207,8 +207,9 @@ impl Jobs {
             state.started && state.end.is_none()
         };
         job.cancelled.store(true, Ordering::Relaxed);
-        if !at_work {
-            self.forget(id);
+        match at_work {
+            true => self.vms.hurry(id.job),
+            false => self.forget(id),
         }
         Ok(())
     }
@@ -333,7 +334,7 @@ impl Jobs {
         let watch: Arc<dyn Watch> = Arc::clone(job) as _;
         let end = match lanes.start(loads, &watch, &Cancellation::default()) {
             Ok(carrying) => match job.follow(carrying) {
-                EndRecord::Carried(disks) => match self.vms.confirm(job.id.job) {
+                EndRecord::Carried(disks) => match self.vms.confirm(job) {
                     Ok(()) => EndRecord::Carried(disks),
                     Err(error) => CarryError::All(error).into(),
                 },

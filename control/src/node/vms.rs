@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use blockferry_dataplane::Endpoint;
 
+use super::job::Job;
 use super::jobs::JobRefusal;
 use super::wire::{
     BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FoundDiskRecord, FoundVmRecord,
@@ -72,6 +73,8 @@ struct HeldVm {
     /// What was asked about the changes of its disks.
     changed: Mutex<BTreeMap<String, ChangedAnswer>>,
     words: Mutex<Vec<String>>,
+    /// Who hears them in place of that, while its lanes run: their hub asks after those.
+    lanes: Mutex<Option<Arc<Job>>>,
     heard: Mutex<Instant>,
     /// What is done for it.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -111,6 +114,9 @@ impl fmt::Debug for HeldVm {
 
 impl Watch for HeldVm {
     fn note(&self, text: &str) {
+        if let Some(lanes) = &*held(&self.lanes) {
+            return lanes.note(text);
+        }
         let mut words = held(&self.words);
         if words.len() < MAX_WORDS {
             words.push(text.to_owned());
@@ -208,6 +214,7 @@ impl HeldVms {
             state: Mutex::new(State::Working),
             changed: Mutex::default(),
             words: Mutex::default(),
+            lanes: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             threads: Mutex::default(),
         });
@@ -308,15 +315,27 @@ impl HeldVms {
     }
 
     /// Sees whether what lanes of a job have read was held still to the end; of a job without a
-    /// snapshot there is nothing to see. Blocks.
-    pub(super) fn confirm(&self, job: JobId) -> Result<(), BackupError> {
-        let Some(vm) = held(&self.held).get(&job).cloned() else { return Ok(()) };
+    /// snapshot there is nothing to see. What is waited for is told to those who ask after the lanes. Blocks.
+    pub(super) fn confirm(&self, lanes: &Arc<Job>) -> Result<(), BackupError> {
+        let Some(vm) = held(&self.held).get(&lanes.id.job).cloned() else { return Ok(()) };
         let witness = match &*held(&vm.state) {
             State::Held(frozen) => frozen.witness.clone(),
             // It is being let go: nobody wants what was read.
             _ => return Err(BackupError::Cancelled),
         };
-        witness.map_or(Ok(()), |witness| witness.confirm())
+        let Some(witness) = witness else { return Ok(()) };
+        *held(&vm.lanes) = Some(Arc::clone(lanes));
+        let confirmed = witness.confirm();
+        *held(&vm.lanes) = None;
+        confirmed
+    }
+
+    /// Nobody waits any more for what lanes of a job have read: a server that is away is not waited for
+    /// either.
+    pub(super) fn hurry(&self, job: JobId) {
+        if let Some(vm) = held(&self.held).get(&job) {
+            vm.cancellation.cancel();
+        }
     }
 
     /// Begins to let a VM go, where that was not begun before.
