@@ -175,6 +175,29 @@ fn a_node_that_was_taken_away_is_refused() {
 }
 
 #[test]
+fn a_node_that_enrolls_again_has_a_new_key_and_the_old_one_opens_nothing() {
+    let place = Place::new();
+    let key = || fs::read(place.path().join("n1/node_key")).unwrap();
+    let refusal = |state: &str| stderr(&place.copy(state, "nbd://127.0.0.1:10100/x"));
+    assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
+    let old = key();
+    let copied = Command::new("cp").args(["-a", "n1", "stolen"]).current_dir(place.path()).status();
+    assert!(copied.unwrap().success());
+
+    // One that the hub does not take leaves the node as it was.
+    let used = place.invite("n1").replace("n1.", "n2.");
+    assert_eq!(code(&place.enroll(&used, "n1")), 5);
+    assert_eq!(key(), old);
+    assert!(refusal("n1").contains("not leased for this node"), "{}", refusal("n1"));
+
+    assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
+    assert_ne!(key(), old);
+    assert!(!place.path().join("n1/node_key.new").exists());
+    assert!(refusal("n1").contains("not leased for this node"), "{}", refusal("n1"));
+    assert!(refusal("stolen").contains("does not take the key"), "{}", refusal("stolen"));
+}
+
+#[test]
 fn a_hub_tells_of_its_nodes_and_whether_they_answer() {
     let place = Place::new();
     assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
