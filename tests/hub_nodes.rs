@@ -5,8 +5,9 @@
 
 mod blockferry;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -45,7 +46,13 @@ impl Place {
     }
 
     fn enroll(&self, enrollment: &str, state: &str) -> Output {
-        let args = ["node", "enroll", "--hub", &self.dial, "--state", state, "--json"];
+        self.enroll_from("-", enrollment, state)
+    }
+
+    /// With the code from a file, and on standard input, which is a pipe.
+    fn enroll_from(&self, file: &str, enrollment: &str, state: &str) -> Output {
+        let state = ["--state", state, "--json", "--code", file];
+        let args = [&["node", "enroll", "--hub", &self.dial], &state[..]].concat();
         let mut child = command(self.path(), &args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -118,6 +125,26 @@ fn what_is_no_code_is_refused_without_a_word_of_it() {
     let missing = run(place.path(), &["copy", "--node=node", "disk", "nbd://127.0.0.1:10100/x"]);
     assert_eq!(code(&missing), 2);
     assert!(stderr(&missing).contains("this machine is not a node yet"), "{}", stderr(&missing));
+}
+
+#[test]
+fn a_code_that_others_can_read_is_refused_and_stays_good() {
+    let place = Place::new();
+    let path = place.path().join("code");
+    fs::write(&path, place.invite("n1")).unwrap();
+    for mode in [0o644, 0o640, 0o602] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let refused = place.enroll_from("code", "", "node");
+        assert_eq!(code(&refused), 2, "{mode:o}: {}", stderr(&refused));
+        let says = "--code code: others can read it; chmod 600 code";
+        assert!(stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let made = place.enroll_from("code", "", "node");
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    // Of a pipe there is nothing to be said.
+    let made = place.enroll_from("/dev/stdin", &place.invite("n2"), "other");
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
 }
 
 #[test]

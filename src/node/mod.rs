@@ -7,6 +7,7 @@
 
 mod enroll;
 mod options;
+mod secret;
 mod serve;
 
 use crate::config::Configured;

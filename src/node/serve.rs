@@ -1,8 +1,6 @@
 //! `blockferry node serve`.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Once, mpsc};
 
@@ -13,6 +11,7 @@ use blockferry_dataplane::{LaneSettings, MoverSettings};
 use serde_json::json;
 
 use super::options::ServeOptions;
+use super::secret;
 use crate::config::Configured;
 use crate::copy::{TunnelWords, raise_open_files, tunnel_settings};
 use crate::exit::{Exit, Refusal};
@@ -77,21 +76,9 @@ fn vms(options: &ServeOptions, vddk: Settings) -> anyhow::Result<NodeVms> {
 
 /// The token in a file that nobody else can read.
 fn token(path: &Path) -> anyhow::Result<NodeToken> {
-    const OTHERS: u32 = 0o077;
-    let shown = path.display();
-    let wrong = |what: String| Refusal::usage(format!("--token-file {shown}: {what}"));
-    let mut text = String::new();
-    let file = File::open(path).and_then(|mut file| {
-        file.read_to_string(&mut text)?;
-        file.metadata()
-    });
-    let mode = file.map_err(|error| wrong(error.to_string()))?.permissions().mode();
-    if mode & OTHERS != 0 {
-        return Err(wrong(format!(
-            "others can read it; chmod 600 {shown}, or have a new one made"
-        )));
-    }
-    NodeToken::new(&text).map_err(wrong)
+    const OPTION: &str = "--token-file";
+    let wrong = |what| Refusal::usage(format!("{OPTION} {}: {what}", path.display()));
+    NodeToken::new(&secret::read(OPTION, path)?).map_err(wrong)
 }
 
 /// `blockferry node serve`.
