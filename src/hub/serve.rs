@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
 use blockferry_control::hub::{
-    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork, Readers,
-    Repositories, host_key,
+    Backups, Gate, Hub, HubError, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork,
+    Readers, Repositories, host_key,
 };
 use blockferry_control::repository::RepositoryError;
 use blockferry_control::tunnel::endpoint::{Directory, Endpoint, EndpointSettings};
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::options::ServeOptions;
 use crate::copy::raise_open_files;
-use crate::exit::{Exit, Refusal};
+use crate::exit::{About, Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
 
@@ -45,7 +45,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
             return Err(Refusal::usage(format!(
                 "{address} can be reached by other machines; say --beyond-loopback as well if \
                  that is meant"
-            )));
+            )))
+            .about("listen");
         }
         line(&format!(
             "warning: the API on {address} can be reached by other machines, and speaks HTTP \
@@ -55,7 +56,10 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     apart(options)?;
     let settings = HubSettings { state: options.state.folder()?, ports: options.ports.0.clone() };
     make_room(settings.ports.len(), options.tunnel.map(|_| options.link.settings()).as_ref());
-    let (hub, recovery) = Hub::open(&settings)?;
+    let (hub, recovery) = Hub::open(&settings).or_else(|error| match error {
+        HubError::Ports(_) => Err(error.into()),
+        in_folder => Err(in_folder).about("state"),
+    })?;
     for undone in &recovery.undone {
         line(undone);
     }
@@ -82,7 +86,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     let server = Server::bind(address, ours, backed, read, Some(nodes), api);
     let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
-    })?;
+    });
+    let server = server.about("listen")?;
     let stopper = server.stopper();
     let console = Arc::new(Console::new(None, options.verbose));
     interrupt::listen_and_say(console, STOPPING, move || {
@@ -118,15 +123,16 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
 /// Refuses addresses of the hub that are ports which it hands out.
 fn apart(options: &ServeOptions) -> anyhow::Result<()> {
     let ports = &options.ports;
-    let listeners = [("--listen", Some(options.listen)), ("--tunnel", options.tunnel)];
+    let listeners = [("listen", Some(options.listen)), ("tunnel", options.tunnel)];
     for (option, address) in listeners {
         let Some(address) = address else { continue };
         let here = address.ip().is_loopback() || address.ip().is_unspecified();
         if here && ports.0.contains(&address.port()) {
             return Err(Refusal::usage(format!(
-                "{option} {address} is one of the ports that are handed out (--ports {ports}); \
+                "--{option} {address} is one of the ports that are handed out (--ports {ports}); \
                  choose another one"
-            )));
+            )))
+            .about(option);
         }
     }
     Ok(())
@@ -134,7 +140,7 @@ fn apart(options: &ServeOptions) -> anyhow::Result<()> {
 
 /// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself.
 fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::Result<()> {
-    for node in NodeCheck::of(hub.folder()).list()? {
+    for node in NodeCheck::of(hub.folder()).list().about("state")? {
         let NodeWay::Sshd { port } = node.way else { continue };
         if port == api.port() || options.ports.0.contains(&port) {
             let name = node.name;
@@ -161,14 +167,15 @@ fn backups(
             let name = &named.name;
             return Err(Refusal::usage(format!(
                 "two repositories are called {name}; write --repository NAME=DIR"
-            )));
+            )))
+            .about("repository");
         }
     }
     let folders = options.repository.iter();
     let folders = folders.map(|named| (named.name.clone(), named.folder.clone()));
     let failed =
         |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
-    let repositories = Repositories::open(folders).map_err(failed)?;
+    let repositories = Repositories::open(folders).map_err(failed).about("repository")?;
     let ports = u16::try_from(options.ports.0.len()).unwrap_or(u16::MAX);
     let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
     let settings = BackupSettings::for_disks(ports);
@@ -209,8 +216,9 @@ fn endpoint(
     }
     let listener = TcpListener::bind(at).with_context(|| {
         format!("cannot listen on {at}; end what listens there, or choose another --tunnel")
-    })?;
-    let key = host_key(hub.folder())?;
+    });
+    let listener = listener.about("tunnel")?;
+    let key = host_key(hub.folder()).about("state")?;
     let gate = Gate::new(NodeCheck::of(hub.folder()), Arc::clone(hub.ports()), api);
     let settings = EndpointSettings { directory: Some(directory), ..settings };
     Endpoint::start(listener, key, Arc::new(gate), settings, |event| line(&event.to_string()))
@@ -231,13 +239,13 @@ fn tell(
     for named in &options.repository {
         line(&format!("repository {} is {}", named.name, named.folder.display()));
     }
-    if !hub.tokens().has_any()? {
+    if !hub.tokens().has_any().about("state")? {
         line(&format!(
             "there is no token yet: make one with `blockferry hub token --state {state}`"
         ));
     }
     if let Some(tunnel) = tunnel {
-        let fingerprint = host_key(hub.folder())?.public().fingerprint();
+        let fingerprint = host_key(hub.folder()).about("state")?.public().fingerprint();
         line(&format!("nodes dial ssh://{tunnel}, where they see the key {fingerprint}"));
     }
     if options.json {
