@@ -251,6 +251,28 @@ fn a_hub_tells_of_its_nodes_and_whether_they_answer() {
 }
 
 #[test]
+fn a_node_behind_an_sshd_has_no_port_of_the_hub_that_runs() {
+    let mut place = Place::new();
+    let (first, last) = place.ports.range().into_inner();
+    let tunnel = place.dial.rsplit(':').next().unwrap().parse().unwrap();
+    let own = [first, last, place.hub.address.port(), tunnel];
+    let enroll = |place: &Place, port: u16| {
+        let port = port.to_string();
+        run(place.path(), &["hub", "enroll", "n1", "--sshd-port", &port, "--state", "state"])
+    };
+    for port in own {
+        let refused = enroll(&place, port);
+        assert_eq!(code(&refused), 2, "{port}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("one of this hub's own"), "{}", stderr(&refused));
+    }
+    // What one had that is gone may be free.
+    place.hub.child.kill().unwrap();
+    place.hub.child.wait().unwrap();
+    let made = enroll(&place, first);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+}
+
+#[test]
 fn two_nodes_have_no_port_of_sshd_in_common() {
     let place = Place::new();
     let enroll = |name: &str, port: &str| {

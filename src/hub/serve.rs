@@ -10,7 +10,7 @@ use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
 use blockferry_control::hub::{
     Backups, Gate, Hub, HubError, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork,
-    Readers, Repositories, host_key,
+    OwnPorts, Readers, Repositories, host_key,
 };
 use blockferry_control::repository::RepositoryError;
 use blockferry_control::tunnel::endpoint::{Directory, Endpoint, EndpointSettings};
@@ -107,12 +107,13 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
     let api_at = server.address()?;
-    warn_of_ports(&hub, api_at, options)?;
     let endpoint = options
         .tunnel
         .map(|at| endpoint(at, api_at, &hub, options.link.settings(), directory))
         .transpose()?;
-    tell(server.address()?, endpoint.as_ref().map(Endpoint::address), &hub, options)?;
+    let tunnel_at = endpoint.as_ref().map(Endpoint::address);
+    keep_apart(&hub, OwnPorts::new([api_at].into_iter().chain(tunnel_at), settings.ports))?;
+    tell(api_at, tunnel_at, &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
         line(&error.to_string());
@@ -138,11 +139,12 @@ fn apart(options: &ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself.
-fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::Result<()> {
+/// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself. No other will
+/// be enrolled there while it runs.
+fn keep_apart(hub: &Hub, own: OwnPorts) -> anyhow::Result<()> {
     for node in NodeCheck::of(hub.folder()).list().about("state")? {
         let NodeWay::Sshd { port } = node.way else { continue };
-        if port == api.port() || options.ports.0.contains(&port) {
+        if own.has(port) {
             let name = node.name;
             line(&format!(
                 "warning: node {name} is to be reached on port {port}, which is one of this hub's \
@@ -150,7 +152,7 @@ fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::
             ));
         }
     }
-    Ok(())
+    own.keep(hub.folder()).about("state")
 }
 
 /// The backups of a hub that has repositories.
