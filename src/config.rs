@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A key is the long name of an option, so that there is one list of what can be set, with one
-//! meaning, one check and one page of help. What is wrong is told with its line.
+//! meaning, one check and one page of help. What is wrong is told with its line: by clap, or by
+//! whoever works with the value and says which option an error is about ([`About`](crate::exit::About)).
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -16,12 +17,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory};
 use toml::{Spanned, Value};
 
 use crate::cli::Cli;
-use crate::exit::Refusal;
+use crate::exit::{Exit, Refusal};
 use crate::hub::NamedFolder;
 
 /// The option that names the file.
@@ -36,10 +37,21 @@ const NOT_IN_FILES: [&str; 3] = ["config", "help", "version"];
 pub(crate) struct Configured {
     /// All of them.
     pub(crate) words: Vec<OsString>,
+    /// How many of them were typed, behind those of the file.
+    typed: usize,
     path: PathBuf,
     text: String,
-    /// Where each key of the file stands.
-    places: BTreeMap<String, Range<usize>>,
+    /// The keys of the file, in its order.
+    keys: Vec<Key>,
+}
+
+/// A key of the file.
+#[derive(Debug)]
+struct Key {
+    name: String,
+    at: Range<usize>,
+    /// What it is on a command line.
+    words: Vec<OsString>,
 }
 
 /// A part of the file, and what is wrong with it.
@@ -67,36 +79,66 @@ impl Configured {
         let text =
             read(&path).map_err(|error| Refusal::usage(format!("{OPTION} {shown}: {error}")))?;
         let mut configured =
-            Self { words: words[..3].to_vec(), path, text, places: BTreeMap::new() };
-        configured.take(&command).map_err(|wrong| configured.refusal(wrong))?;
+            Self { words: words[..3].to_vec(), typed: rest.len(), path, text, keys: Vec::new() };
+        configured.take(&command).map_err(|wrong| configured.refusal(Exit::Usage, wrong))?;
+        let of_file = configured.keys.iter().flat_map(|key| key.words.clone());
+        configured.words.extend(of_file);
         // Behind those of the file, over which they go.
         configured.words.extend_from_slice(rest);
         Ok(Some(configured))
     }
 
-    /// What is wrong with an option, if it is one of the file and not of the command line.
-    pub(crate) fn refused(&self, error: &clap::Error, typed: &[OsString]) -> Option<anyhow::Error> {
-        let name = option_of(error)?;
-        let is_typed = typed.iter().filter_map(|word| word.to_str()).any(|word| {
-            word.strip_prefix("--").and_then(|word| word.split('=').next()) == Some(name)
-        });
-        let at = self.places.get(name).filter(|_| !is_typed)?.clone();
-        Some(self.refusal(Wrong { at: Some(at), what: in_one_line(error) }))
+    /// What clap has against an option, if it is one of the file and not of the command line.
+    pub(crate) fn refused(&self, error: &clap::Error) -> Option<anyhow::Error> {
+        let options = options_of(error);
+        let (key, what) = match error.kind() {
+            ErrorKind::MissingRequiredArgument => {
+                let key = self.key_that_needs(&options)?;
+                let missing = options.join(", ");
+                (key, format!("{} needs {missing} as well", key.name))
+            }
+            _ => (self.key_of([*options.first()?])?, in_one_line(error)),
+        };
+        Some(self.refusal(Exit::Usage, Wrong { at: Some(key.at.clone()), what }))
     }
 
-    /// Checks the file that a key names, where one does.
-    ///
-    /// # Errors
-    /// Wrong usage, with the line of the key.
-    pub(crate) fn check<E: std::fmt::Display>(
-        &self,
-        key: &str,
-        path: Option<&Path>,
-        check: impl FnOnce(&Path) -> Result<(), E>,
-    ) -> anyhow::Result<()> {
-        let (Some(at), Some(path)) = (self.places.get(key), path) else { return Ok(()) };
-        check(path)
-            .map_err(|error| self.refusal(Wrong { at: Some(at.clone()), what: error.to_string() }))
+    /// An error with the place of the value that it is about, if that stands in the file and not on
+    /// the command line.
+    pub(crate) fn placed(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(refusal) = error.downcast_ref::<Refusal>() else { return error };
+        let key = self.key_of(refusal.options().iter().map(String::as_str));
+        let Some(key) = key else { return error };
+        let what = format!("{error:#}");
+        self.refusal(refusal.exit, Wrong { at: Some(key.at.clone()), what })
+    }
+
+    /// The first key of the file that is one of these options, and counts.
+    fn key_of<'a>(&self, options: impl IntoIterator<Item = &'a str>) -> Option<&Key> {
+        let options: Vec<_> = options.into_iter().collect();
+        self.keys.iter().find(|key| options.contains(&key.name.as_str()) && !self.is_typed(key))
+    }
+
+    /// The key for which one of these options is missing. clap does not tell; but a key that is
+    /// alone lacks all that it needs. What needs the least besides needs it itself.
+    fn key_that_needs(&self, missing: &[&str]) -> Option<&Key> {
+        let lacks = |key: &Key| {
+            let words = self.words[..3].iter().chain(&key.words);
+            let error = Cli::command().try_get_matches_from(words).err()?;
+            let lacking = options_of(&error);
+            let is_it = error.kind() == ErrorKind::MissingRequiredArgument
+                && lacking.iter().any(|option| missing.contains(option));
+            is_it.then_some(lacking.len())
+        };
+        let keys = self.keys.iter().filter(|key| !self.is_typed(key));
+        let keys = keys.filter_map(|key| Some((lacks(key)?, key)));
+        keys.min_by_key(|(count, _)| *count).map(|(_, key)| key)
+    }
+
+    fn is_typed(&self, key: &Key) -> bool {
+        let typed = &self.words[self.words.len() - self.typed..];
+        typed.iter().filter_map(|word| word.to_str()).any(|word| {
+            word.strip_prefix("--").and_then(|word| word.split('=').next()) == Some(&key.name)
+        })
     }
 
     /// Makes a word of each key.
@@ -130,29 +172,35 @@ impl Configured {
             })?;
             let span = value.span();
             let words = words(option, &key, value.into_inner(), &folder);
-            self.words.extend(words.map_err(|what| Wrong { at: Some(span), what })?);
-            self.places.insert(key, at);
+            let words = words.map_err(|what| Wrong { at: Some(span), what })?;
+            self.keys.push(Key { name: key, at, words });
         }
         Ok(())
     }
 
-    fn refusal(&self, wrong: Wrong) -> anyhow::Error {
+    fn refusal(&self, exit: Exit, wrong: Wrong) -> anyhow::Error {
         let place = wrong.at.map_or_else(String::new, |at| {
             let before = &self.text[..self.text.floor_char_boundary(at.start)];
             format!("line {}: ", before.matches('\n').count() + 1)
         });
-        Refusal::usage(format!("{}: {place}{}", self.path.display(), wrong.what))
+        Refusal::of(exit, format!("{}: {place}{}", self.path.display(), wrong.what))
     }
 }
 
 /// The long name of the option that an error is about.
 pub(crate) fn option_of(error: &clap::Error) -> Option<&str> {
-    let option = match error.get(ContextKind::InvalidArg)? {
-        ContextValue::String(option) => option,
-        ContextValue::Strings(options) => options.first()?,
-        _ => return None,
+    options_of(error).first().copied()
+}
+
+/// The long names of the options that an error is about.
+fn options_of(error: &clap::Error) -> Vec<&str> {
+    let options = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) => std::slice::from_ref(option),
+        Some(ContextValue::Strings(options)) => options,
+        _ => &[],
     };
-    Some(option.split([' ', '=']).next()?.trim_start_matches("--"))
+    let names = options.iter().filter_map(|option| option.split([' ', '=']).next());
+    names.map(|name| name.trim_start_matches("--")).collect()
 }
 
 /// What an error says, without what is said of usage.
@@ -250,21 +298,33 @@ fn kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::exit::About;
+
+    fn words_with(folder: &TempDir, group: &str, text: &str, typed: &[&str]) -> Vec<OsString> {
+        let path = folder.path().join(format!("{group}.toml"));
+        fs::write(&path, text).unwrap();
+        let words = ["blockferry", group, "serve", "--config", path.to_str().unwrap()];
+        words.iter().chain(typed).map(OsString::from).collect()
+    }
+
+    fn parsed(words: &[OsString]) -> anyhow::Result<Configured> {
+        let configured = Configured::of(words)?.unwrap();
+        match Cli::command().try_get_matches_from(&configured.words) {
+            Ok(_) => Ok(configured),
+            Err(error) => Err(configured.refused(&error).unwrap_or_else(|| error.into())),
+        }
+    }
+
+    fn node(text: &str, typed: &[&str]) -> anyhow::Error {
+        parsed(&words_with(&tempfile::tempdir().unwrap(), "node", text, typed)).unwrap_err()
+    }
 
     fn configured(text: &str, typed: &[&str]) -> anyhow::Result<Vec<String>> {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hub.toml");
-        fs::write(&path, text).unwrap();
-        let mut words = vec!["blockferry", "hub", "serve", "--config", path.to_str().unwrap()];
-        words.extend(typed);
-        let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
-        let configured = Configured::of(&words)?.unwrap();
-        let matches = Cli::command().try_get_matches_from(&configured.words);
-        if let Err(error) = matches {
-            let typed: Vec<OsString> = typed.iter().map(OsString::from).collect();
-            return Err(configured.refused(&error, &typed).unwrap_or_else(|| error.into()));
-        }
+        let configured = parsed(&words_with(&folder, "hub", text, typed))?;
         let root = format!("{}/", folder.path().display());
         let shown = configured.words[3..].iter();
         Ok(shown.map(|word| word.to_string_lossy().replace(&root, "DIR/")).collect())
@@ -325,6 +385,42 @@ mod tests {
             assert!(error.starts_with(says), "{text}: {error}");
             assert_eq!(error.lines().count(), 1);
         }
+    }
+
+    #[test]
+    fn what_a_key_needs_and_has_not_is_told_with_its_line() {
+        let refused = |text: &str, typed: &[&str]| {
+            let error = node(text, typed).to_string();
+            error.split_once("node.toml: ").map(|(_, said)| said.to_owned())
+        };
+        let of = |text: &str| refused(text, &[]).unwrap();
+        assert_eq!(
+            of("json = true\ntunnel = 'ssh://h'\n"),
+            "line 2: tunnel needs api-port, token-file as well"
+        );
+        // The identity lacks more than the tunnel does: it needs that one, which is there.
+        let text = "identity = 'k'\ntunnel = 'ssh://h'\ntoken-file = 't'\n";
+        assert_eq!(of(text), "line 2: tunnel needs api-port as well");
+        assert!(of("\nidentity = 'k'\n").starts_with("line 2: identity needs "));
+        assert_eq!(of("vcenter = 'v'\nvcenter-user = 'u'\n"), {
+            "line 1: vcenter needs vcenter-password-file as well"
+        });
+        // What is typed is not the file's fault.
+        assert_eq!(refused("json = true\n", &["--tunnel=ssh://h"]), None);
+    }
+
+    #[test]
+    fn an_error_about_a_value_has_its_place_unless_the_value_was_typed() {
+        let placed = |typed: &[&str], option: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let words = words_with(&folder, "hub", "\nstate = 's'\n", typed);
+            let error = Err::<(), _>(anyhow::anyhow!("inner").context("outer")).about(option);
+            let error = Configured::of(&words).unwrap().unwrap().placed(error.unwrap_err());
+            format!("{error:#}").replace(&format!("{}/", folder.path().display()), "")
+        };
+        assert_eq!(placed(&[], "state"), "hub.toml: line 2: outer: inner");
+        assert_eq!(placed(&[], "listen"), "outer: inner");
+        assert_eq!(placed(&["--state", "t"], "state"), "outer: inner");
     }
 
     #[test]

@@ -126,6 +126,8 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Refusal {
     pub(crate) exit: Exit,
     message: String,
+    /// The long names of the options whose values it is about.
+    options: Vec<String>,
 }
 
 impl Refusal {
@@ -137,7 +139,48 @@ impl Refusal {
     /// Any other code. What a user wrote may be in the message, and a password in that.
     pub(crate) fn of(exit: Exit, message: impl Into<String>) -> anyhow::Error {
         let message = without_passwords(&message.into());
-        Self { exit, message }.into()
+        Self { exit, message, options: Vec::new() }.into()
+    }
+
+    /// The long names of the options whose values it is about, where that is known.
+    pub(crate) fn options(&self) -> &[String] {
+        &self.options
+    }
+}
+
+/// What says of an error which option it is about, so that it is told with the place of the value
+/// where that stands in a file.
+pub(crate) trait About<T> {
+    /// About the value of the option of this long name.
+    ///
+    /// # Errors
+    /// The same, as a [`Refusal`].
+    fn about(self, option: &str) -> anyhow::Result<T>;
+
+    /// About those of these options that are there.
+    ///
+    /// # Errors
+    /// The same, as a [`Refusal`].
+    fn about_any(self, options: Vec<String>) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> About<T> for Result<T, E> {
+    fn about(self, option: &str) -> anyhow::Result<T> {
+        self.about_any(vec![option.to_owned()])
+    }
+
+    fn about_any(self, options: Vec<String>) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            let error = error.into();
+            match error.downcast_ref::<Refusal>() {
+                // Who was nearer to it knows better.
+                Some(refusal) if !refusal.options.is_empty() => return error,
+                _ => {}
+            }
+            let (exit, message) =
+                (Exit::of_error(&error), without_passwords(&format!("{error:#}")));
+            Refusal { exit, message, options }.into()
+        })
     }
 }
 

@@ -60,7 +60,7 @@ fn run() -> anyhow::Result<Exit> {
     let all = configured.as_ref().map_or(words.plain(), |configured| &configured.words);
     let matches = Cli::command().try_get_matches_from(all);
     if let (Some(configured), Err(error)) = (&configured, &matches)
-        && let Some(refused) = configured.refused(error, words.plain())
+        && let Some(refused) = configured.refused(error)
     {
         return Err(refused);
     }
@@ -78,7 +78,7 @@ fn run() -> anyhow::Result<Exit> {
         }
         other => other.unwrap_or_else(|error| exit_with(&error)),
     };
-    match Cli::from_arg_matches(&matches)?.command {
+    let ended = match Cli::from_arg_matches(&matches)?.command {
         Command::Copy(options) => copy::command(&options, &words),
         Command::Backup(options) => backup::command(&options),
         Command::Batch(options) => batch::command(&options),
@@ -88,12 +88,16 @@ fn run() -> anyhow::Result<Exit> {
         Command::Export(options) => export::command(&options),
         Command::Hub(options) => hub::command(&options),
         Command::Bench(options) => bench::command(&options),
-        Command::Node(options) => node::command(&options, configured.as_ref()),
+        Command::Node(options) => node::command(&options),
         Command::Vms(options) => vcenter::vms(&options),
         Command::Check(options) => vcenter::check(&options),
         Command::Completions(options) => reference::completions(&options),
         Command::Man(options) => reference::man(&options),
-    }
+    };
+    ended.map_err(|error| match &configured {
+        Some(configured) => configured.placed(error),
+        None => error,
+    })
 }
 
 /// Shows what clap has to say, with what was written in it, but no password.

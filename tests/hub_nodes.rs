@@ -5,8 +5,9 @@
 
 mod blockferry;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -45,7 +46,13 @@ impl Place {
     }
 
     fn enroll(&self, enrollment: &str, state: &str) -> Output {
-        let args = ["node", "enroll", "--hub", &self.dial, "--state", state, "--json"];
+        self.enroll_from("-", enrollment, state)
+    }
+
+    /// With the code from a file, and on standard input, which is a pipe.
+    fn enroll_from(&self, file: &str, enrollment: &str, state: &str) -> Output {
+        let state = ["--state", state, "--json", "--code", file];
+        let args = [&["node", "enroll", "--hub", &self.dial], &state[..]].concat();
         let mut child = command(self.path(), &args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -121,6 +128,26 @@ fn what_is_no_code_is_refused_without_a_word_of_it() {
 }
 
 #[test]
+fn a_code_that_others_can_read_is_refused_and_stays_good() {
+    let place = Place::new();
+    let path = place.path().join("code");
+    fs::write(&path, place.invite("n1")).unwrap();
+    for mode in [0o644, 0o640, 0o602] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let refused = place.enroll_from("code", "", "node");
+        assert_eq!(code(&refused), 2, "{mode:o}: {}", stderr(&refused));
+        let says = "--code code: others can read it; chmod 600 code";
+        assert!(stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let made = place.enroll_from("code", "", "node");
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    // Of a pipe there is nothing to be said.
+    let made = place.enroll_from("/dev/stdin", &place.invite("n2"), "other");
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+}
+
+#[test]
 fn a_node_reaches_the_ports_that_are_leased_for_it_and_no_others() {
     let place = Place::new();
     for name in ["n1", "n2"] {
@@ -175,6 +202,29 @@ fn a_node_that_was_taken_away_is_refused() {
 }
 
 #[test]
+fn a_node_that_enrolls_again_has_a_new_key_and_the_old_one_opens_nothing() {
+    let place = Place::new();
+    let key = || fs::read(place.path().join("n1/node_key")).unwrap();
+    let refusal = |state: &str| stderr(&place.copy(state, "nbd://127.0.0.1:10100/x"));
+    assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
+    let old = key();
+    let copied = Command::new("cp").args(["-a", "n1", "stolen"]).current_dir(place.path()).status();
+    assert!(copied.unwrap().success());
+
+    // One that the hub does not take leaves the node as it was.
+    let used = place.invite("n1").replace("n1.", "n2.");
+    assert_eq!(code(&place.enroll(&used, "n1")), 5);
+    assert_eq!(key(), old);
+    assert!(refusal("n1").contains("not leased for this node"), "{}", refusal("n1"));
+
+    assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
+    assert_ne!(key(), old);
+    assert!(!place.path().join("n1/node_key.new").exists());
+    assert!(refusal("n1").contains("not leased for this node"), "{}", refusal("n1"));
+    assert!(refusal("stolen").contains("does not take the key"), "{}", refusal("stolen"));
+}
+
+#[test]
 fn a_hub_tells_of_its_nodes_and_whether_they_answer() {
     let place = Place::new();
     assert_eq!(code(&place.enroll(&place.invite("n1"), "n1")), 0);
@@ -198,6 +248,28 @@ fn a_hub_tells_of_its_nodes_and_whether_they_answer() {
     assert_eq!((&second["node"], &second["sshd_port"]), (&json!("n2"), &json!(1)));
     assert!(second["reason"].as_str().unwrap().contains("Connection refused"), "{second}");
     assert!(!listed.to_string().contains(behind["token"].as_str().unwrap()));
+}
+
+#[test]
+fn a_node_behind_an_sshd_has_no_port_of_the_hub_that_runs() {
+    let mut place = Place::new();
+    let (first, last) = place.ports.range().into_inner();
+    let tunnel = place.dial.rsplit(':').next().unwrap().parse().unwrap();
+    let own = [first, last, place.hub.address.port(), tunnel];
+    let enroll = |place: &Place, port: u16| {
+        let port = port.to_string();
+        run(place.path(), &["hub", "enroll", "n1", "--sshd-port", &port, "--state", "state"])
+    };
+    for port in own {
+        let refused = enroll(&place, port);
+        assert_eq!(code(&refused), 2, "{port}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("one of this hub's own"), "{}", stderr(&refused));
+    }
+    // What one had that is gone may be free.
+    place.hub.child.kill().unwrap();
+    place.hub.child.wait().unwrap();
+    let made = enroll(&place, first);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockferry::{code, run, stderr};
+use blockferry::{code, run, stderr, write_secret};
 use blockferry_dataplane::tcp;
 use blockferry_doubles::process::{Child, run_ok};
 use blockferry_doubles::{TestDisk, disk};
@@ -197,7 +197,7 @@ impl Two {
         ));
         let (hub, _) = start(&link.hub, path, &serve);
         let invited = run(path, &["hub", "enroll", "n1", "--state", "hub"]);
-        fs::write(path.join("code"), &invited.stdout).unwrap();
+        write_secret(&path.join("code"), str::from_utf8(&invited.stdout).unwrap());
         let enroll = words("node enroll --state node --hub ssh://10.77.0.1:10022 --code code");
         let enrolled = within(&link.node, path, &enroll).output().unwrap();
         assert_eq!(code(&enrolled), 0, "{}", stderr(&enrolled));

@@ -9,7 +9,7 @@ use blockferry_dataplane::{Extent, LaneSettings, MoverSettings};
 use indicatif::BinaryBytes;
 
 use super::options::{CopyOptions, LEAST_REQUEST, RequestSize};
-use crate::exit::Refusal;
+use crate::exit::{About, Refusal};
 use crate::state::{self, NODE_FOLDER};
 
 /// Connections of one disk through a tunnel: sshd has 2 MiB of each on their way at most, which at
@@ -120,8 +120,9 @@ pub(super) fn wanted_tunnel(options: &CopyOptions) -> anyhow::Result<Option<Tunn
 
 /// The settings of a tunnel.
 pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelSettings> {
-    let address: TunnelAddress =
-        words.address.parse().map_err(|what| Refusal::usage(format!("--tunnel: {what}")))?;
+    let address: Result<TunnelAddress, String> = words.address.parse();
+    let address =
+        address.map_err(|what| Refusal::usage(format!("--tunnel: {what}"))).about("tunnel")?;
     let in_home = |given: Option<&Path>, name: &str, option: &str| match given {
         Some(path) => Ok(path.to_owned()),
         None => std::env::var_os("HOME")
@@ -130,9 +131,9 @@ pub(crate) fn tunnel_settings(words: &TunnelWords<'_>) -> anyhow::Result<TunnelS
     };
     let named = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let user = address.user.clone().or(named).filter(|user| !user.is_empty());
-    let user = user.ok_or_else(|| {
-        Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST")
-    })?;
+    let nobody =
+        || Refusal::usage("--tunnel: nobody knows as whom to go there: write ssh://USER@HOST");
+    let user = user.ok_or_else(nobody).about("tunnel")?;
     let identity = in_home(words.identity, "id_ed25519", "--identity")?;
     let known_hosts = in_home(words.known_hosts, "known_hosts", "--known-hosts")?;
     Ok(TunnelSettings::new(address, user, identity, known_hosts))

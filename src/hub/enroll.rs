@@ -60,7 +60,7 @@ pub(super) fn command(options: &EnrollOptions) -> anyhow::Result<Exit> {
 /// A node that an sshd knows.
 fn behind_sshd(nodes: &Nodes, name: &NodeName, port: u16, as_json: bool) -> anyhow::Result<()> {
     let token = nodes.add_behind_sshd(name, port).map_err(|error| match error {
-        NodeError::PortTaken { .. } => Refusal::usage(error.to_string()),
+        NodeError::PortTaken { .. } | NodeError::PortOfHub(_) => Refusal::usage(error.to_string()),
         other => other.into(),
     })?;
     let told = if as_json {

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use blockferry_control::api::{ApiSettings, Log, MAX_CONNECTIONS, Server};
 use blockferry_control::backup::BackupSettings;
 use blockferry_control::hub::{
-    Backups, Gate, Hub, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork, Readers,
-    Repositories, host_key,
+    Backups, Gate, Hub, HubError, HubSettings, MAX_VERIFICATIONS, NodeCheck, NodeWay, NodesAtWork,
+    OwnPorts, Readers, Repositories, host_key,
 };
 use blockferry_control::repository::RepositoryError;
 use blockferry_control::tunnel::endpoint::{Directory, Endpoint, EndpointSettings};
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::options::ServeOptions;
 use crate::copy::raise_open_files;
-use crate::exit::{Exit, Refusal};
+use crate::exit::{About, Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
 
@@ -45,7 +45,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
             return Err(Refusal::usage(format!(
                 "{address} can be reached by other machines; say --beyond-loopback as well if \
                  that is meant"
-            )));
+            )))
+            .about("listen");
         }
         line(&format!(
             "warning: the API on {address} can be reached by other machines, and speaks HTTP \
@@ -55,7 +56,10 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     apart(options)?;
     let settings = HubSettings { state: options.state.folder()?, ports: options.ports.0.clone() };
     make_room(settings.ports.len(), options.tunnel.map(|_| options.link.settings()).as_ref());
-    let (hub, recovery) = Hub::open(&settings)?;
+    let (hub, recovery) = Hub::open(&settings).or_else(|error| match error {
+        HubError::Ports(_) => Err(error.into()),
+        in_folder => Err(in_folder).about("state"),
+    })?;
     for undone in &recovery.undone {
         line(undone);
     }
@@ -82,7 +86,8 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     let server = Server::bind(address, ours, backed, read, Some(nodes), api);
     let server = server.with_context(|| {
         format!("cannot listen on {address}; end what listens there, or choose another --listen")
-    })?;
+    });
+    let server = server.about("listen")?;
     let stopper = server.stopper();
     let console = Arc::new(Console::new(None, options.verbose));
     interrupt::listen_and_say(console, STOPPING, move || {
@@ -102,12 +107,13 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     })?;
     let api_at = server.address()?;
-    warn_of_ports(&hub, api_at, options)?;
     let endpoint = options
         .tunnel
         .map(|at| endpoint(at, api_at, &hub, options.link.settings(), directory))
         .transpose()?;
-    tell(server.address()?, endpoint.as_ref().map(Endpoint::address), &hub, options)?;
+    let tunnel_at = endpoint.as_ref().map(Endpoint::address);
+    keep_apart(&hub, OwnPorts::new([api_at].into_iter().chain(tunnel_at), settings.ports))?;
+    tell(api_at, tunnel_at, &hub, options)?;
     server.run().context("serving the API")?;
     for error in hub.exports().end_all() {
         line(&error.to_string());
@@ -118,25 +124,27 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
 /// Refuses addresses of the hub that are ports which it hands out.
 fn apart(options: &ServeOptions) -> anyhow::Result<()> {
     let ports = &options.ports;
-    let listeners = [("--listen", Some(options.listen)), ("--tunnel", options.tunnel)];
+    let listeners = [("listen", Some(options.listen)), ("tunnel", options.tunnel)];
     for (option, address) in listeners {
         let Some(address) = address else { continue };
         let here = address.ip().is_loopback() || address.ip().is_unspecified();
         if here && ports.0.contains(&address.port()) {
             return Err(Refusal::usage(format!(
-                "{option} {address} is one of the ports that are handed out (--ports {ports}); \
+                "--{option} {address} is one of the ports that are handed out (--ports {ports}); \
                  choose another one"
-            )));
+            )))
+            .about(option);
         }
     }
     Ok(())
 }
 
-/// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself.
-fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::Result<()> {
-    for node in NodeCheck::of(hub.folder()).list()? {
+/// Warns of nodes behind an sshd whose ports are the hub's own: it would call itself. No other will
+/// be enrolled there while it runs.
+fn keep_apart(hub: &Hub, own: OwnPorts) -> anyhow::Result<()> {
+    for node in NodeCheck::of(hub.folder()).list().about("state")? {
         let NodeWay::Sshd { port } = node.way else { continue };
-        if port == api.port() || options.ports.0.contains(&port) {
+        if own.has(port) {
             let name = node.name;
             line(&format!(
                 "warning: node {name} is to be reached on port {port}, which is one of this hub's \
@@ -144,7 +152,7 @@ fn warn_of_ports(hub: &Hub, api: SocketAddr, options: &ServeOptions) -> anyhow::
             ));
         }
     }
-    Ok(())
+    own.keep(hub.folder()).about("state")
 }
 
 /// The backups of a hub that has repositories.
@@ -161,14 +169,15 @@ fn backups(
             let name = &named.name;
             return Err(Refusal::usage(format!(
                 "two repositories are called {name}; write --repository NAME=DIR"
-            )));
+            )))
+            .about("repository");
         }
     }
     let folders = options.repository.iter();
     let folders = folders.map(|named| (named.name.clone(), named.folder.clone()));
     let failed =
         |error: RepositoryError| Refusal::of(Exit::of_repository(&error), error.to_string());
-    let repositories = Repositories::open(folders).map_err(failed)?;
+    let repositories = Repositories::open(folders).map_err(failed).about("repository")?;
     let ports = u16::try_from(options.ports.0.len()).unwrap_or(u16::MAX);
     let (catalog, exports) = (Arc::clone(hub.catalog()), Arc::clone(hub.exports()));
     let settings = BackupSettings::for_disks(ports);
@@ -209,8 +218,9 @@ fn endpoint(
     }
     let listener = TcpListener::bind(at).with_context(|| {
         format!("cannot listen on {at}; end what listens there, or choose another --tunnel")
-    })?;
-    let key = host_key(hub.folder())?;
+    });
+    let listener = listener.about("tunnel")?;
+    let key = host_key(hub.folder()).about("state")?;
     let gate = Gate::new(NodeCheck::of(hub.folder()), Arc::clone(hub.ports()), api);
     let settings = EndpointSettings { directory: Some(directory), ..settings };
     Endpoint::start(listener, key, Arc::new(gate), settings, |event| line(&event.to_string()))
@@ -231,13 +241,13 @@ fn tell(
     for named in &options.repository {
         line(&format!("repository {} is {}", named.name, named.folder.display()));
     }
-    if !hub.tokens().has_any()? {
+    if !hub.tokens().has_any().about("state")? {
         line(&format!(
             "there is no token yet: make one with `blockferry hub token --state {state}`"
         ));
     }
     if let Some(tunnel) = tunnel {
-        let fingerprint = host_key(hub.folder())?.public().fingerprint();
+        let fingerprint = host_key(hub.folder()).about("state")?.public().fingerprint();
         line(&format!("nodes dial ssh://{tunnel}, where they see the key {fingerprint}"));
     }
     if options.json {

@@ -1,6 +1,5 @@
 //! `blockferry node enroll`.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -10,11 +9,9 @@ use blockferry_control::tunnel::{EnrollmentCode, TunnelAddress};
 use serde_json::json;
 
 use super::options::EnrollOptions;
+use super::secret;
 use crate::exit::{Exit, Refusal};
 use crate::output::{line, print_json};
-
-/// Bytes of a code at most, with the ends of lines around it.
-const MAX_CODE_BYTES: u64 = 1024;
 
 /// `blockferry node enroll`.
 ///
@@ -37,14 +34,13 @@ pub(super) fn command(options: &EnrollOptions) -> anyhow::Result<Exit> {
 }
 
 fn code(path: &Path) -> anyhow::Result<EnrollmentCode> {
-    let mut text = String::new();
-    let (read, shown) = if path == Path::new("-") {
-        (io::stdin().lock().take(MAX_CODE_BYTES).read_to_string(&mut text), "standard input".into())
+    let (text, shown) = if path == Path::new("-") {
+        let mut text = String::new();
+        let read = io::stdin().lock().take(secret::MAX_BYTES).read_to_string(&mut text);
+        read.context("reading the code from standard input")?;
+        (text, "standard input".to_owned())
     } else {
-        let file = File::open(path);
-        let shown = path.display().to_string();
-        (file.and_then(|file| file.take(MAX_CODE_BYTES).read_to_string(&mut text)), shown)
+        (secret::read("--code", path)?, path.display().to_string())
     };
-    read.with_context(|| format!("reading the code from {shown}"))?;
     text.parse().map_err(|what| Refusal::usage(format!("{shown}: {what}")))
 }

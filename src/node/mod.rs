@@ -7,9 +7,9 @@
 
 mod enroll;
 mod options;
+mod secret;
 mod serve;
 
-use crate::config::Configured;
 use crate::exit::Exit;
 use crate::vcenter;
 use options::NodeCommand;
@@ -19,13 +19,10 @@ pub(crate) use options::{EXAMPLES, NodeOptions};
 ///
 /// # Errors
 /// What kept it from being done, in one line.
-pub(crate) fn command(
-    options: &NodeOptions,
-    configured: Option<&Configured>,
-) -> anyhow::Result<Exit> {
+pub(crate) fn command(options: &NodeOptions) -> anyhow::Result<Exit> {
     match &options.command {
         NodeCommand::Enroll(options) => enroll::command(options),
         NodeCommand::Sweep(options) => vcenter::sweep(options),
-        NodeCommand::Serve(options) => serve::command(options, configured),
+        NodeCommand::Serve(options) => serve::command(options),
     }
 }

@@ -239,7 +239,7 @@ pub(crate) struct EnrollOptions {
     #[arg(long, value_name = "ssh://HOST[:PORT]")]
     pub(crate) hub: String,
 
-    /// A file with the code, or - for standard input
+    /// A file with the code, which only its user can read, or - for standard input
     ///
     /// Not the code itself: a command line is read by everybody on the machine.
     #[arg(long, value_name = "FILE", default_value = "-")]

@@ -1,25 +1,26 @@
 //! `blockferry node serve`.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Once, mpsc};
 
 use blockferry_control::node::{Node, NodeFolder, NodeSettings, NodeToken, NodeVms, ServeError};
 use blockferry_control::sources::vddk::{Settings, VddkSource};
-use blockferry_control::tunnel::{TunnelEvent, TunnelSettings, check_identity};
+use blockferry_control::tunnel::{
+    LocalPorts, TunnelError, TunnelEvent, TunnelSettings, check_identity,
+};
 use blockferry_dataplane::{LaneSettings, MoverSettings};
+use clap::Args;
 use serde_json::json;
 
 use super::options::ServeOptions;
-use crate::config::Configured;
+use super::secret;
 use crate::copy::{TunnelWords, raise_open_files, tunnel_settings};
-use crate::exit::{Exit, Refusal};
+use crate::exit::{About, Exit, Refusal};
 use crate::hub::PortRange;
 use crate::interrupt;
 use crate::output::{Console, line, print_json};
-use crate::vcenter;
+use crate::vcenter::{self, SnapshotOptions, VddkOptions};
 
 /// What the first signal makes of a node.
 const STOPPING: &str = "stopping: jobs are called off; once more to stop at once";
@@ -36,13 +37,21 @@ struct Way {
 
 fn way(options: &ServeOptions, folder: &NodeFolder) -> anyhow::Result<Way> {
     let Some(address) = &options.tunnel else {
-        let record = folder.record().map_err(|error| Refusal::usage(error.to_string()))?;
-        return Ok(Way { node: Some(record.name), tunnel: folder.tunnel()?, token: None });
+        let record = folder.record().map_err(|error| Refusal::usage(error.to_string()));
+        let (record, tunnel) = (record.about("state")?, folder.tunnel().about("state")?);
+        return Ok(Way { node: Some(record.name), tunnel, token: None });
     };
     let (identity, known_hosts) = (options.identity.as_deref(), options.known_hosts.as_deref());
     let tunnel = tunnel_settings(&TunnelWords { address, identity, known_hosts })?;
     let token = options.token_file.as_deref().map(token).transpose()?;
     Ok(Way { node: None, tunnel, token })
+}
+
+/// The long names of a group of options.
+fn names_of<T: Args>() -> impl Iterator<Item = String> {
+    let group = T::augment_args(clap::Command::new("group"));
+    let names = group.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned));
+    names.collect::<Vec<_>>().into_iter()
 }
 
 /// How it has disks of its vCenter served, if it has one. All that this needs is there.
@@ -51,10 +60,12 @@ fn vddk(options: &ServeOptions) -> anyhow::Result<Option<Settings>> {
         if options.snapshot.is_plain() && options.vddk.is_plain() {
             return Ok(None);
         }
+        let of_vms = names_of::<SnapshotOptions>().chain(names_of::<VddkOptions>());
         return Err(Refusal::usage(
             "--quiesce, --enable-cbt, --cbt-audit, the limits of snapshots and disks, --nbdkit, \
              --vddk-libdir and the like are about a vCenter: name it with --vcenter, or leave them out",
-        ));
+        ))
+        .about_any(of_vms.collect());
     }
     // What is wrong with it is better known now.
     options.server.check()?;
@@ -65,7 +76,7 @@ fn vddk(options: &ServeOptions) -> anyhow::Result<Option<Settings>> {
 fn vms(options: &ServeOptions, vddk: Settings) -> anyhow::Result<NodeVms> {
     // What a dead node left there; its snapshots go when the server is asked.
     VddkSource::clean_up(&vddk);
-    let ledger = vcenter::ledger_of(&options.state.folder()?)?;
+    let ledger = vcenter::ledger_of(&options.state.folder()?).about("state")?;
     let server = options.server.clone();
     Ok(NodeVms {
         settings: options.snapshot.settings(server.name(), ledger, vddk),
@@ -77,40 +88,64 @@ fn vms(options: &ServeOptions, vddk: Settings) -> anyhow::Result<NodeVms> {
 
 /// The token in a file that nobody else can read.
 fn token(path: &Path) -> anyhow::Result<NodeToken> {
-    const OTHERS: u32 = 0o077;
-    let shown = path.display();
-    let wrong = |what: String| Refusal::usage(format!("--token-file {shown}: {what}"));
-    let mut text = String::new();
-    let file = File::open(path).and_then(|mut file| {
-        file.read_to_string(&mut text)?;
-        file.metadata()
-    });
-    let mode = file.map_err(|error| wrong(error.to_string()))?.permissions().mode();
-    if mode & OTHERS != 0 {
-        return Err(wrong(format!(
-            "others can read it; chmod 600 {shown}, or have a new one made"
-        )));
+    const OPTION: &str = "--token-file";
+    let wrong = |what| Refusal::usage(format!("{OPTION} {}: {what}", path.display()));
+    NodeToken::new(&secret::read(OPTION, path)?).map_err(wrong)
+}
+
+/// Sees whether the files can be had that its options name.
+fn files(options: &ServeOptions) -> anyhow::Result<()> {
+    if let Some(path) = &options.identity {
+        check_identity(path)
+            .map_err(|error| Refusal::usage(error.to_string()))
+            .about("identity")?;
     }
-    NodeToken::new(&text).map_err(wrong)
+    if let Some(path) = &options.known_hosts {
+        let wrong = |error| Refusal::usage(format!("--known-hosts {}: {error}", path.display()));
+        File::open(path).map_err(wrong).about("known-hosts")?;
+    }
+    if let Some(path) = &options.token_file {
+        token(path).about("token-file")?;
+    }
+    Ok(())
+}
+
+/// Why a node does not work, and which option that is about.
+fn refused(error: ServeError, options: &ServeOptions) -> anyhow::Result<Node> {
+    let of_sshd = options.tunnel.is_some();
+    let option = match &error {
+        ServeError::Node(_) => Some("state"),
+        ServeError::Tunnel(TunnelError::Identity { .. }) if of_sshd => Some("identity"),
+        ServeError::Tunnel(TunnelError::KnownHosts { .. }) if of_sshd => Some("known-hosts"),
+        ServeError::Tunnel(error) if error.is_usage() => Some("state"),
+        _ => None,
+    };
+    let error = match error {
+        ServeError::Tunnel(error) => {
+            let exit = if error.is_usage() { Exit::Usage } else { Exit::Target };
+            Refusal::of(exit, error.to_string())
+        }
+        other => other.into(),
+    };
+    Err(error).about_any(option.map(str::to_owned).into_iter().collect())
+}
+
+/// Listens on ports of the hub that are to be here too.
+fn listen(node: &Node, options: &ServeOptions) -> anyhow::Result<Vec<LocalPorts>> {
+    let ports = options.ports.iter().map(|PortRange(ports)| ("ports", ports.clone()));
+    let api = options.hub_api.map(|port| ("hub-api", port..=port));
+    let listen = |(option, ports)| {
+        node.listen(ports).map_err(|error| Refusal::usage(error.to_string())).about(option)
+    };
+    ports.chain(api).map(listen).collect()
 }
 
 /// `blockferry node serve`.
 ///
 /// # Errors
 /// What kept it from starting, in one line.
-pub(super) fn command(
-    options: &ServeOptions,
-    configured: Option<&Configured>,
-) -> anyhow::Result<Exit> {
-    if let Some(configured) = configured {
-        configured.check("identity", options.identity.as_deref(), check_identity)?;
-        configured.check("known-hosts", options.known_hosts.as_deref(), |path| {
-            let known = File::open(path).map(drop);
-            known.map_err(|error| format!("known-hosts {}: {error}", path.display()))
-        })?;
-        configured
-            .check("token-file", options.token_file.as_deref(), |path| token(path).map(drop))?;
-    }
+pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
+    files(options)?;
     let folder = NodeFolder::at(&options.state.folder()?);
     // What its options say of VMs is wrong or right whatever the way to the hub is.
     let vddk = vddk(options)?;
@@ -136,7 +171,9 @@ pub(super) fn command(
     let (told, ended) = mpsc::channel();
     let console = Arc::new(Console::new(None, false));
     interrupt::listen_and_say(console, STOPPING, move || told.send(()).is_ok())?;
-    check_identity(&tunnel.identity).map_err(|error| Refusal::usage(error.to_string()))?;
+    check_identity(&tunnel.identity)
+        .map_err(|error| Refusal::usage(error.to_string()))
+        .about(if options.tunnel.is_some() { "identity" } else { "state" })?;
     let hub = tunnel.address.to_string();
     line(&format!(
         "{} dials its hub at {hub}",
@@ -156,18 +193,9 @@ pub(super) fn command(
     };
     let node =
         Node::serve(&folder, tunnel, options.api_port.unwrap_or(0), settings, on_event, line);
-    let node = node.map_err(|error| match error {
-        ServeError::Tunnel(error) => {
-            let exit = if error.is_usage() { Exit::Usage } else { Exit::Target };
-            Refusal::of(exit, error.to_string())
-        }
-        other => other.into(),
-    })?;
-    let api = options.hub_api.map(|port| port..=port);
-    let ranges = options.ports.iter().map(|PortRange(ports)| ports.clone()).chain(api);
-    let ports = ranges.map(|ports| node.listen(ports)).collect::<Result<Vec<_>, _>>();
+    let node = node.or_else(|error| refused(error, options))?;
     // Closed at the end of this command.
-    let _ports = ports.map_err(|error| Refusal::usage(error.to_string()))?;
+    let _ports = listen(&node, options)?;
     // Only a signal ends it. Whoever would send none is gone with the process.
     let _signal = ended.recv();
     node.stop();

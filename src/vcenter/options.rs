@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Args, Command};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use crate::exit::{Exit, Refusal};
+use crate::exit::{About, Exit, Refusal};
 use crate::interrupt;
 use crate::lane_options::positive_duration;
 use crate::output::Console;
@@ -189,32 +189,36 @@ impl ServerOptions {
                  --vcenter-password-file",
             ));
         };
-        let (host, port) =
-            self.address().map_err(|what| Refusal::usage(format!("--vcenter {what}")))?;
+        let address = self.address().map_err(|what| Refusal::usage(format!("--vcenter {what}")));
+        let (host, port) = address.about("vcenter")?;
         let trust = match (&self.vcenter_thumbprint, &self.vcenter_ca) {
             (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
-            (None, Some(ca)) => {
-                let wrong =
-                    |why: String| Refusal::usage(format!("--vcenter-ca {}: {why}", ca.display()));
-                File::open(ca).map_err(|error| wrong(error.to_string()))?;
-                let trust = Trust::CaFile(ca.clone());
-                trust.check().map_err(Refusal::usage)?;
-                trust
-            }
+            (None, Some(ca)) => trusted(ca).about("vcenter-ca")?,
             (None, None) => {
                 return Err(Refusal::usage(format!(
                     "by what is {server} known? give --vcenter-thumbprint or --vcenter-ca; \
                      `openssl s_client -connect {host}:{port} </dev/null | openssl x509 -noout \
                      -fingerprint -sha1` shows the thumbprint of whoever answers there"
-                )));
+                )))
+                .about("vcenter");
             }
         };
-        let password = PasswordFile::at(file).map_err(|error| Refusal::usage(error.to_string()))?;
+        let password = PasswordFile::at(file).map_err(|error| Refusal::usage(error.to_string()));
+        let password = password.about("vcenter-password-file")?;
         let usual = VsphereServer::new(&host, user, password, trust);
         let mut deadlines = self.vcenter_deadline.map_or(usual.deadlines, VsphereDeadlines::within);
         deadlines.changes = self.vcenter_changes_deadline.unwrap_or(deadlines.changes);
         Ok(VsphereServer { port, deadlines, ..usual })
     }
+}
+
+/// The CA of a PEM file.
+fn trusted(ca: &Path) -> anyhow::Result<Trust> {
+    let wrong = |why: String| Refusal::usage(format!("--vcenter-ca {}: {why}", ca.display()));
+    File::open(ca).map_err(|error| wrong(error.to_string()))?;
+    let trust = Trust::CaFile(ca.to_owned());
+    trust.check().map_err(Refusal::usage)?;
+    Ok(trust)
 }
 
 /// Keeps what is in memory from core files, and from who collects them: a login has the password in
@@ -315,9 +319,9 @@ impl VddkOptions {
     /// Wrong usage, or what of it cannot be told, which is a matter of this side.
     pub(crate) fn looked_at(&self, side: Exit) -> anyhow::Result<Settings> {
         let settings = self.settings()?;
-        VddkSource::check(&settings).map_err(|error| {
+        VddkSource::check(&settings).or_else(|error| {
             let exit = if error.is_wrong_request() { Exit::Usage } else { side };
-            Refusal::of(exit, error.to_string())
+            Err(Refusal::of(exit, error.to_string())).about_any(options_of(&error))
         })?;
         Ok(settings)
     }
@@ -349,6 +353,21 @@ impl VddkOptions {
             ..usual
         })
     }
+}
+
+/// The options whose values an error is about.
+fn options_of(error: &SourceError) -> Vec<String> {
+    let option = match error {
+        SourceError::ProgramMissing { .. }
+        | SourceError::VersionUnknown { .. }
+        | SourceError::TooOld { .. } => "nbdkit",
+        SourceError::PluginMissing { .. } | SourceError::OtherPlugin { .. } => "vddk-plugin",
+        SourceError::ParameterRefused { .. } => "vddk-param",
+        SourceError::LibraryMissing { .. } => "vddk-libdir",
+        SourceError::Folder { .. } | SourceError::SocketPath { .. } => "vddk-runtime",
+        _ => return Vec::new(),
+    };
+    vec![option.to_owned()]
 }
 
 impl RuntimeOption {

@@ -32,6 +32,7 @@ mod gate;
 mod kept;
 mod machine;
 mod nodes;
+mod own_ports;
 mod ports;
 mod readers;
 mod secret;
@@ -53,6 +54,7 @@ pub use gate::Gate;
 pub(crate) use kept::{KeptExport, KeptSpec};
 pub use machine::{Hub, HubSettings};
 pub use nodes::{NodeCheck, NodeError, NodeFacts, NodeName, NodeWay, Nodes, host_key};
+pub use own_ports::OwnPorts;
 pub use ports::{Holder, PortError, PortLease, PortMetrics, PortUse, Ports, Recovery};
 pub use readers::{
     ExportAsked, MAX_EXPORTS, MAX_VERIFICATIONS, ReadEvent, ReaderCounts, ReaderError, Readers,

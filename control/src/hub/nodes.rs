@@ -22,6 +22,7 @@ use std::time::Duration;
 use blake3::Hash;
 use serde::{Deserialize, Serialize};
 
+use super::own_ports::OwnPorts;
 use super::secret::{self, NoRandom, hex, random};
 use super::state_file::{StateFile, StateFileError, Watched};
 use crate::catalog::UnixMillis;
@@ -67,6 +68,9 @@ pub enum NodeError {
         /// Whose it is.
         node: NodeName,
     },
+    /// A port that is the hub's.
+    #[error("port {0} is one of this hub's own: it would call itself; choose another one")]
+    PortOfHub(u16),
     /// A key that is somebody else's.
     #[error("the key is that of node {0} already")]
     KeyTaken(NodeName),
@@ -268,8 +272,12 @@ impl Nodes {
     /// name before is void.
     ///
     /// # Errors
-    /// [`NodeError::PortTaken`], or what kept it from being written; nothing was made then.
+    /// [`NodeError::PortTaken`], [`NodeError::PortOfHub`] where the hub runs, or what kept it from
+    /// being written; nothing was made then.
     pub fn add_behind_sshd(&self, name: &NodeName, port: u16) -> Result<String, NodeError> {
+        if OwnPorts::of_running(self.file.folder(), port)? {
+            return Err(NodeError::PortOfHub(port));
+        }
         let token = hex(&random::<TOKEN_BYTES>()?);
         self.file.change(|kept| {
             let others = kept.sshd.iter().find(|node| node.port == port && &node.name != name);

@@ -52,6 +52,18 @@ impl StateFolder {
     }
 }
 
+/// Whether a hub has the folder.
+pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
+    let lock = match File::open(path.join(LOCK_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        lock => lock?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockShared).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        tried => tried.map(|()| false),
+    }
+}
+
 /// Makes a folder that its user alone can enter. One that is there stays as it is.
 pub(super) fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)

@@ -62,6 +62,10 @@ impl<T: Default + Serialize + DeserializeOwned> StateFile<T> {
         Self { folder: folder.to_owned(), name, content: PhantomData }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         self.folder.join(format!("{}.json", self.name))
     }

@@ -18,9 +18,12 @@ use crate::tunnel::{
 };
 
 const KEY_FILE: &str = "node_key";
+/// A key that no hub has taken yet.
+const NEW_KEY_FILE: &str = "node_key.new";
 const HUB_KEYS_FILE: &str = "hub_keys";
 const RECORD_FILE: &str = "node.json";
 const LOCK_FILE: &str = "node.lock";
+const ENROLL_LOCK_FILE: &str = "enroll.lock";
 const JOBS_FOLDER: &str = "jobs";
 /// Others have nothing to look for in it.
 const FOLDER_MODE: u32 = 0o700;
@@ -64,6 +67,12 @@ pub enum NodeError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process makes a key there.
+    #[error("another process enrolls the node of {} at this moment; try again", path.display())]
+    Enrolling {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Its key.
     #[error(transparent)]
     Key(#[from] OwnKeyError),
@@ -94,11 +103,12 @@ impl NodeFolder {
         Self { path: path.to_owned() }
     }
 
-    /// Makes this machine a node of a hub. A key that is there is used again; a hub that was known
-    /// before is forgotten once the new one has taken the key.
+    /// Makes this machine a node of a hub, with a new key: the key and the hub that it had before
+    /// are forgotten once the hub has taken the new one.
     ///
     /// # Errors
-    /// [`NodeError`]; what was there before stays then.
+    /// [`NodeError`]; what was there before stays then, unless a file could not be written after
+    /// the hub had taken the key.
     pub fn enroll(
         &self,
         hub: &TunnelAddress,
@@ -106,12 +116,32 @@ impl NodeFolder {
         deadline: Duration,
     ) -> Result<NodeRecord, NodeError> {
         self.make()?;
-        let key = OwnKey::load_or_make(&self.path.join(KEY_FILE))?;
+        let busy = NodeError::Enrolling { path: self.path.clone() };
+        let _alone = self.lock(ENROLL_LOCK_FILE, busy)?;
+        let key = OwnKey::make_anew(&self.path.join(NEW_KEY_FILE))?;
+        let result = self.enroll_with(&key, hub, code, deadline);
+        if result.is_err() {
+            // It opens nothing here; and what cannot be removed is replaced by the next one.
+            let _left = fs::remove_file(self.path.join(NEW_KEY_FILE));
+        }
+        result
+    }
+
+    /// Shows a key to a hub, and keeps it, and who the hub is, once the hub has taken it.
+    fn enroll_with(
+        &self,
+        key: &OwnKey,
+        hub: &TunnelAddress,
+        code: &EnrollmentCode,
+        deadline: Duration,
+    ) -> Result<NodeRecord, NodeError> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| self.failed("", error))?;
-        let hub_key = runtime.block_on(enroll(hub, code, &key, deadline))?;
+        let hub_key = runtime.block_on(enroll(hub, code, key, deadline))?;
+        // The first: the hub knows no other key of this node now.
+        self.keep_new_key()?;
         let hub = TunnelAddress { user: None, ..hub.clone() };
         let known = format!("{} {}\n", hub.known_hosts_name(), hub_key.openssh());
         self.write(HUB_KEYS_FILE, known.as_bytes())?;
@@ -120,6 +150,12 @@ impl NodeFolder {
             .map_err(|error| self.failed(RECORD_FILE, error.into()))?;
         self.write(RECORD_FILE, &text)?;
         Ok(record)
+    }
+
+    fn keep_new_key(&self) -> Result<(), NodeError> {
+        fs::rename(self.path.join(NEW_KEY_FILE), self.path.join(KEY_FILE))
+            .and_then(|()| File::open(&self.path)?.sync_all())
+            .map_err(|error| self.failed(KEY_FILE, error))
     }
 
     fn make(&self) -> Result<(), NodeError> {
@@ -133,12 +169,16 @@ impl NodeFolder {
     /// [`NodeError::InUse`], or what kept it from being made or locked.
     pub(super) fn take(&self) -> Result<File, NodeError> {
         self.make()?;
-        let lock = lock_file(&self.path.join(LOCK_FILE));
-        let lock = lock.map_err(|error| self.failed(LOCK_FILE, error))?;
+        self.lock(LOCK_FILE, NodeError::InUse { path: self.path.clone() })
+    }
+
+    /// A lock until the file is dropped; `busy` where another process has it.
+    fn lock(&self, name: &str, busy: NodeError) -> Result<File, NodeError> {
+        let lock = lock_file(&self.path.join(name)).map_err(|error| self.failed(name, error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(lock),
-            Err(Errno::WOULDBLOCK) => Err(NodeError::InUse { path: self.path.clone() }),
-            Err(error) => Err(self.failed(LOCK_FILE, error.into())),
+            Err(Errno::WOULDBLOCK) => Err(busy),
+            Err(error) => Err(self.failed(name, error.into())),
         }
     }
 

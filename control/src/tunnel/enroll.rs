@@ -39,8 +39,8 @@ pub enum EnrollError {
     },
     /// The code enrolls nobody.
     #[error(
-        "the hub at {0} does not take the code: it is used, too old, or for a key that another node \
-         has; make a new one there with `blockferry hub enroll`"
+        "the hub at {0} does not take the code: it is used or too old; make a new one there with \
+         `blockferry hub enroll`"
     )]
     Refused(TunnelAddress),
     /// No answer in time.

@@ -1,7 +1,8 @@
 //! The key that a hub, or a node, is known by.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use russh::keys::PrivateKey;
@@ -13,6 +14,9 @@ use tempfile::NamedTempFile;
 use super::error::TunnelError;
 use super::identity;
 use super::key::SshKey;
+
+/// A key that others can read is refused.
+const KEY_MODE: u32 = 0o600;
 
 /// Why there is no such key.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,26 @@ impl OwnKey {
         Ok(Self(identity::load(path)?))
     }
 
+    /// A new key, durably in this file: what was in it is gone.
+    ///
+    /// # Errors
+    /// [`OwnKeyError::NotMade`].
+    pub(crate) fn make_anew(path: &Path) -> Result<Self, OwnKeyError> {
+        let make = || {
+            let (key, text) = fresh()?;
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file =
+                File::options().write(true).create_new(true).mode(KEY_MODE).open(path)?;
+            file.write_all(text.as_ref().as_bytes())?;
+            file.sync_all()?;
+            Ok(Self(key))
+        };
+        make().map_err(|error| OwnKeyError::NotMade { path: path.to_owned(), error })
+    }
+
     /// Its public half.
     #[must_use]
     pub fn public(&self) -> SshKey {
@@ -60,9 +84,8 @@ impl OwnKey {
     }
 }
 
-/// Written whole before it has its name, so that who is killed meanwhile leaves no half a key; and
-/// of two who make one at once, the first one's stays.
-fn make(path: &Path) -> io::Result<()> {
+/// A key of random bytes, and its text.
+fn fresh() -> io::Result<(PrivateKey, impl AsRef<str>)> {
     let mut seed = [0_u8; 32];
     let mut filled = 0;
     while filled < seed.len() {
@@ -70,11 +93,18 @@ fn make(path: &Path) -> io::Result<()> {
     }
     let key = PrivateKey::from(Ed25519Keypair::from_seed(&seed));
     let text = key.to_openssh(LineEnding::LF).map_err(io::Error::other)?;
+    Ok((key, text))
+}
+
+/// Written whole before it has its name, so that who is killed meanwhile leaves no half a key; and
+/// of two who make one at once, the first one's stays.
+fn make(path: &Path) -> io::Result<()> {
+    let (_, text) = fresh()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Mode 0600 from the start.
     let mut file = NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(text.as_ref().as_bytes())?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => File::open(folder)?.sync_all(),
