@@ -221,16 +221,16 @@ fn a_vcenter_that_is_away_once_all_is_read_is_told_of_and_not_waited_for_after_a
     let _node = place.node(SLOW);
     place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
     let said = place.hubs.kept.path("said");
-    let line = format!("backup --vm web {} --node n1", by(&place.hubs.hub));
+    let line = format!("backup --vm web {} --node n1 -v", by(&place.hubs.hub));
     let mut command = place.hubs.kept.command(&line);
     let child = command.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap();
-    wait_until("there is no snapshot", || place.snapshots() == 1);
+    let told = || fs::read_to_string(&said).unwrap();
+    wait_until("nothing is copied", || told().contains(" is copying: "));
     // For longer than this test takes.
     for _ in 0..10_000 {
         let failure = Failure::new("HostNotConnected", "The host is not connected.");
         place.vms.vsphere.trouble(Trouble::CallFails { method: "RetrievePropertiesEx", failure });
     }
-    let told = || fs::read_to_string(&said).unwrap();
     wait_until("nothing is told", || told().contains("cannot be seen: "));
     signal(&child, Signal::TERM);
     let output = child.wait_with_output().unwrap();
