@@ -124,14 +124,14 @@ impl Backups {
                 shared.wake();
             }
         });
-        let works: [(&str, fn(Arc<Shared>)); 2] =
-            [("queue", Shared::schedule), ("strays", |shared| shared.dismiss_strays())];
-        let threads = works.map(|(name, work)| {
+        let start = |name: &str, work: fn(Arc<Shared>)| {
             let ours = Arc::clone(&shared);
             let thread = thread::Builder::new().name(name.into()).spawn(move || work(ours));
             thread.expect("a hub that cannot have two threads cannot work at all")
-        });
-        Ok(Self { shared, threads: Mutex::new(threads.into()) })
+        };
+        let threads =
+            vec![start("queue", Shared::schedule), start("strays", |ours| ours.dismiss_strays())];
+        Ok(Self { shared, threads: Mutex::new(threads) })
     }
 
     /// The repositories that points go to.
