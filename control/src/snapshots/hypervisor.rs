@@ -128,6 +128,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// kind, as ESXi hosts.
     fn server_uuid(&self) -> Option<&str>;
 
+    /// How long the removal of a snapshot is waited for.
+    fn removal_deadline(&self) -> Duration;
+
     /// All VMs, sorted by path.
     ///
     /// # Errors

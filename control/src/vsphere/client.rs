@@ -1,6 +1,7 @@
 //! The client: a session, behind what backups ask of hypervisors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use blockferry_dataplane::plan::AreaSet;
 
@@ -87,6 +88,10 @@ impl Hypervisor for Vsphere {
 
     fn server_uuid(&self) -> Option<&str> {
         self.session.content().instance_uuid.as_deref()
+    }
+
+    fn removal_deadline(&self) -> Duration {
+        self.session.server().deadlines.removal
     }
 
     fn vms(&self) -> Result<Vec<Vm>, HypervisorError> {
