@@ -7,12 +7,14 @@ use blockferry_dataplane::plan::AreaSet;
 
 use super::areas::changed;
 use super::error::VsphereError;
-use super::inventory::{Meant, candidates, look, meant, vms, with_instance_uuid};
+use super::inventory::{Meant, candidates, look, meant, vms};
 use super::making::{destroy, make, note};
 use super::patience::Waits;
 use super::session::Session;
 use super::settings::VsphereServer;
-use super::snapshot::{disks_of, has_named, named, remove, remove_named, take, track_changes};
+use super::snapshot::{
+    disks_of, has_named, named, owners, remove, remove_named, take, track_changes,
+};
 use crate::backup::Cancellation;
 use crate::catalog::ChangeId;
 use crate::snapshots::{
@@ -116,7 +118,7 @@ impl Hypervisor for Vsphere {
     }
 
     fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError> {
-        Ok(self.session.looked(|| with_instance_uuid(&self.session, uuid))?)
+        Ok(owners(&self.session, uuid)?)
     }
 
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {
