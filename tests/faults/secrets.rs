@@ -100,6 +100,15 @@ fn assert_no_core(stage: &Stage) {
 }
 
 #[test]
+fn the_password_needs_no_folder_for_temporary_files() {
+    let (stage, line) = stage();
+    let output = stage.place.kept.command(&line).env("TMPDIR", "/nope").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stage.points(), 2);
+    stage.assert_tidy();
+}
+
+#[test]
 fn a_program_that_has_the_password_leaves_no_core() {
     let (stage, line) = stage();
     // A segmentation fault that was not one is let go by the runtime of the language.
