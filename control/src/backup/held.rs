@@ -77,6 +77,7 @@ impl Held {
             entry.asks()?;
         }
         self.asked = true;
+        self.last_words("may be left");
         let made = self.source.hypervisor.take_snapshot(vm, wanted, cancellation);
         if made.as_ref().is_err_and(HypervisorError::is_unanswered) {
             return Ok(made?);
@@ -106,6 +107,7 @@ impl Held {
     pub(super) fn take(&mut self, taken: TakenSnapshot) {
         self.instant = UnixMillis::now();
         self.snapshot = Some(taken.id);
+        self.last_words("is left");
         self.notes.push(match taken.quiesced {
             Quiesced::Done => note(NoteWeight::Note, "the guest's data was put in order".into()),
             Quiesced::PoweredOff => note(NoteWeight::Note, "the VM was off".into()),
@@ -121,6 +123,14 @@ impl Held {
                 note(NoteWeight::Warning, says)
             }
         });
+    }
+
+    /// What is told where the process ends at once from here on, before anything is let go.
+    fn last_words(&self, left: &str) {
+        let (name, vm) = (&self.name, &self.source.vm.path);
+        let words =
+            format!("snapshot {name} of VM {vm} {left}; `blockferry node sweep` removes it");
+        self.watch.last_words(Some(&words));
     }
 
     /// Has all disks of the snapshot served that it holds.

@@ -180,7 +180,12 @@ impl Run<'_> {
         }
         self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
         let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
-        let mut holding = Holding::of(self.origin.map(freeze).transpose()?);
+        let frozen = self.origin.map(freeze).transpose();
+        if frozen.is_err() {
+            // What was held is let go, or told to be left.
+            self.watch.last_words(None);
+        }
+        let mut holding = Holding::of(frozen?);
         let published = self.copy_and_publish(&mut holding, created, work);
         // To let a VM go can take hours, and needs no port.
         self.ground.give_ports_back(self.job, &**self.watch);
