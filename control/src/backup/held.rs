@@ -80,13 +80,26 @@ impl Held {
         self.last_words("may be left");
         let made = self.source.hypervisor.take_snapshot(vm, wanted, cancellation);
         if made.as_ref().is_err_and(HypervisorError::is_unanswered) {
-            return Ok(made?);
+            return Self::amid(made, cancellation);
         }
         // Without it a sweep waits in vain for the snapshot of a dead job, for an hour.
         if let Some(Err(error)) = self.entry.as_mut().map(LedgerEntry::is_answered) {
             self.watch.note(&error.to_string());
         }
-        Ok(made?)
+        Self::amid(made, cancellation)
+    }
+
+    /// A snapshot is waited for whatever is called off; that it was is why the job ends, also where the
+    /// wait was in vain.
+    fn amid(
+        made: Result<TakenSnapshot, HypervisorError>,
+        cancellation: &Cancellation,
+    ) -> Result<TakenSnapshot, BackupError> {
+        made.map_err(|error| match error {
+            HypervisorError::CalledOff => BackupError::Cancelled,
+            error if cancellation.is_cancelled() => BackupError::CancelledAmid(Box::new(error)),
+            error => error.into(),
+        })
     }
 
     /// Tracking counts from the next stun on, which a snapshot that is made and removed is.

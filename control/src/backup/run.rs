@@ -344,7 +344,7 @@ impl Run<'_> {
     fn note_end(&self, error: &BackupError) {
         let (jobs, words) = (&self.ground.jobs, error.to_string());
         let ended = match error {
-            BackupError::Cancelled => jobs.advance(self.job, JobState::Cancelled, &words),
+            error if error.is_cancelled() => jobs.advance(self.job, JobState::Cancelled, &words),
             _ => jobs.fail(self.job, error.failure(), &words),
         };
         match ended {
