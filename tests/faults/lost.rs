@@ -1,5 +1,9 @@
 //! Snapshots that somebody else removes while they are read.
 
+use std::time::Duration;
+
+use blockferry_doubles::vsphere::Trouble;
+
 use super::{DISK, Stage};
 use crate::blockferry::{stderr, wait_until};
 
@@ -22,4 +26,25 @@ fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
     // Its change id is no base either.
     let next = stage.recovers();
     assert_eq!(next.mode(DISK), "incremental", "{}", next.report);
+}
+
+#[test]
+fn a_server_that_does_not_tell_whether_the_snapshot_was_there_to_the_end_makes_no_point_and_says_why()
+ {
+    let stage = Stage::new();
+    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let child = stage.start("--mode full --vcenter-deadline 1s");
+    wait_until("no data comes", || stage.has_data());
+    // More than are asked within the deadline.
+    for _ in 0..4 {
+        let by = Duration::from_secs(20);
+        stage.place.vsphere.trouble(Trouble::CallSlow { method: "FindAllByUuid", by });
+    }
+    let output = child.wait_with_output().unwrap();
+    let words =
+        ["VM dc/web", "all of it was read", "there is no point", "did not answer FindAllByUuid"];
+    Stage::has_failed(&output, 4, &words);
+    stage.place.vsphere.clear_troubles();
+    assert_eq!(stage.points(), 1);
+    stage.recovers();
 }

@@ -286,14 +286,19 @@ struct Still {
 impl Witness for Still {
     fn confirm(&self) -> Result<(), BackupError> {
         let Self { hypervisor, vm, name } = self;
-        if hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name)? {
-            return Ok(());
-        }
-        let why = format!(
-            "its snapshot {name} is gone, and was not removed by this backup: what was read may be of \
-             another time, so there is no point; find out who removes snapshots of this VM, and back it \
-             up again"
-        );
+        let why = match hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name) {
+            Ok(true) => return Ok(()),
+            Ok(false) => format!(
+                "its snapshot {name} is gone, and was not removed by this backup: what was read may be \
+                 of another time, so there is no point; find out who removes snapshots of this VM, and \
+                 back it up again"
+            ),
+            Err(HypervisorError::CalledOff) => return Err(BackupError::Cancelled),
+            Err(error) => format!(
+                "all of it was read, but nobody could see whether its snapshot {name} was still there \
+                 to the end, so there is no point: {error}"
+            ),
+        };
         Err(BackupError::Unready { vm: vm.path.clone(), why })
     }
 }
