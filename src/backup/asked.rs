@@ -126,7 +126,7 @@ pub(super) fn refusal(error: &BackupError) -> anyhow::Error {
 
 fn exit_of(error: &BackupError) -> Exit {
     match error {
-        BackupError::Cancelled => Exit::Interrupted,
+        error if error.is_cancelled() => Exit::Interrupted,
         other => Exit::of_failure(other.failure()),
     }
 }

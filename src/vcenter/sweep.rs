@@ -157,6 +157,8 @@ struct Json<'a> {
     failed: Vec<Failed<'a>>,
     /// Of jobs that are at work.
     alive: &'a [SnapshotRecord],
+    /// Of dead jobs, and another sweep is at work with them.
+    others: &'a [SnapshotRecord],
     elsewhere: &'a [SnapshotRecord],
     /// That a copy of the folder has brought.
     copied: &'a [SnapshotRecord],
@@ -204,6 +206,7 @@ impl<'a> Json<'a> {
             restores: swept.restores.iter().map(dead).collect(),
             failed: swept.failed.iter().map(failed).collect(),
             alive: &swept.alive,
+            others: &swept.others,
             elsewhere: &swept.elsewhere,
             copied: &swept.copied,
             dead_jobs: cleaned

@@ -98,9 +98,13 @@ fn a_second_ctrl_c_in_the_copy_ends_at_once_and_leaves_the_snapshot_to_the_next_
     backup.is_heard();
     let asked = Instant::now();
     backup.interrupt();
-    backup.ends();
+    let said = backup.ends();
     assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
-    assert_eq!(stage.web.snapshots().unwrap().len(), 1);
+    let left = stage.web.snapshots().unwrap();
+    assert_eq!(left.len(), 1);
+    let left = &left[0].name;
+    let told = format!("snapshot {left} of VM dc/web is left; `blockferry node sweep` removes it");
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
     let folder = stage.place.kept.folder().to_str().unwrap();
     wait_until("a process outlives it", || processes_of(folder).is_empty());
     stage.place.vsphere.clear_plugin_faults();

@@ -1,5 +1,7 @@
 //! Snapshots that somebody else removes while they are read, and whether they are there is looked for.
 
+use std::time::Duration;
+
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::{DISK, Stage};
@@ -82,5 +84,26 @@ fn a_vm_that_is_registered_anew_while_it_is_read_has_its_point() {
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(stage.points(), 2);
     stage.assert_tidy();
+    stage.recovers();
+}
+
+#[test]
+fn a_server_that_does_not_tell_whether_the_snapshot_was_there_to_the_end_makes_no_point_and_says_why()
+ {
+    let stage = Stage::new();
+    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
+    let child = stage.start("--mode full --vcenter-deadline 1s");
+    wait_until("no data comes", || stage.has_data());
+    // More than are asked within the deadline.
+    for _ in 0..4 {
+        let by = Duration::from_secs(20);
+        stage.place.vsphere.trouble(Trouble::CallSlow { method: "FindAllByUuid", by });
+    }
+    let output = child.wait_with_output().unwrap();
+    let words =
+        ["VM dc/web", "all of it was read", "there is no point", "did not answer FindAllByUuid"];
+    Stage::has_failed(&output, 4, &words);
+    stage.place.vsphere.clear_troubles();
+    assert_eq!(stage.points(), 1);
     stage.recovers();
 }

@@ -12,6 +12,7 @@ mod secrets;
 mod server;
 mod signals;
 mod snapshots;
+mod sweeps;
 mod times;
 mod together;
 mod tracking;

@@ -100,6 +100,28 @@ fn assert_no_core(stage: &Stage) {
 }
 
 #[test]
+fn a_password_file_with_a_byte_order_mark_is_refused_before_a_login() {
+    let (stage, line) = stage();
+    write_secret(&stage.place.kept.path("marked.password"), &format!("\u{feff}{}", PASSWORD.0));
+    let output = stage.place.kept.run(&line.replace("vault.password", "marked.password"));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("begins with a UTF-8 byte order mark"), "{said}");
+    assert_eq!(stage.place.vsphere.count("Login"), 0);
+    assert!(!PASSWORD.is_in(&output.stdout) && !PASSWORD.is_in(&output.stderr));
+    stage.assert_tidy();
+}
+
+#[test]
+fn the_password_needs_no_folder_for_temporary_files() {
+    let (stage, line) = stage();
+    let output = stage.place.kept.command(&line).env("TMPDIR", "/nope").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stage.points(), 2);
+    stage.assert_tidy();
+}
+
+#[test]
 fn a_program_that_has_the_password_leaves_no_core() {
     let (stage, line) = stage();
     // A segmentation fault that was not one is let go by the runtime of the language.

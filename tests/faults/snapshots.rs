@@ -158,6 +158,32 @@ fn a_server_that_refuses_for_a_while_is_waited_for_and_that_is_told_with_the_poi
 }
 
 #[test]
+fn a_server_that_is_away_when_a_removal_is_looked_up_is_waited_for() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::CallHeld { method: REMOVE });
+    let child = stage.start("");
+    assert!(stage.place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(REMOVE) == 1));
+    // As if it was done, and the answer to that lost: it is not there by this id any more.
+    for snapshot in stage.web.snapshots().unwrap() {
+        stage.web.remove_snapshot(&snapshot.id).unwrap();
+    }
+    for method in ["FindAllByUuid", "RetrievePropertiesEx"] {
+        // Three calls to a look, and half a second and more between looks.
+        for _ in 0..8 {
+            stage.place.vsphere.trouble(Trouble::Cut { method, bytes: 0 });
+        }
+    }
+    stage.place.vsphere.release_call(REMOVE);
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(code(&output), 0, "{said}");
+    assert!(said.contains("it is tried again, for 300 s at most"), "{said}");
+    assert!(said.contains("was gone already") && !said.contains("is not removed: "), "{said}");
+    stage.assert_tidy();
+    stage.recovers();
+}
+
+#[test]
 fn a_server_that_goes_on_refusing_is_asked_ever_more_rarely_and_left_to_a_sweep() {
     let stage = Stage::new();
     stage.refuses_removals(40);

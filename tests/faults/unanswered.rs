@@ -71,6 +71,22 @@ fn a_snapshot_that_comes_when_its_backup_has_given_up_waiting_is_removed_by_a_la
 }
 
 #[test]
+fn a_backup_that_is_called_off_while_its_snapshot_is_waited_for_in_vain_is_interrupted() {
+    let stage = Stage::new();
+    stage.place.vsphere.trouble(Trouble::CallHeld { method: CREATE });
+    // Longer than it takes to be called off.
+    let child = stage.start("--vcenter-deadline 3s");
+    assert!(stage.place.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(CREATE) == 1));
+    signal(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    let words = ["interrupted", "did not answer", CREATE, "within 3 s"];
+    let failed = Stage::has_failed(&output, 7, &words);
+    assert!(failed.said.contains("may still come"), "{}", failed.said);
+    stage.assert_removed_when_it_comes();
+    stage.recovers();
+}
+
+#[test]
 fn a_snapshot_that_comes_when_its_backup_was_killed_is_removed_by_a_later_sweep() {
     let stage = Stage::new();
     stage.place.vsphere.trouble(Trouble::CallHeld { method: CREATE });

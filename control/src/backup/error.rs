@@ -169,6 +169,9 @@ pub enum BackupError {
     /// Somebody called it off.
     #[error("interrupted")]
     Cancelled,
+    /// Somebody called it off, and what was waited for all the same failed then.
+    #[error("interrupted; what was waited for until then failed: {0}")]
+    CancelledAmid(Box<HypervisorError>),
 }
 
 /// A disk in the words of a message.
@@ -203,6 +206,12 @@ from! {
 }
 
 impl BackupError {
+    /// Whether it ended because somebody called it off.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::CancelledAmid(_))
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub fn failure(&self) -> FailureKind {
@@ -236,6 +245,7 @@ impl BackupError {
             Self::Empty { .. }
             | Self::Digests { .. }
             | Self::Hypervisor(_)
+            | Self::CancelledAmid(_)
             | Self::Unready { .. }
             | Self::Source(_)
             | Self::OtherSize { .. } => Some(Side::Source),

@@ -77,15 +77,29 @@ impl Held {
             entry.asks()?;
         }
         self.asked = true;
+        self.last_words("may be left");
         let made = self.source.hypervisor.take_snapshot(vm, wanted, cancellation);
         if made.as_ref().is_err_and(HypervisorError::is_unanswered) {
-            return Ok(made?);
+            return Self::amid(made, cancellation);
         }
         // Without it a sweep waits in vain for the snapshot of a dead job, for an hour.
         if let Some(Err(error)) = self.entry.as_mut().map(LedgerEntry::is_answered) {
             self.watch.note(&error.to_string());
         }
-        Ok(made?)
+        Self::amid(made, cancellation)
+    }
+
+    /// A snapshot is waited for whatever is called off; that it was is why the job ends, also where the
+    /// wait was in vain.
+    fn amid(
+        made: Result<TakenSnapshot, HypervisorError>,
+        cancellation: &Cancellation,
+    ) -> Result<TakenSnapshot, BackupError> {
+        made.map_err(|error| match error {
+            HypervisorError::CalledOff => BackupError::Cancelled,
+            error if cancellation.is_cancelled() => BackupError::CancelledAmid(Box::new(error)),
+            error => error.into(),
+        })
     }
 
     /// Tracking counts from the next stun on, which a snapshot that is made and removed is.
@@ -106,6 +120,7 @@ impl Held {
     pub(super) fn take(&mut self, taken: TakenSnapshot) {
         self.instant = UnixMillis::now();
         self.snapshot = Some(taken.id);
+        self.last_words("is left");
         self.notes.push(match taken.quiesced {
             Quiesced::Done => note(NoteWeight::Note, "the guest's data was put in order".into()),
             Quiesced::PoweredOff => note(NoteWeight::Note, "the VM was off".into()),
@@ -121,6 +136,14 @@ impl Held {
                 note(NoteWeight::Warning, says)
             }
         });
+    }
+
+    /// What is told where the process ends at once from here on, before anything is let go.
+    fn last_words(&self, left: &str) {
+        let (name, vm) = (&self.name, &self.source.vm.path);
+        let words =
+            format!("snapshot {name} of VM {vm} {left}; `blockferry node sweep` removes it");
+        self.watch.last_words(Some(&words));
     }
 
     /// Has all disks of the snapshot served that it holds.
@@ -263,14 +286,19 @@ struct Still {
 impl Witness for Still {
     fn confirm(&self) -> Result<(), BackupError> {
         let Self { hypervisor, vm, name } = self;
-        if hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name)? {
-            return Ok(());
-        }
-        let why = format!(
-            "its snapshot {name} is gone, and was not removed by this backup: what was read may be of \
-             another time, so there is no point; find out who removes snapshots of this VM, and back it \
-             up again"
-        );
+        let why = match hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name) {
+            Ok(true) => return Ok(()),
+            Ok(false) => format!(
+                "its snapshot {name} is gone, and was not removed by this backup: what was read may be \
+                 of another time, so there is no point; find out who removes snapshots of this VM, and \
+                 back it up again"
+            ),
+            Err(HypervisorError::CalledOff) => return Err(BackupError::Cancelled),
+            Err(error) => format!(
+                "all of it was read, but nobody could see whether its snapshot {name} was still there \
+                 to the end, so there is no point: {error}"
+            ),
+        };
         Err(BackupError::Unready { vm: vm.path.clone(), why })
     }
 }

@@ -32,6 +32,7 @@ mod request;
 mod run;
 mod stage;
 mod standing;
+mod swept;
 #[cfg(test)]
 mod tests;
 mod tracker;

@@ -180,7 +180,12 @@ impl Run<'_> {
         }
         self.refuse_namesake(self.origin.and_then(Origin::vm_uuid).as_ref())?;
         let freeze = |origin: &dyn Origin| origin.freeze(self.job, self.watch, self.cancellation);
-        let mut holding = Holding::of(self.origin.map(freeze).transpose()?);
+        let frozen = self.origin.map(freeze).transpose();
+        if frozen.is_err() {
+            // What was held is let go, or told to be left.
+            self.watch.last_words(None);
+        }
+        let mut holding = Holding::of(frozen?);
         let published = self.copy_and_publish(&mut holding, created, work);
         // To let a VM go can take hours, and needs no port.
         self.ground.give_ports_back(self.job, &**self.watch);
@@ -339,7 +344,7 @@ impl Run<'_> {
     fn note_end(&self, error: &BackupError) {
         let (jobs, words) = (&self.ground.jobs, error.to_string());
         let ended = match error {
-            BackupError::Cancelled => jobs.advance(self.job, JobState::Cancelled, &words),
+            error if error.is_cancelled() => jobs.advance(self.job, JobState::Cancelled, &words),
             _ => jobs.fail(self.job, error.failure(), &words),
         };
         match ended {

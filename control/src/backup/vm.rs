@@ -16,6 +16,7 @@ use super::error::BackupError;
 use super::held::Held;
 use super::origin::{Frozen, Origin};
 use super::run::Watch;
+use super::swept::OtherSweeps;
 use crate::budgets::{BudgetError, Budgets, Claim, Pool, Share};
 use crate::catalog::{JobId, NoteWeight, PointNote, UnixMillis, VmUuid};
 use crate::snapshots::{
@@ -121,6 +122,7 @@ impl VmSource {
     /// would pile up until the storage is full.
     fn clear(
         &self,
+        others: &mut OtherSweeps<'_>,
         watch: &Arc<dyn Watch>,
         cancellation: &Cancellation,
     ) -> Result<(), BackupError> {
@@ -129,7 +131,7 @@ impl VmSource {
         let about = format!("the snapshot of a dead job of VM {path}");
         let tell = move |why: &str| teller.note(&format!("{about} is not removed yet: {why}"));
         let hypervisor = self.hypervisor.telling(Arc::new(tell), cancellation);
-        let swept = sweep(ledger, server, &*hypervisor, Some(&self.vm))?;
+        let swept = others.then(|| sweep(ledger, server, &*hypervisor, Some(&self.vm)))?;
         swept.lines().iter().for_each(|line| watch.note(line));
         if cancellation.is_cancelled() {
             return Err(BackupError::Cancelled);
@@ -193,7 +195,8 @@ impl Origin for VmSource {
     ) -> Result<Frozen, BackupError> {
         // Whoever calls the job off waits for no answer but those about its snapshot.
         let source = Self { hypervisor: self.hypervisor.unless(cancellation), ..self.clone() };
-        self.clear(watch, cancellation)?;
+        let mut others = OtherSweeps::new(self, watch, cancellation);
+        self.clear(&mut others, watch, cancellation)?;
         let vm = source.look()?;
         self.refuse_other_backup(named_as_ours(&vm.snapshots), None)?;
         let name = SnapshotName::of(job);
@@ -207,7 +210,7 @@ impl Origin for VmSource {
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.
-            entry: Some(self.settings.ledger.note(record)?),
+            entry: Some(others.note(&record)?),
             granted: None,
             asked: false,
             snapshot: None,

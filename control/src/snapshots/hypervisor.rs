@@ -128,6 +128,9 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// kind, as ESXi hosts.
     fn server_uuid(&self) -> Option<&str>;
 
+    /// How long the removal of a snapshot is waited for.
+    fn removal_deadline(&self) -> Duration;
+
     /// All VMs, sorted by path.
     ///
     /// # Errors
@@ -148,7 +151,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn look(&self, vm: &VmId) -> Result<Vm, HypervisorError>;
 
     /// The VM that has this UUID as its own, by whatever id it has now; none where there is none. Only
-    /// where a server does not keep them apart, there are several.
+    /// where a server does not keep them apart, there are several. It is asked where a snapshot is to be
+    /// removed, so a server that is away is waited for.
     ///
     /// # Errors
     /// [`HypervisorError`].

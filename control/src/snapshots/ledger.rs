@@ -1,7 +1,8 @@
 //! Which snapshots are ours: written down before one is made, and struck out once it is gone.
 //!
 //! ```text
-//!  FOLDER/<job>.json    one snapshot; its owner has the file locked with flock(2)
+//!  FOLDER/<job>.json    one snapshot; its owner has the file locked with flock(2): its job for itself
+//!                       alone, and a sweep that looks after a dead one's with a shared lock
 //!         <job>.part    the same while it is written, by whoever has the folder locked
 //! ```
 //!
@@ -232,6 +233,14 @@ pub enum LedgerError {
         /// What it does.
         kind: WorkKind,
     },
+    /// A sweep is at work with what a dead job has left of this VM.
+    #[error("{}; wait for its end", swept(*kind, job))]
+    Swept {
+        /// The dead job.
+        job: String,
+        /// What it did.
+        kind: WorkKind,
+    },
     /// A file that is not as it was written.
     #[error("{0} is no record of a snapshot; look at what wrote it, and remove it")]
     Strange(String),
@@ -264,6 +273,8 @@ pub struct LedgerPage {
     pub copied: Vec<LedgerEntry>,
     /// Those of jobs that are at work.
     pub alive: Vec<SnapshotRecord>,
+    /// Those of dead jobs that somebody else looks after now: a sweep, for hours at times.
+    pub swept: Vec<SnapshotRecord>,
     /// What cannot be read.
     pub strange: Vec<LedgerError>,
 }
@@ -285,7 +296,8 @@ impl Ledger {
     /// Writes down a snapshot that is about to be made. It is on the disk when this returns.
     ///
     /// # Errors
-    /// [`LedgerError::Taken`] while another job has one of this VM; [`LedgerError::System`].
+    /// [`LedgerError::Taken`] while another job has one of this VM, [`LedgerError::Swept`] while a sweep
+    /// looks after that of a dead job; [`LedgerError::System`].
     pub fn note(&self, record: SnapshotRecord) -> Result<LedgerEntry, LedgerError> {
         let _turn = self.turn()?;
         let page = self.read()?;
@@ -295,6 +307,9 @@ impl Ledger {
         };
         if let Some(other) = page.alive.iter().find(same) {
             return Err(LedgerError::Taken { job: other.job.clone(), kind: other.kind });
+        }
+        if let Some(dead) = page.swept.iter().find(same) {
+            return Err(LedgerError::Swept { job: dead.job.clone(), kind: dead.kind });
         }
         let path = self.folder.join(&record.job).with_extension(ENDING);
         let (lock, record) = self.write(&path, &record)?;
@@ -353,7 +368,7 @@ impl Ledger {
     }
 
     /// The same, where of dead jobs only some are meant. The others' are let go in the same turn: who
-    /// works with those VMs would take their jobs for alive.
+    /// works with those VMs would wait for them.
     ///
     /// # Errors
     /// [`LedgerError::System`].
@@ -376,7 +391,13 @@ impl Ledger {
         let _turn = self.turn()?;
         let page = self.read()?;
         let dead = page.dead.iter().map(LedgerEntry::record);
-        Ok(page.alive.iter().chain(dead).filter_map(|record| record.name().ok()).collect())
+        Ok(page
+            .alive
+            .iter()
+            .chain(&page.swept)
+            .chain(dead)
+            .filter_map(|record| record.name().ok())
+            .collect())
     }
 
     fn read(&self) -> Result<LedgerPage, LedgerError> {
@@ -394,10 +415,10 @@ impl Ledger {
             }
             match open(&path) {
                 Ok(Some((file, record))) => {
-                    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    match hold(&file) {
                         // Its owner has struck it out between.
-                        Ok(()) if !path.exists() => {}
-                        Ok(()) => {
+                        Ok(_) if !path.exists() => {}
+                        Ok(Hold::Ours) => {
                             let of = match record.is_made_here(&file) {
                                 true => &mut page.dead,
                                 false => &mut page.copied,
@@ -405,7 +426,8 @@ impl Ledger {
                             let ledger = self.clone();
                             of.push(LedgerEntry { ledger, path, record, _lock: file });
                         }
-                        Err(rustix::io::Errno::WOULDBLOCK) => page.alive.push(record),
+                        Ok(Hold::Jobs) => page.alive.push(record),
+                        Ok(Hold::Sweeps) => page.swept.push(record),
                         Err(error) => page.strange.push(system(&path, error.into())),
                     }
                 }
@@ -470,6 +492,33 @@ impl LedgerEntry {
     }
 }
 
+/// Who has a record.
+enum Hold {
+    /// Its job is dead, and this process has it from now on as sweeps have it.
+    Ours,
+    /// Its job, which is at work.
+    Jobs,
+    /// Whoever looks after it, for its job is dead.
+    Sweeps,
+}
+
+/// Tries for a record, in one's turn: to make another lock of one is to let it go for a moment.
+fn hold(file: &File) -> rustix::io::Result<Hold> {
+    use rustix::io::Errno;
+    let is_alone = match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => true,
+        Err(Errno::WOULDBLOCK) => false,
+        Err(error) => return Err(error),
+    };
+    match flock(file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) if is_alone => Ok(Hold::Ours),
+        // This one ends with the file, which is closed in this turn.
+        Ok(()) => Ok(Hold::Sweeps),
+        Err(Errno::WOULDBLOCK) => Ok(Hold::Jobs),
+        Err(error) => Err(error),
+    }
+}
+
 fn open(path: &Path) -> Result<Option<(File, SnapshotRecord)>, LedgerError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -488,6 +537,17 @@ fn taken(kind: WorkKind, job: &str) -> String {
     match kind {
         WorkKind::Backup => format!("the VM is being backed up: job {job} has a snapshot of it"),
         WorkKind::Restore => format!("the VM is being restored into, by job {job}"),
+    }
+}
+
+fn swept(kind: WorkKind, job: &str) -> String {
+    match kind {
+        WorkKind::Backup => {
+            format!("a sweep is removing the snapshot of the VM that job {job} left, which is dead")
+        }
+        WorkKind::Restore => {
+            format!("a sweep is looking at what job {job} left in the VM, a restore that is dead")
+        }
     }
 }
 

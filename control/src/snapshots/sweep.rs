@@ -21,6 +21,8 @@ pub struct Swept {
     pub failed: Vec<(SnapshotRecord, String)>,
     /// Those of jobs that are at work.
     pub alive: Vec<SnapshotRecord>,
+    /// Those of dead jobs that another sweep is at work with.
+    pub others: Vec<SnapshotRecord>,
     /// Those of dead jobs at other servers.
     pub elsewhere: Vec<SnapshotRecord>,
     /// Those that a copy of the ledger has brought, of whose jobs nothing is known here.
@@ -52,9 +54,10 @@ pub fn sweep(
     let is_meant =
         |record: &SnapshotRecord| of_vm.is_none_or(|vm| is_here(record) && record.is_of(vm));
     let page = ledger.page_of(is_meant)?;
-    let mut swept = Swept { alive: page.alive, strange: page.strange, ..Swept::default() };
+    let mut swept =
+        Swept { alive: page.alive, others: page.swept, strange: page.strange, ..Swept::default() };
     swept.copied = page.copied.into_iter().map(|entry| entry.record().clone()).collect();
-    // Each is held while it is its turn and no longer: to jobs of those VMs it would be alive.
+    // Each is held while it is its turn and no longer: jobs of those VMs wait for it.
     let dead: Vec<SnapshotRecord> = page.dead.iter().map(|entry| entry.record().clone()).collect();
     drop(page.dead);
     for record in dead {
@@ -62,8 +65,11 @@ pub fn sweep(
             swept.elsewhere.push(record);
             continue;
         }
-        let Some(entry) = ledger.page_of(|other| other.job == record.job)?.dead.pop() else {
-            // Another sweep was faster.
+        let is_it = |other: &SnapshotRecord| other.job == record.job;
+        let mut page = ledger.page_of(is_it)?;
+        let Some(entry) = page.dead.pop() else {
+            // Another sweep was faster, and has removed it or is about to.
+            swept.others.extend(page.swept.into_iter().filter(is_it));
             continue;
         };
         if record.kind == WorkKind::Restore {
@@ -253,12 +259,18 @@ impl Swept {
 }
 
 impl Swept {
-    /// What stays, for its job is at work: a line for each.
+    /// What stays, for somebody is at work with it: a line for each.
     #[must_use]
     pub fn at_work(&self) -> Vec<String> {
-        let lines =
-            self.alive.iter().map(|record| format!("{} stays: its job is at work", what(record)));
-        lines.collect()
+        let alive = self.alive.iter();
+        let alive = alive.map(|record| format!("{} stays: its job is at work", what(record)));
+        let others = self.others.iter().map(|record| match record.kind {
+            WorkKind::Backup => format!("{} is left alone: another sweep removes it", what(record)),
+            WorkKind::Restore => {
+                format!("{} is dead, and another sweep looks at what it has left", what(record))
+            }
+        });
+        alive.chain(others).collect()
     }
 }
 

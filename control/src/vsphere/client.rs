@@ -1,17 +1,20 @@
 //! The client: a session, behind what backups ask of hypervisors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use blockferry_dataplane::plan::AreaSet;
 
 use super::areas::changed;
 use super::error::VsphereError;
-use super::inventory::{Meant, candidates, look, meant, vms, with_instance_uuid};
+use super::inventory::{Meant, candidates, look, meant, vms};
 use super::making::{destroy, make, note};
 use super::patience::Waits;
 use super::session::Session;
 use super::settings::VsphereServer;
-use super::snapshot::{disks_of, has_named, named, remove, remove_named, take, track_changes};
+use super::snapshot::{
+    disks_of, has_named, named, owners, remove, remove_named, take, track_changes,
+};
 use crate::backup::Cancellation;
 use crate::catalog::ChangeId;
 use crate::snapshots::{
@@ -89,6 +92,10 @@ impl Hypervisor for Vsphere {
         self.session.content().instance_uuid.as_deref()
     }
 
+    fn removal_deadline(&self) -> Duration {
+        self.session.server().deadlines.removal
+    }
+
     fn vms(&self) -> Result<Vec<Vm>, HypervisorError> {
         Ok(self.session.looked(|| vms(&self.session))?)
     }
@@ -111,7 +118,7 @@ impl Hypervisor for Vsphere {
     }
 
     fn with_instance_uuid(&self, uuid: &str) -> Result<Vec<VmId>, HypervisorError> {
-        Ok(self.session.looked(|| with_instance_uuid(&self.session, uuid))?)
+        Ok(owners(&self.session, uuid)?)
     }
 
     fn track_changes(&self, vm: &VmId) -> Result<(), HypervisorError> {

@@ -35,6 +35,13 @@ pub enum PasswordError {
          password is read for each login: write it to a file", .0.display()
     )]
     NoFile(PathBuf),
+    /// An editor has put a mark before the password, which would be sent as a part of it: a wrong
+    /// password, and enough of them lock an account.
+    #[error(
+        "the password file {} begins with a UTF-8 byte order mark, which is no part of the password: \
+         write the file without it", .0.display()
+    )]
+    Marked(PathBuf),
     /// What is in it is none.
     #[error(
         "the password file {} holds no password: that is one line of 1 to {MAX_BYTES} bytes without \
@@ -91,6 +98,9 @@ impl PasswordFile {
             Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(unread(error)),
             Err(_) => return Err(PasswordError::None(self.0.clone())),
             Ok(_) => {}
+        }
+        if text.0.starts_with('\u{feff}') {
+            return Err(PasswordError::Marked(self.0.clone()));
         }
         let line = text.0.trim_end_matches(['\r', '\n']).len();
         text.0.truncate(line);
@@ -161,6 +171,17 @@ mod tests {
         for path in [&*pipe, folder.path(), Path::new("/dev/null")] {
             let refused = PasswordFile::at(path).unwrap_err();
             assert!(matches!(refused, PasswordError::NoFile(_)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_refused_with_the_reason_and_not_sent() {
+        for content in ["\u{feff}secret", "\u{feff}secret\r\n", "\u{feff}"] {
+            let file = file(content.as_bytes(), 0o600);
+            let refused = PasswordFile::at(file.path()).unwrap_err();
+            assert!(matches!(refused, PasswordError::Marked(_)), "{refused}");
+            let said = format!("{refused} {refused:?}");
+            assert!(said.contains("byte order mark") && !said.contains("secret"), "{said}");
         }
     }
 

@@ -252,7 +252,7 @@ pub(super) fn remove_named(
     let end = Instant::now() + session.server().deadlines.change;
     let mut removed = 0;
     loop {
-        let seen = session.looked(|| {
+        let seen = patiently(session, || {
             let makes_one = |kind: &str| kind.starts_with(MAKES_SNAPSHOT);
             let pending = session.pending(&vm_moref(vm), "VirtualMachine", makes_one)?;
             Ok((pending, named(session, vm)?))
@@ -286,26 +286,38 @@ pub(super) fn has_named(
     name: &SnapshotName,
 ) -> Result<bool, VsphereError> {
     let name = name.to_string();
+    patiently(session, || {
+        let mut vms = uuid.map_or(Ok(Vec::new()), |uuid| with_instance_uuid(session, uuid))?;
+        if vms.is_empty() {
+            vms.push(vm.clone());
+        }
+        for vm in &vms {
+            match named(session, vm) {
+                Ok(all) if all.iter().any(|snapshot| snapshot.name == name) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// The VMs of this UUID, whose snapshots are looked for. A server that is away is waited for.
+pub(super) fn owners(session: &Session, uuid: &str) -> Result<Vec<VmId>, VsphereError> {
+    patiently(session, || with_instance_uuid(session, uuid))
+}
+
+/// What only looks and decides over a snapshot, again for as long as a server may be away.
+fn patiently<T>(
+    session: &Session,
+    operation: impl Fn() -> Result<T, VsphereError>,
+) -> Result<T, VsphereError> {
     let mut away = session.patience(session.server().deadlines.absence);
     loop {
-        let seen = session.looked(|| {
-            let mut vms = uuid.map_or(Ok(Vec::new()), |uuid| with_instance_uuid(session, uuid))?;
-            if vms.is_empty() {
-                vms.push(vm.clone());
-            }
-            for vm in &vms {
-                match named(session, vm) {
-                    Ok(all) if all.iter().any(|snapshot| snapshot.name == name) => return Ok(true),
-                    Ok(_) => {}
-                    Err(error) if error.is_gone() => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(false)
-        });
-        match seen {
+        match session.looked(&operation) {
             Err(error) if error.is_passing() && away.after(&error) => {}
-            seen => return seen,
+            looked => return looked,
         }
     }
 }

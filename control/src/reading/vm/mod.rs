@@ -169,6 +169,9 @@ impl<'a> Claim<'a> {
                 let why = format!("job {job} is at work with it, and {does}; wait for its end");
                 Err(ReadError::UnfitVm { vm: vm.path.clone(), why })
             }
+            Err(error @ LedgerError::Swept { .. }) => {
+                Err(ReadError::UnfitVm { vm: vm.path.clone(), why: error.to_string() })
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -36,7 +36,9 @@ fn what_is_noted_is_alive_until_its_owner_is_gone_and_dead_until_it_is_struck_ou
     let dead = page.dead.remove(0);
     assert_eq!(anywhere(dead.record()), noted);
     // It is this one's now.
-    assert_eq!(anywhere(&ledger.page().unwrap().alive[0]), noted);
+    let page = ledger.page().unwrap();
+    assert_eq!((page.alive.len(), page.dead.len()), (0, 0));
+    assert_eq!(anywhere(&page.swept[0]), noted);
     dead.strike().unwrap();
     let page = ledger.page().unwrap();
     assert_eq!((page.alive.len(), page.dead.len()), (0, 0));
@@ -176,10 +178,11 @@ fn who_looks_at_one_vm_keeps_no_dead_entry_of_another() {
     }
     let page = ledger.page_of(|record| record.vm == "vm-1").unwrap();
     assert_eq!(page.dead.len(), 1);
-    // To the job of the other one this one would be alive.
+    // The job of the other one would have to wait for this one.
     let other = ledger.note(record("vm-2")).unwrap();
     let refused = ledger.note(record("vm-1")).unwrap_err();
-    assert!(matches!(refused, LedgerError::Taken { .. }));
+    let dead = &page.dead[0].record().job;
+    assert!(matches!(&refused, LedgerError::Swept { job, .. } if job == dead), "{refused}");
     drop((page, other));
 }
 

@@ -25,7 +25,8 @@ pub(crate) fn run_again(libdir: &Path, password: &str) -> Result<()> {
         .map(|word| OsString::from_vec(word.to_owned()));
     let name = words.next().ok_or_else(|| Error::new(libc::EINVAL, "no command line"))?;
 
-    let mut file = tempfile::tempfile()?;
+    // There and nowhere else, whatever TMPDIR says: plugins/vddk/reexec.c of nbdkit has it so.
+    let mut file = tempfile::tempfile_in("/tmp")?;
     file.write_all(password.as_bytes())?;
     file.rewind()?;
     fcntl_setfd(&file, FdFlags::empty()).map_err(std::io::Error::from)?;
