@@ -57,7 +57,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     waiting: VecDeque<Arc<Ticket>>,
     /// A thread is taken out by who waits for its end; the job stays until then.
-    running: BTreeMap<JobId, (Arc<Ticket>, Option<JoinHandle<()>>)>,
+    pub(super) running: BTreeMap<JobId, (Arc<Ticket>, Option<JoinHandle<()>>)>,
     /// Nodes that may have something left of jobs that are over.
     pub(super) strays_at: BTreeSet<NodeName>,
     pub(super) stopping: bool,

@@ -34,8 +34,10 @@ impl Shared {
         }
     }
 
-    /// Whether it is a job of this hub, and has ended.
+    /// Whether it is a job of this hub, and nobody here looks after it any more: one that is done still
+    /// waits for its node to let the VM go, and for what that has to say.
     fn is_over(&self, job: JobId) -> bool {
-        self.catalog.job(job).is_ok_and(|job| job.state.is_over())
+        !self.state().running.contains_key(&job)
+            && self.catalog.job(job).is_ok_and(|job| job.state.is_over())
     }
 }
