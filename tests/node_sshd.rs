@@ -118,17 +118,21 @@ impl Place {
     }
 }
 
-/// What the script makes of these ports.
+/// What the script makes of a hub's file that has these ports.
 fn key_options(folder: &Path, ports: &str, api: u16, node_port: u16) -> String {
     let key = folder.join("any");
     let made =
         Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
     assert!(made.unwrap().success());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sshd-lines");
-    let (api, node_port) = (api.to_string(), node_port.to_string());
+    let config = folder.join("hub.toml");
+    let text = format!("listen = \"127.0.0.1:{api}\"  # of the API\nports = \"{ports}\"\n");
+    fs::write(&config, text).unwrap();
     let lines = Command::new(script)
         .arg(key.with_extension("pub"))
-        .args(["--ports", ports, "--api", &api, "--node-port", &node_port])
+        .arg("--config")
+        .arg(&config)
+        .args(["--node-port", &node_port.to_string()])
         .output()
         .unwrap();
     assert!(lines.status.success(), "{}", String::from_utf8_lossy(&lines.stderr));

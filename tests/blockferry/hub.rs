@@ -69,6 +69,11 @@ impl Hub {
         format!("http://{}", self.address)
     }
 
+    /// Waits for the end of one that was told to end, or killed: its folder is free then.
+    pub(crate) fn wait_gone(&mut self) {
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();

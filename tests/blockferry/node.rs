@@ -74,6 +74,7 @@ impl NodePlace {
 
     /// Starts another hub on the same folder. The line leads to it, once it is there.
     pub(crate) fn restart_hub(&mut self) {
+        self.hub.wait_gone();
         self.hub = start_hub(&self.kept, &self.ports, &self.options);
         self.line.lead_to(&tunnel_of(&self.hub));
     }
