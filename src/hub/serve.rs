@@ -40,19 +40,7 @@ const SLACK: u64 = 64;
 /// What kept it from starting, in one line.
 pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
     let address = options.listen;
-    if !address.ip().is_loopback() {
-        if !options.beyond_loopback {
-            return Err(Refusal::usage(format!(
-                "{address} can be reached by other machines; say --beyond-loopback as well if \
-                 that is meant"
-            )))
-            .about("listen");
-        }
-        line(&format!(
-            "warning: the API on {address} can be reached by other machines, and speaks HTTP \
-             without TLS: put a proxy with TLS, or an SSH tunnel, before it"
-        ));
-    }
+    meant(options)?;
     apart(options)?;
     let settings = HubSettings { state: options.state.folder()?, ports: options.ports.0.clone() };
     make_room(settings.ports.len(), options.tunnel.map(|_| options.link.settings()).as_ref());
@@ -119,6 +107,25 @@ pub(super) fn command(options: &ServeOptions) -> anyhow::Result<Exit> {
         line(&error.to_string());
     }
     Ok(Exit::Done)
+}
+
+/// Refuses an API that other machines can reach, unless that is said to be meant.
+fn meant(options: &ServeOptions) -> anyhow::Result<()> {
+    let address = options.listen;
+    if !address.ip().is_loopback() {
+        if !options.beyond_loopback {
+            return Err(Refusal::usage(format!(
+                "{address} can be reached by other machines; say --beyond-loopback as well if \
+                 that is meant"
+            )))
+            .about("listen");
+        }
+        line(&format!(
+            "warning: the API on {address} can be reached by other machines, and speaks HTTP \
+             without TLS: put a proxy with TLS, or an SSH tunnel, before it"
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses addresses of the hub that are ports which it hands out.

@@ -3,7 +3,8 @@
 use blockferry_control::snapshots::{HypervisorError, Severity, Vm, findings};
 use clap::Args;
 
-use super::options::{INTERRUPTED, ServerOptions, VddkOptions};
+use super::options::{INTERRUPTED, ServerOptions};
+use super::vddk::VddkOptions;
 use super::vms::VmRecord;
 use crate::exit::{Exit, Refusal};
 use crate::output::{escaped, json, print, table};

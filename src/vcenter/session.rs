@@ -7,7 +7,8 @@ use blockferry_control::snapshots::Hypervisor;
 use blockferry_control::vsphere::VsphereError;
 use clap::Parser;
 
-use super::options::{INTERRUPTED, ServerOptions, SnapshotOptions, VddkOptions};
+use super::options::{INTERRUPTED, ServerOptions, SnapshotOptions};
+use super::vddk::VddkOptions;
 use crate::exit::{Exit, Refusal};
 
 /// Where the VMs are, how their snapshots are made, and how their disks are read.

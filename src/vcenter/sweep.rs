@@ -13,7 +13,8 @@ use blockferry_control::sources::vddk::{Settings, VddkSource};
 use clap::Args;
 use serde::Serialize;
 
-use super::options::{RuntimeOption, ServerOptions};
+use super::options::ServerOptions;
+use super::vddk::RuntimeOption;
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{json, line};

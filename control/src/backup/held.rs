@@ -25,7 +25,6 @@ pub(super) struct Held {
     pub(super) source: VmSource,
     /// Lets the VM go, whatever is called off.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
-    pub(super) cancellation: Cancellation,
     pub(super) uuid: Option<VmUuid>,
     pub(super) name: SnapshotName,
     /// None when all is let go.
@@ -213,12 +212,8 @@ impl Held {
 
     /// Who knows whether the snapshot is there.
     fn witness(&self) -> Still {
-        let (watch, cancellation) = (Arc::clone(&self.watch), &self.cancellation);
         let (name, vm) = (self.name.clone(), self.source.vm.clone());
-        let about = format!("whether snapshot {name} of VM {} is still there", vm.path);
-        let tell = move |why: &str| watch.note(&format!("{about} cannot be seen: {why}"));
-        let hypervisor = self.hypervisor.unless(cancellation);
-        Still { hypervisor: hypervisor.telling(Arc::new(tell), cancellation), vm, name }
+        Still { hypervisor: Arc::clone(&self.hypervisor), vm, name }
     }
 
     /// Ends the sources, for no snapshot should be removed that is read, and removes it.
@@ -284,8 +279,16 @@ struct Still {
 }
 
 impl Witness for Still {
-    fn confirm(&self) -> Result<(), BackupError> {
+    fn confirm(
+        &self,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError> {
         let Self { hypervisor, vm, name } = self;
+        let (teller, path) = (Arc::clone(watch), &vm.path);
+        let about = format!("whether snapshot {name} of VM {path} is still there");
+        let tell = move |why: &str| teller.note(&format!("{about} cannot be seen: {why}"));
+        let hypervisor = hypervisor.unless(cancellation).telling(Arc::new(tell), cancellation);
         let why = match hypervisor.has_named(&vm.id, vm.instance_uuid.as_deref(), name) {
             Ok(true) => return Ok(()),
             Ok(false) => format!(

@@ -48,11 +48,16 @@ pub(crate) struct Frozen {
 
 /// Who knows whether what is read was held still.
 pub(crate) trait Witness: Send + Sync + fmt::Debug {
-    /// Sees whether it was, up to now. Asked when all is read, and before it is believed.
+    /// Sees whether it was, up to now. Asked when all is read, and before it is believed. What is waited
+    /// for is told to `watch`, and not waited for once it is called off.
     ///
     /// # Errors
     /// [`BackupError`]: it was not, or nobody can tell.
-    fn confirm(&self) -> Result<(), BackupError>;
+    fn confirm(
+        &self,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError>;
 }
 
 /// Who knows what changed on a disk.

@@ -242,7 +242,9 @@ impl Run<'_> {
         .copy()?;
 
         // Before it is let go, and after the last byte: in between anybody may have removed it.
-        frozen.and_then(|frozen| frozen.witness.as_ref()).map_or(Ok(()), |it| it.confirm())?;
+        if let Some(witness) = frozen.and_then(|frozen| frozen.witness.as_ref()) {
+            witness.confirm(self.watch, self.cancellation)?;
+        }
         let created = frozen.map_or(created, |frozen| frozen.instant);
         let vm_uuid = frozen.and_then(|frozen| frozen.vm_uuid.clone());
         let mut notes = frozen.map_or_else(Vec::new, |frozen| frozen.notes.clone());

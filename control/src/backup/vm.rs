@@ -206,7 +206,6 @@ impl Origin for VmSource {
         let mut held = Held {
             source,
             hypervisor: self.hypervisor.telling(Arc::new(tell), cancellation),
-            cancellation: cancellation.clone(),
             uuid: self.uuid(),
             name: name.clone(),
             // Before its turn: a second job on the VM need not wait to be refused.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::jobs::{FOLDER_MODE, JobRefusal};
 use super::pass::PassId;
 use super::wire::{CarriedRecord, EndRecord, JobProgress, WordRecord};
-use crate::backup::{BackupError, Carried, CarryError, Carrying, Watch, lane_words};
+use crate::backup::{BackupError, Cancellation, Carried, CarryError, Carrying, Watch, lane_words};
 use crate::catalog::DiskName;
 use crate::child::held;
 
@@ -30,7 +30,7 @@ const MAX_WORDS: usize = 1024;
 pub(super) struct Job {
     pub(super) id: PassId,
     pub(super) folder: PathBuf,
-    pub(super) cancelled: AtomicBool,
+    pub(super) cancellation: Cancellation,
     /// The hub wants nothing of it any more: it is forgotten once it is over.
     pub(super) dismissed: AtomicBool,
     pub(super) state: Mutex<State>,
@@ -66,7 +66,7 @@ impl Job {
         Ok(Self {
             id,
             folder,
-            cancelled: AtomicBool::new(false),
+            cancellation: Cancellation::default(),
             dismissed: AtomicBool::new(false),
             state: Mutex::new(state),
             happened: watch::Sender::new(0),
@@ -111,7 +111,7 @@ impl Job {
         let mut called_off = false;
         while !carrying.wait_for(TICK) {
             held(&self.state).counts = carrying.progress();
-            if !called_off && self.cancelled.load(Ordering::Relaxed) {
+            if !called_off && self.cancellation.is_cancelled() {
                 called_off = true;
                 carrying.cancel();
             }

@@ -206,10 +206,9 @@ impl Jobs {
             let state = held(&job.state);
             state.started && state.end.is_none()
         };
-        job.cancelled.store(true, Ordering::Relaxed);
-        match at_work {
-            true => self.vms.hurry(id.job),
-            false => self.forget(id),
+        job.cancellation.cancel();
+        if !at_work {
+            self.forget(id);
         }
         Ok(())
     }
@@ -223,7 +222,7 @@ impl Jobs {
             if silent < self.settings.forget {
                 continue;
             }
-            if !job.cancelled.load(Ordering::Relaxed) {
+            if !job.cancellation.is_cancelled() {
                 (self.settings.log)(&format!(
                     "job {} is called off: the hub has not asked about it for {} s",
                     job.id,
@@ -240,7 +239,7 @@ impl Jobs {
     pub(super) fn stop(&self) {
         let jobs: Vec<_> = held(&self.jobs).values().cloned().collect();
         for job in &jobs {
-            job.cancelled.store(true, Ordering::Relaxed);
+            job.cancellation.cancel();
         }
         for job in jobs {
             let thread = held(&job.thread).take();
@@ -334,10 +333,12 @@ impl Jobs {
         let watch: Arc<dyn Watch> = Arc::clone(job) as _;
         let end = match lanes.start(loads, &watch, &Cancellation::default()) {
             Ok(carrying) => match job.follow(carrying) {
-                EndRecord::Carried(disks) => match self.vms.confirm(job) {
-                    Ok(()) => EndRecord::Carried(disks),
-                    Err(error) => CarryError::All(error).into(),
-                },
+                EndRecord::Carried(disks) => {
+                    match self.vms.confirm(job.id.job, &watch, &job.cancellation) {
+                        Ok(()) => EndRecord::Carried(disks),
+                        Err(error) => CarryError::All(error).into(),
+                    }
+                }
                 end => end,
             },
             Err(error) => CarryError::All(error).into(),

@@ -19,7 +19,6 @@ use std::time::Instant;
 
 use blockferry_dataplane::Endpoint;
 
-use super::job::Job;
 use super::jobs::JobRefusal;
 use super::wire::{
     BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FoundDiskRecord, FoundVmRecord,
@@ -73,8 +72,6 @@ struct HeldVm {
     /// What was asked about the changes of its disks.
     changed: Mutex<BTreeMap<String, ChangedAnswer>>,
     words: Mutex<Vec<String>>,
-    /// Who hears them in place of that, while its lanes run: their hub asks after those.
-    lanes: Mutex<Option<Arc<Job>>>,
     heard: Mutex<Instant>,
     /// What is done for it.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -114,9 +111,6 @@ impl fmt::Debug for HeldVm {
 
 impl Watch for HeldVm {
     fn note(&self, text: &str) {
-        if let Some(lanes) = &*held(&self.lanes) {
-            return lanes.note(text);
-        }
         let mut words = held(&self.words);
         if words.len() < MAX_WORDS {
             words.push(text.to_owned());
@@ -214,7 +208,6 @@ impl HeldVms {
             state: Mutex::new(State::Working),
             changed: Mutex::default(),
             words: Mutex::default(),
-            lanes: Mutex::default(),
             heard: Mutex::new(Instant::now()),
             threads: Mutex::default(),
         });
@@ -315,31 +308,24 @@ impl HeldVms {
     }
 
     /// Sees whether what lanes of a job have read was held still to the end; of a job without a
-    /// snapshot there is nothing to see. What is waited for is told to those who ask after the lanes. Blocks.
-    pub(super) fn confirm(&self, lanes: &Arc<Job>) -> Result<(), BackupError> {
-        let Some(vm) = held(&self.held).get(&lanes.id.job).cloned() else { return Ok(()) };
+    /// snapshot there is nothing to see. What is waited for is told to `watch`. Blocks.
+    pub(super) fn confirm(
+        &self,
+        job: JobId,
+        watch: &Arc<dyn Watch>,
+        cancellation: &Cancellation,
+    ) -> Result<(), BackupError> {
+        let Some(vm) = held(&self.held).get(&job).cloned() else { return Ok(()) };
         let witness = match &*held(&vm.state) {
             State::Held(frozen) => frozen.witness.clone(),
             // It is being let go: nobody wants what was read.
             _ => return Err(BackupError::Cancelled),
         };
-        let Some(witness) = witness else { return Ok(()) };
-        *held(&vm.lanes) = Some(Arc::clone(lanes));
-        let confirmed = witness.confirm();
-        *held(&vm.lanes) = None;
-        confirmed
-    }
-
-    /// Nobody waits any more for what lanes of a job have read: a server that is away is not waited for
-    /// either.
-    pub(super) fn hurry(&self, job: JobId) {
-        if let Some(vm) = held(&self.held).get(&job) {
-            vm.cancellation.cancel();
-        }
+        witness.map_or(Ok(()), |witness| witness.confirm(watch, cancellation))
     }
 
     /// Begins to let a VM go, where that was not begun before.
-    pub(super) fn release(&self, job: JobId) -> Result<SnapshotAnswer, JobRefusal> {
+    pub(super) fn release(self: &Arc<Self>, job: JobId) -> Result<SnapshotAnswer, JobRefusal> {
         // One that is let go already, whose answer was lost, or that never was.
         let Ok(vm) = self.known(job) else {
             return Ok(SnapshotAnswer::Gone { words: Vec::new() });
@@ -368,9 +354,12 @@ impl HeldVms {
             }
         };
         if let Some(frozen) = taken {
-            let ours = Arc::clone(&vm);
+            let (all, ours) = (Arc::clone(self), Arc::clone(&vm));
             let thread = thread::Builder::new().name(format!("release-{job}")).spawn(move || {
+                let said = held(&ours.words).len();
                 drop(frozen);
+                // The hub may be gone, and then nobody else hears what is left.
+                held(&ours.words).iter().skip(said).for_each(|word| (all.log)(word));
                 *held(&ours.state) = State::Gone;
             });
             match thread {
@@ -387,7 +376,7 @@ impl HeldVms {
     }
 
     /// Lets those go whose hub has not asked for so long.
-    pub(super) fn tidy(&self, is_silent: impl Fn(Instant) -> bool) {
+    pub(super) fn tidy(self: &Arc<Self>, is_silent: impl Fn(Instant) -> bool) {
         let all: Vec<_> = held(&self.held).iter().map(|(job, vm)| (*job, Arc::clone(vm))).collect();
         for (job, vm) in all {
             let heard = *held(&vm.heard);

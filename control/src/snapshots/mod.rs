@@ -22,6 +22,7 @@ mod ledger;
 mod mark;
 mod name;
 mod new_vm;
+mod record;
 mod sweep;
 mod vm;
 
@@ -31,10 +32,11 @@ pub use findings::{Finding, FindingKind, Severity, findings};
 pub use hypervisor::{
     DiskPlace, Hypervisor, QuiescePolicy, Quiesced, SnapshotRequest, TakenSnapshot,
 };
-pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage, Place, SnapshotRecord, WorkKind};
+pub use ledger::{Ledger, LedgerEntry, LedgerError, LedgerPage};
 pub use mark::{MarkedVm, RestoreMark};
 pub use name::{NotOurs, SnapshotName};
 pub use new_vm::{DiskController, Firmware, NewVm, NewVmHardware, NewVmSite};
+pub use record::{Place, SnapshotRecord, WorkKind};
 pub use sweep::{Awaited, DeadRestore, Swept, sweep, sweep_there};
 pub(crate) use sweep::{Removal, remove_written};
 pub use vm::{

@@ -4,8 +4,9 @@ use std::fmt;
 
 use super::error::HypervisorError;
 use super::hypervisor::Hypervisor;
-use super::ledger::{Ledger, LedgerEntry, LedgerError, SnapshotRecord, WorkKind};
+use super::ledger::{Ledger, LedgerEntry, LedgerError};
 use super::mark::RestoreMark;
+use super::record::{SnapshotRecord, WorkKind};
 use super::vm::{Vm, VmId};
 
 /// What a sweep found, and did.

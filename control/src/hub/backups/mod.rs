@@ -20,12 +20,14 @@ mod repositories;
 mod run;
 mod strays;
 mod tally;
+mod ticket;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::SubmitError;
 pub use feed::{DiskProgress, Feed, Follower, JobEvent};
-pub use queue::{Backups, QueuePlace};
+pub use queue::Backups;
 pub use repositories::{Repositories, RepositoryName};
 pub use tally::JobCounts;
+pub use ticket::QueuePlace;

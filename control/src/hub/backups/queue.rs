@@ -13,6 +13,7 @@ use super::recover;
 use super::repositories::{Repositories, RepositoryName};
 use super::run::run;
 use super::tally::{JobCounts, Tally};
+use super::ticket::{QueuePlace, Ticket};
 use crate::backup::{
     BackupRequest, BackupSettings, Cancellation, SnapshotChoice, VmRequest, Watch,
 };
@@ -22,7 +23,6 @@ use crate::catalog::{
 };
 use crate::hub::at_node::{AtNode, FoundVm};
 use crate::hub::{Exports, Holder, NodeName, NodesAtWork, PortError, PortLease, Ports};
-use crate::repository::Repository;
 
 /// How often the first of the queue asks again for ports that somebody outside of the hub had.
 /// Ports that the hub takes back wake it at once.
@@ -61,32 +61,6 @@ pub(super) struct State {
     /// Nodes that may have something left of jobs that are over.
     pub(super) strays_at: BTreeSet<NodeName>,
     pub(super) stopping: bool,
-}
-
-/// A job that waits or runs.
-#[derive(Debug)]
-pub(super) struct Ticket {
-    pub(super) job: Job,
-    pub(super) request: BackupRequest,
-    pub(super) repository: Repository,
-    pub(super) repository_name: RepositoryName,
-    /// The node that reads its disks; the hub itself where there is none.
-    pub(super) node: Option<NodeName>,
-    /// The VM of the node's hypervisor that it is about, if it is about one.
-    pub(super) vm: Option<FoundVm>,
-    pub(super) cancellation: Cancellation,
-    pub(super) feed: Feed,
-}
-
-/// Where a job stands that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueuePlace {
-    /// From 1 on.
-    pub position: usize,
-    /// Ports that it waits for, one for each of its disks.
-    pub ports_needed: usize,
-    /// Ports that are free now.
-    pub ports_free: usize,
 }
 
 impl Backups {

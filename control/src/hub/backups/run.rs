@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::error::SubmitError;
 use super::feed::JobEvent;
-use super::queue::{Shared, Ticket};
+use super::queue::Shared;
+use super::ticket::Ticket;
 use crate::backup::{BackupError, Carrier, Ground, Here, Origin, Run, Watch};
 use crate::catalog::{FailureKind, Jobs};
 use crate::hub::PortLease;

@@ -1,6 +1,10 @@
+use std::os::unix::fs::MetadataExt;
+
 use tempfile::TempDir;
 
+use super::super::record::UNANSWERED_MS;
 use super::*;
+use crate::catalog::JobId;
 
 fn record(vm: &str) -> SnapshotRecord {
     SnapshotRecord {
