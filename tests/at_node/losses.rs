@@ -45,10 +45,13 @@ fn a_vcenter_that_is_away_once_all_is_read_is_told_of_and_not_waited_for_after_a
     }
     wait_until("nothing is told", || told().contains("cannot be seen: "));
     signal(&child, Signal::TERM);
+    // The removal is waited for all the same, and goes on when the vCenter is back.
+    wait_until("it is still looked for", || told().contains("is being removed, and waited for"));
+    place.vms.vsphere.clear_troubles();
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 7, "{}", told());
     assert_eq!(place.hubs.points(), 0);
-    place.vms.vsphere.clear_troubles();
+    place.assert_nothing_left();
 }
 
 #[test]
