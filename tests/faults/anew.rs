@@ -67,10 +67,7 @@ fn a_snapshot_of_a_vm_that_is_in_no_inventory_stays_written_down_until_it_is_bac
 #[test]
 fn a_backup_finds_its_own_snapshot_when_the_vm_was_registered_anew_meanwhile() {
     let mut stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full");
-    stage.wait_for_snapshot();
-    stage.wait_for("qemu-nbd");
+    let child = stage.in_the_middle("");
     stage.is_registered_anew();
     signal(&child, Signal::TERM);
     let output = child.wait_with_output().unwrap();

@@ -5,17 +5,14 @@ use std::time::Duration;
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::{DISK, Stage};
-use crate::blockferry::{code, stderr, wait_until};
+use crate::blockferry::{code, stderr};
 
 const LOOK: &str = "RetrievePropertiesEx";
 
 #[test]
 fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
     let stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full");
-    // By then all disks are open.
-    wait_until("no data comes", || stage.has_data());
+    let child = stage.in_the_middle("");
     for snapshot in stage.web.snapshots().unwrap() {
         stage.web.remove_snapshot(&snapshot.id).unwrap();
     }
@@ -31,10 +28,9 @@ fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
 }
 
 impl Stage {
-    /// The server is away for so many looks, from when all disks are open: whether the snapshot is
-    /// still there is the next thing that it is asked.
+    /// The server is away for so many looks. In the middle of a copy, whether the snapshot is still
+    /// there is the next thing that it is asked.
     fn is_away(&self, looks: usize) {
-        wait_until("no data comes", || self.has_data());
         for _ in 0..looks {
             let failure = Failure::new("HostNotConnected", "The host is not connected.");
             self.place.vsphere.trouble(Trouble::CallFails { method: LOOK, failure });
@@ -45,8 +41,7 @@ impl Stage {
 #[test]
 fn a_server_that_is_away_when_its_snapshot_is_looked_for_is_waited_for_and_that_is_told() {
     let stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full");
+    let child = stage.in_the_middle("");
     // Twice as many as are made in a row.
     stage.is_away(6);
     let output = child.wait_with_output().unwrap();
@@ -62,8 +57,7 @@ fn a_server_that_is_away_when_its_snapshot_is_looked_for_is_waited_for_and_that_
 #[test]
 fn a_snapshot_that_cannot_be_looked_for_in_time_makes_no_point() {
     let stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full --vcenter-deadline 2s");
+    let child = stage.in_the_middle("--vcenter-deadline 2s");
     stage.is_away(15);
     let output = child.wait_with_output().unwrap();
     Stage::has_failed(&output, 4, &["HostNotConnected", LOOK]);
@@ -76,9 +70,7 @@ fn a_snapshot_that_cannot_be_looked_for_in_time_makes_no_point() {
 #[test]
 fn a_vm_that_is_registered_anew_while_it_is_read_has_its_point() {
     let mut stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full");
-    wait_until("no data comes", || stage.has_data());
+    let child = stage.in_the_middle("");
     stage.is_registered_anew();
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
@@ -91,9 +83,7 @@ fn a_vm_that_is_registered_anew_while_it_is_read_has_its_point() {
 fn a_server_that_does_not_tell_whether_the_snapshot_was_there_to_the_end_makes_no_point_and_says_why()
  {
     let stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full --vcenter-deadline 1s");
-    wait_until("no data comes", || stage.has_data());
+    let child = stage.in_the_middle("--vcenter-deadline 1s");
     // More than are asked within the deadline.
     for _ in 0..4 {
         let by = Duration::from_secs(20);

@@ -6,20 +6,11 @@ use std::process::Child;
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::{Failed, Stage};
-use crate::blockferry::wait_until;
 
 /// As the double of the plugin has it.
 const ENDED: &str = "The connection was ended: the host is entering maintenance mode";
 
 impl Stage {
-    /// A full backup, of which a part is done and the rest takes its time.
-    fn in_the_middle(&self) -> Child {
-        self.place.vsphere.plugin_fault("read_delay_ms", 400.into());
-        let child = self.start("--mode full");
-        wait_until("no data comes", || self.has_data());
-        child
-    }
-
     fn ends(child: Child, words: &[&str]) -> Failed {
         Self::has_failed(&child.wait_with_output().unwrap(), 4, words)
     }
@@ -32,7 +23,7 @@ impl Stage {
 #[test]
 fn a_vm_that_moves_off_its_host_in_the_middle_has_no_point_and_its_next_one_from_the_other_host() {
     let mut stage = Stage::new();
-    let child = stage.in_the_middle();
+    let child = stage.in_the_middle("");
     stage.maintenance(&["esx1"], true);
     Stage::ends(child, &["disk-200", "READ", ENDED]);
     stage.assert_tidy();
@@ -50,7 +41,7 @@ fn a_vm_that_moves_off_its_host_in_the_middle_has_no_point_and_its_next_one_from
 fn a_vm_that_stays_on_its_host_has_its_next_point_when_the_host_is_back() {
     let mut stage = Stage::new();
     stage.web.power(false).unwrap();
-    let child = stage.in_the_middle();
+    let child = stage.in_the_middle("");
     stage.maintenance(&["esx1"], true);
     Stage::ends(child, &["disk-200", ENDED]);
     stage.assert_tidy();
@@ -83,7 +74,7 @@ fn a_disk_that_is_not_opened_any_more_costs_no_snapshot() {
 #[test]
 fn a_snapshot_that_a_host_in_maintenance_does_not_remove_goes_when_it_is_back() {
     let stage = Stage::new();
-    let child = stage.in_the_middle();
+    let child = stage.in_the_middle("");
     let failure = Failure::new(
         "InvalidState",
         "The operation is not allowed in the current state of the host",

@@ -19,14 +19,14 @@ mod tracking;
 mod unanswered;
 
 use std::fs;
-use std::process::Output;
+use std::process::{Child, Output};
 use std::time::Duration;
 
 use blockferry_doubles::disk::Random;
 use blockferry_doubles::vsphere::{NewMachine, VirtualMachine, Vsphere, VsphereBuilder};
 use serde_json::Value;
 
-use crate::blockferry::{Backed, VmPlace, code, stderr};
+use crate::blockferry::{Backed, VmPlace, code, stderr, wait_until};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// The first disk of a VM, by the name that points have for it.
@@ -145,14 +145,31 @@ impl Stage {
         next
     }
 
-    /// Whether data has landed in an image of a backup at work: an empty one has no megabyte.
+    /// A full backup that is in the middle of its copy: no disk has to be opened any more, and
+    /// several seconds of reads are to come.
+    pub(crate) fn in_the_middle(&self, extra: &str) -> Child {
+        let whole = vec![7; usize::try_from(6 * MIB).unwrap()];
+        self.web.write(2000, 0, &whole).unwrap();
+        self.place.vsphere.plugin_fault("read_delay_ms", 700.into());
+        let child = self.start(&format!("--mode full {extra}"));
+        let disks = self.web.disks().unwrap().len();
+        wait_until("no data comes", || self.images_with_data() == disks);
+        child
+    }
+
+    /// Whether data has landed in an image of a backup at work.
     pub(crate) fn has_data(&self) -> bool {
+        self.images_with_data() > 0
+    }
+
+    /// An empty image has no megabyte.
+    fn images_with_data(&self) -> usize {
         let work = self.place.kept.path("repository/work");
         let folders = fs::read_dir(work).into_iter().flatten().flatten();
         let files =
             folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
         // One that is renamed meanwhile is looked for again.
-        files.filter_map(|file| file.metadata().ok()).any(|file| file.len() >= MIB)
+        files.filter_map(|file| file.metadata().ok()).filter(|file| file.len() >= MIB).count()
     }
 
     pub(crate) fn verifies(&self) {

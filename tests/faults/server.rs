@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::Stage;
-use crate::blockferry::{code, stderr, wait_until};
+use crate::blockferry::{code, stderr};
 
 #[test]
 fn a_login_that_is_refused_is_told_and_nothing_is_begun() {
@@ -68,9 +68,7 @@ fn a_session_that_ends_at_any_call_is_renewed() {
 #[test]
 fn a_session_that_ends_while_data_is_copied_is_renewed_for_the_removal() {
     let stage = Stage::new();
-    stage.place.vsphere.plugin_fault("read_delay_ms", 300.into());
-    let child = stage.start("--mode full");
-    wait_until("no data comes", || stage.has_data());
+    let child = stage.in_the_middle("");
     stage.place.vsphere.expire_sessions();
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
