@@ -46,12 +46,12 @@ Examples:
 
 #[derive(Args, Debug)]
 pub(crate) struct BackupOptions {
-    /// Name of the VM; with --vcenter also its path, UUID or moref
+    /// Name of the VM; of a VM of a vCenter, or of a node's, also its path, UUID or moref
     #[arg(long, value_name = "NAME")]
     pub(crate) vm: String,
 
     /// What the VM is called in the repository, if not as it is
-    #[arg(long = "as", value_name = "NAME", requires = "vcenter")]
+    #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<VmName>,
 
     /// A disk of it, as NAME=SOURCE; once for each. SOURCE is an NBD URI, a file or a block device
@@ -121,6 +121,12 @@ impl BackupOptions {
             ));
         }
         let is_of_node = self.node.is_some() && self.disk.is_empty();
+        if self.name.is_some() && !is_of_node {
+            return Err(Refusal::usage(
+                "--as is about a VM of a vCenter: name that with --vcenter, or its node with --node \
+                 and no --disk",
+            ));
+        }
         if !self.snapshot.is_choice() {
             return Err(Refusal::usage(
                 "--quiesce-deadline, --max-disks-per-host, --max-nfc-connections and \

@@ -82,9 +82,12 @@ pub(super) fn for_hub(options: &BackupOptions) -> anyhow::Result<Submission> {
         };
         disks.push(DiskSubmission { name: disk.name, source, changed, bitmap });
     }
-    let (vm, mode, node) = (vm_name(&options.vm)?, options.mode, options.node.clone());
-    let snapshot = options.snapshot.choice();
-    Ok(Submission { vm, disks, mode, repository, node, snapshot })
+    if !disks.is_empty() {
+        vm_name(&options.vm)?;
+    }
+    let (vm, name) = (options.vm.clone(), options.name.clone());
+    let (mode, node, snapshot) = (options.mode, options.node.clone(), options.snapshot.choice());
+    Ok(Submission { vm, name, disks, mode, repository, node, snapshot })
 }
 
 /// A source as it is told to a hub, which reads it itself.

@@ -3,6 +3,7 @@
 mod beside;
 mod keys;
 mod losses;
+mod named;
 mod points;
 mod secrets;
 

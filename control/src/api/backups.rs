@@ -16,12 +16,12 @@ use super::body::{ApiJson, ApiPath, ApiQuery};
 use super::error::{ApiError, ErrorBody};
 use super::server::MAX_BACKUP_BODY_BYTES;
 use super::shared::Shared;
-use super::submission::{Asked, Submission};
+use super::submission::{Asked, Submission, What};
 use crate::catalog::{
     Admission, CatalogError, Job, JobFilter, JobId, JobKind, JobState, Jobs, Points, VmName,
 };
 use crate::hub::{Backups, Hub, RepositoryName};
-use crate::record::{JobRecord, ProgressRecord, QueueRecord, StepRecord};
+use crate::record::{JobRecord, ProgressRecord, QueueRecord, SaidRecord, StepRecord};
 
 /// Things of a list where nothing else is said.
 pub(super) const DEFAULT_LIMIT: u32 = 100;
@@ -107,11 +107,11 @@ async fn submit(
     let backups = shared.backups()?;
     let (status, record) = shared
         .blocking(move |_hub| {
-            let Asked { request, vm, repository, node, key } = asked;
+            let Asked { what, repository, key } = asked;
             let repository = repository.as_ref();
-            let admission = match (vm, node) {
-                (Some(vm), Some(node)) => backups.submit_vm(&vm, repository, node, key)?,
-                (_, node) => backups.submit(request, repository, node, key)?,
+            let admission = match what {
+                What::Vm(vm, node) => backups.submit_vm(&vm, repository, node, key)?,
+                What::Disks(request, node) => backups.submit(request, repository, node, key)?,
             };
             let status = match &admission {
                 Admission::New(_) => StatusCode::ACCEPTED,
@@ -248,6 +248,8 @@ fn record(backups: Option<&Backups>, job: &Job) -> Result<JobRecord, ApiError> {
     if !job.state.is_over() {
         told.queue = backups.place(job.id).map(QueueRecord::from);
         told.repository = backups.repository_of(job.id).map(|name| name.to_string());
+        let said = backups.feed(job.id).and_then(|feed| feed.last_note());
+        told.said = said.map(|(at, text)| SaidRecord { at_ms: at.get(), text });
         // It may have ended between the two looks; then the next look tells.
         return Ok(told);
     }

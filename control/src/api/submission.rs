@@ -18,23 +18,34 @@ use crate::record::ChoiceRecord;
 
 /// Longest name of a dirty bitmap, in bytes; NBD has 4,096 for it with what stands before it.
 const MAX_BITMAP_BYTES: usize = 1024;
+/// Longest word that a VM is found by, in bytes: paths have many parts.
+const MAX_WORD_BYTES: usize = 2000;
 
 /// A backup that is asked for: all disks of a VM, into one point. The patterns are the rules of
 /// `catalog::{VmName, DiskName, DiskUuid}` and `hub::RepositoryName`, for programs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Submission {
-    /// The VM, in at most 200 bytes.
+    /// The VM: its name, in at most 200 bytes, and without `disks` also its path, `uuid=...` or
+    /// `moref=...` at the node's vCenter.
+    #[schema(
+        min_length = 1,
+        max_length = 2000,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        example = "db1"
+    )]
+    vm: String,
+    /// What a VM of the node's vCenter is called in the repository, if not as it is; not with `disks`.
     #[schema(
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\s.\-/\\\u0000-\u001f\u007f-\u009f]([^/\\\u0000-\u001f\u007f-\u009f]*[^\s/\\\u0000-\u001f\u007f-\u009f])?$",
-        example = "db1"
+        example = "db1-old"
     )]
-    vm: String,
+    #[serde(rename = "as")]
+    name: Option<String>,
     /// Its disks, each of another name: no more than the hub has ports. Without them the VM is one of
-    /// the node's vCenter or ESXi host, and all its disks are backed up by one snapshot; it can be
-    /// named by `uuid=`, `moref=` and the like then.
+    /// the node's vCenter or ESXi host, and all its disks are backed up by one snapshot.
     #[schema(value_type = Vec<SubmittedDisk>)]
     #[serde(default)]
     disks: Vec<Object<SubmittedDisk>>,
@@ -101,12 +112,17 @@ struct ChangedArea {
 
 /// A submission that was checked.
 pub(super) struct Asked {
-    pub(super) request: BackupRequest,
-    /// The VM of the node's hypervisor, if it is about one.
-    pub(super) vm: Option<VmRequest>,
+    pub(super) what: What,
     pub(super) repository: Option<RepositoryName>,
-    pub(super) node: Option<NodeName>,
     pub(super) key: Option<IdempotencyKey>,
+}
+
+/// What is to be backed up.
+pub(super) enum What {
+    /// Disks that are named, by the node that reads them if the hub does not.
+    Disks(BackupRequest, Option<NodeName>),
+    /// A VM of the node's hypervisor.
+    Vm(VmRequest, NodeName),
 }
 
 impl Submission {
@@ -130,21 +146,39 @@ impl Submission {
         let node = node.map_err(ApiError::unfit)?;
         // Which files of its machine a node opens is the node's to say.
         let local_sources = local_sources || node.is_some();
-        let disks = self.disks.into_iter().map(|Object(disk)| disk.check(local_sources));
-        let request =
-            BackupRequest { vm: self.vm.parse()?, disks: disks.collect::<Result<_, _>>()?, mode };
-        let is_of_node = request.disks.is_empty() && node.is_some();
         let choice = self.snapshot.map(|Object(choice)| choice.choice()).transpose();
         let choice = choice.map_err(|what| ApiError::unfit(format!("snapshot.{what}")))?;
-        if choice.is_some() && !is_of_node {
-            return Err(ApiError::unfit(
-                "snapshot is about a VM of a node's vCenter: name the node, and no disks",
-            ));
-        }
-        let choice = choice.unwrap_or_default();
-        let vm = is_of_node.then_some(VmRequest { vm: self.vm, mode, choice });
-        Ok(Asked { request, vm, repository: repository.map_err(ApiError::unfit)?, node, key })
+        let what = match node {
+            Some(node) if self.disks.is_empty() => {
+                let name = self.name.as_deref().map(str::parse).transpose()?;
+                let choice = choice.unwrap_or_default();
+                What::Vm(VmRequest { vm: word(self.vm)?, name, mode, choice }, node)
+            }
+            node => {
+                for (given, what) in [(choice.is_some(), "snapshot"), (self.name.is_some(), "as")] {
+                    if given {
+                        return Err(ApiError::unfit(format!(
+                            "{what} is about a VM of a node's vCenter: name the node, and no disks"
+                        )));
+                    }
+                }
+                let disks = self.disks.into_iter().map(|Object(disk)| disk.check(local_sources));
+                let disks = disks.collect::<Result<_, _>>()?;
+                What::Disks(BackupRequest { vm: self.vm.parse()?, disks, mode }, node)
+            }
+        };
+        Ok(Asked { what, repository: repository.map_err(ApiError::unfit)?, key })
     }
+}
+
+/// What a VM is found by at a hypervisor.
+fn word(word: String) -> Result<String, ApiError> {
+    if word.is_empty() || word.len() > MAX_WORD_BYTES || word.chars().any(char::is_control) {
+        return Err(ApiError::unfit(format!(
+            "vm has 1 to {MAX_WORD_BYTES} bytes and no control characters"
+        )));
+    }
+    Ok(word)
 }
 
 impl SubmittedDisk {

@@ -1,7 +1,7 @@
 //! What is asked for of one VM, over what holds for all of a hypervisor.
 
 use super::vm::VmSettings;
-use crate::catalog::BackupMode;
+use crate::catalog::{BackupMode, VmName};
 use crate::snapshots::QuiescePolicy;
 
 /// What one backup has otherwise than the settings say; what is not chosen here is as they say.
@@ -39,6 +39,8 @@ impl SnapshotChoice {
 pub struct VmRequest {
     /// Its name, or another word that it is found by.
     pub vm: String,
+    /// What it is called in the repository, if not as at the hypervisor.
+    pub name: Option<VmName>,
     /// Fulls, deltas, or what fits.
     pub mode: BackupMode,
     /// What it has otherwise than other VMs of the node.

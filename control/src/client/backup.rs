@@ -34,9 +34,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A backup to ask a hub for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Submission {
-    /// The VM.
-    #[serde(serialize_with = "as_text")]
-    pub vm: VmName,
+    /// The VM: its name, or without disks another word that it is found by.
+    pub vm: String,
+    /// What a VM of the node's hypervisor is called in the repository, if not as it is there.
+    #[serde(
+        rename = "as",
+        serialize_with = "as_text_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub name: Option<VmName>,
     /// Its disks; none for a VM of the node's hypervisor, which knows them.
     pub disks: Vec<DiskSubmission>,
     /// Fulls, deltas, or what fits.
@@ -73,10 +79,10 @@ fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, to: S) -> Resul
 }
 
 fn as_text_or_nothing<S: serde::Serializer>(
-    value: &Option<RepositoryName>,
+    value: &Option<impl std::fmt::Display>,
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    value.as_ref().map(RepositoryName::as_str).serialize(to)
+    value.as_ref().map(ToString::to_string).serialize(to)
 }
 
 fn as_choice<S: serde::Serializer>(choice: &SnapshotChoice, to: S) -> Result<S::Ok, S::Error> {

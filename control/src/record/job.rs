@@ -36,6 +36,9 @@ pub struct JobRecord {
     pub point: Option<String>,
     /// While it waits, where it stands.
     pub queue: Option<QueueRecord>,
+    /// While it waits or runs, what was said last since it took its state, as what its VM waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<SaidRecord>,
     /// The states that it has had; not in lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepRecord>,
@@ -53,6 +56,18 @@ pub struct QueueRecord {
     pub ports_needed: usize,
     /// Ports that are free now.
     pub ports_free: usize,
+}
+
+/// Something that was said of a job.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct SaidRecord {
+    /// When: milliseconds since 1970.
+    pub at_ms: u64,
+    /// What, for a person.
+    #[schema(
+        example = "VM dc/db1 waits for disks of host esx1: 2, where 8 of 8 are taken by VM dc/db2"
+    )]
+    pub text: String,
 }
 
 /// A state that a job took.
@@ -112,6 +127,7 @@ impl JobRecord {
             repository: None,
             point: None,
             queue: None,
+            said: None,
             steps: Vec::new(),
             disks: Vec::new(),
         }

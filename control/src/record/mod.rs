@@ -19,7 +19,7 @@ mod verify;
 
 pub use choice::ChoiceRecord;
 pub use event::{EventRecord, MovedRecord};
-pub use job::{BytesRecord, JobRecord, ProgressRecord, QueueRecord, StepRecord};
+pub use job::{BytesRecord, JobRecord, ProgressRecord, QueueRecord, SaidRecord, StepRecord};
 pub use point::{DiskRecord, KeptBytesRecord, LayerRecord, NoteRecord, PointRecord};
 pub use reading::{ExportRecord, ExportedDiskRecord, ReadingRecord};
 pub use verify::{

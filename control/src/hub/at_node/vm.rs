@@ -15,7 +15,7 @@ use crate::backup::{
 };
 use crate::call::CallError;
 use crate::catalog::{
-    ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmUuid,
+    ChangeId, FailureKind, JobId, NoteWeight, PointNote, UnixMillis, ValueError, VmName, VmUuid,
 };
 use crate::node::wire::{
     BaseRecord, ChangedAnswer, FaultRecord, FindAnswer, FindAsked, FoundDiskRecord, FoundVmRecord,
@@ -61,7 +61,11 @@ impl AtNode {
         match answer.map_err(|error| self.failed(&error, since.elapsed()))? {
             FindAnswer::Fault(fault) => Err(self.of_vm(&fault)),
             FindAnswer::Found(found) => {
-                found_vm(found, asked).map_err(|error| self.strange(error.to_string()))
+                let name = match &asked.name {
+                    Some(name) => name.clone(),
+                    None => found.name.parse().map_err(|error| self.unnamed(&error))?,
+                };
+                found_vm(found, name, asked).map_err(|error| self.strange(error.to_string()))
             }
         }
     }
@@ -76,6 +80,13 @@ impl AtNode {
         // One of a later version is somebody's fault nevertheless.
         let failure = fault.failure.parse().unwrap_or(FailureKind::Other);
         BackupError::VmAtNode { failure, said }
+    }
+
+    /// It is called as nothing can be in a repository.
+    fn unnamed(&self, error: &ValueError) -> BackupError {
+        let node = &self.node;
+        let said = format!("node {node}: {error}; say by `as` what it is called in the repository");
+        BackupError::VmAtNode { failure: FailureKind::Request, said }
     }
 
     /// It knows of no settings of one backup.
@@ -114,7 +125,7 @@ impl AtNode {
 }
 
 /// The backup of a VM as it was found.
-fn found_vm(found: FoundVmRecord, asked: &VmRequest) -> Result<FoundVm, ValueError> {
+fn found_vm(found: FoundVmRecord, vm: VmName, asked: &VmRequest) -> Result<FoundVm, ValueError> {
     let disk = |disk: FoundDiskRecord| -> Result<DiskRequest, ValueError> {
         Ok(DiskRequest {
             name: disk.name.parse()?,
@@ -124,7 +135,7 @@ fn found_vm(found: FoundVmRecord, asked: &VmRequest) -> Result<FoundVm, ValueErr
         })
     };
     let disks = found.disks.into_iter().map(disk).collect::<Result<_, _>>()?;
-    let request = BackupRequest { vm: found.name.parse()?, disks, mode: asked.mode };
+    let request = BackupRequest { vm, disks, mode: asked.mode };
     Ok(FoundVm { id: found.vm, request, choice: asked.choice })
 }
 

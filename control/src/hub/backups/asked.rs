@@ -11,8 +11,10 @@ use crate::snapshots::QuiescePolicy;
 
 /// All that can be said of a backup when it is asked for, in the words of whoever asks.
 pub(super) struct Asked<'a> {
-    /// The VM.
+    /// What the VM is called in the repository.
     pub(super) vm: &'a str,
+    /// The word that it is found by at its hypervisor, where that has another name for it.
+    pub(super) sought: Option<&'a str>,
     pub(super) mode: BackupMode,
     pub(super) repository: Option<&'a RepositoryName>,
     pub(super) node: Option<&'a NodeName>,
@@ -33,6 +35,9 @@ impl Asked<'_> {
             "node": self.node.map(NodeName::as_str),
             "disks": self.disks.iter().map(disk).collect::<Vec<_>>(),
         });
+        if let Some(sought) = self.sought {
+            words["sought"] = sought.into();
+        }
         if !self.choice.is_none() {
             let SnapshotChoice { quiesce, audit_percent, enable_tracking } = self.choice;
             words["snapshot"] =
@@ -84,11 +89,21 @@ mod tests {
         let areas = [DiskRequest { changes: Changes::Areas(changed), ..disk_at("nbd://h:1/x") }];
         let (vm, mode) = ("db1", BackupMode::Auto);
         let choice = SnapshotChoice::default();
-        let one = || Asked { vm, mode, repository: None, node: None, disks: &disks, choice };
+        let one = || Asked {
+            vm,
+            sought: None,
+            mode,
+            repository: None,
+            node: None,
+            disks: &disks,
+            choice,
+        };
         let audited = |percent| SnapshotChoice { audit_percent: Some(percent), ..choice };
         assert_eq!(one().hash(), one().hash());
         let others = [
             Asked { vm: "db2", ..one() },
+            Asked { sought: Some("db1"), ..one() },
+            Asked { sought: Some("dc/db1"), ..one() },
             Asked { mode: BackupMode::Full, ..one() },
             Asked { repository: Some(&weekly), ..one() },
             Asked { node: Some(&rack2), ..one() },

@@ -78,6 +78,8 @@ pub struct Feed {
 #[derive(Debug, Default)]
 struct Past {
     kept: Vec<JobEvent>,
+    /// The last note since it took its state.
+    note: Option<(UnixMillis, String)>,
     progress: Vec<DiskProgress>,
 }
 
@@ -109,8 +111,20 @@ impl Feed {
         self.past().progress.clone()
     }
 
+    /// What was said last, since the job took its state, that a person should know: what it waits
+    /// for, for one.
+    #[must_use]
+    pub fn last_note(&self) -> Option<(UnixMillis, String)> {
+        self.past().note.clone()
+    }
+
     pub(super) fn tell(&self, event: JobEvent) {
         let mut past = self.past();
+        match &event {
+            JobEvent::State { .. } => past.note = None,
+            JobEvent::Note(text) => past.note = Some((UnixMillis::now(), text.clone())),
+            _ => {}
+        }
         let place = match &event {
             JobEvent::Progress(disks) => {
                 past.progress.clone_from(disks);

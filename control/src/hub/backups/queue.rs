@@ -128,7 +128,8 @@ impl Backups {
     ) -> Result<Admission, SubmitError> {
         let (vm, mode, disks) = (request.vm.as_str(), request.mode, &request.disks);
         let choice = SnapshotChoice::default();
-        let asked = Asked { vm, mode, repository, node: node.as_ref(), disks, choice }.hash();
+        let asked =
+            Asked { vm, sought: None, mode, repository, node: node.as_ref(), disks, choice }.hash();
         self.take_in(request, None, repository, node, key, asked)
     }
 
@@ -145,12 +146,16 @@ impl Backups {
         key: Option<IdempotencyKey>,
     ) -> Result<Admission, SubmitError> {
         // Whoever asks again is answered while the node is away too, which may be why it is asked again.
-        let hash = |vm: &str| {
-            let VmRequest { mode, choice, .. } = *asked;
-            Asked { vm, mode, repository, node: Some(&node), disks: &[], choice }.hash()
+        let VmRequest { vm: word, name, mode, choice } = asked;
+        let hash = |vm: &str, sought| {
+            let (mode, choice, node) = (*mode, *choice, Some(&node));
+            Asked { vm, sought, mode, repository, node, disks: &[], choice }.hash()
         };
-        let name = asked.name_in_word();
-        if let Some(known) = self.known(name, asked.mode, key.as_ref(), &hash(name))? {
+        let (name, sought) = match name {
+            Some(name) => (name.as_str(), Some(word.as_str())),
+            None => (asked.name_in_word(), None),
+        };
+        if let Some(known) = self.known(name, *mode, key.as_ref(), &hash(name, sought))? {
             return Ok(Admission::Known(known));
         }
         self.check_node(Some(&node))?;
@@ -161,8 +166,8 @@ impl Backups {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
         })?;
-        // By its name, whatever it was found by.
-        let hash = hash(found.request.vm.as_str());
+        // By its name, whatever it was found by, unless it has another one here.
+        let hash = hash(found.request.vm.as_str(), sought);
         self.take_in(found.request.clone(), Some(found), repository, Some(node), key, hash)
     }
 
