@@ -16,5 +16,5 @@ pub(crate) use asked::{Asked, AskedChanges, AskedDisk, source_from};
 pub(crate) use options::{BackupOptions, EXAMPLES, Named, named};
 pub(crate) use request::{source, source_for_hub};
 pub(crate) use run::command;
-pub(crate) use telling::{Display, Json, Telling, counts, totals};
+pub(crate) use telling::{Display, Json, SoFar, Telling, counts, totals};
 pub(crate) use vm::AskedVm;

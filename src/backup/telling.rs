@@ -1,11 +1,13 @@
 //! What a backup says: while it runs, and of its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Borrow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use blockferry_control::backup::{
     BackupReport, DiskPlan, DiskReport, Watch, lane_words, plan_words,
 };
-use blockferry_control::catalog::{BackupMode, DiskName, Job};
+use blockferry_control::catalog::{BackupMode, DiskName, Job, JobId, UnixMillis};
 use blockferry_control::record::BytesRecord;
 use blockferry_dataplane::{Counts, Event};
 use indicatif::BinaryBytes;
@@ -62,13 +64,31 @@ pub(crate) fn counts(report: &BackupReport) -> impl Iterator<Item = &Counts> {
 }
 
 /// The sum of counts.
-pub(crate) fn totals<'a>(counts: impl IntoIterator<Item = &'a Counts>) -> Counts {
-    counts.into_iter().fold(Counts::default(), |sum, counts| sum.plus(counts))
+pub(crate) fn totals(counts: impl IntoIterator<Item = impl Borrow<Counts>>) -> Counts {
+    counts.into_iter().fold(Counts::default(), |sum, counts| sum.plus(counts.borrow()))
+}
+
+/// How far a backup was when it failed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SoFar {
+    /// Its job, if it had become one.
+    job: Option<(JobId, UnixMillis)>,
+    counts: Counts,
+    elapsed: Duration,
+}
+
+impl SoFar {
+    /// What was moved of it.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
 }
 
 /// Tells of a backup on a console and a display.
 #[derive(Debug)]
 pub(crate) struct Telling {
+    began: Instant,
+    so_far: Mutex<SoFar>,
     console: Arc<Console>,
     display: Arc<Display>,
     /// Which VM it is there.
@@ -80,7 +100,7 @@ pub(crate) struct Telling {
 impl Telling {
     pub(crate) fn new(console: Arc<Console>, progress: Progress) -> Self {
         let display = Arc::new(Display::new(progress, [0]));
-        Self { console, display, number: 0, about: String::new() }
+        Self::at(console, display, 0, String::new())
     }
 
     /// Of one VM of many, on the display of all, where it has this number.
@@ -90,7 +110,20 @@ impl Telling {
         display: Arc<Display>,
         number: usize,
     ) -> Self {
-        Self { console, display, number, about: format!("VM {vm}: ") }
+        Self::at(console, display, number, format!("VM {vm}: "))
+    }
+
+    fn at(console: Arc<Console>, display: Arc<Display>, number: usize, about: String) -> Self {
+        Self { began: Instant::now(), so_far: Mutex::default(), console, display, number, about }
+    }
+
+    /// How far it is.
+    pub(crate) fn so_far(&self) -> SoFar {
+        SoFar { elapsed: self.began.elapsed(), ..self.noted().clone() }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, SoFar> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The display is not needed any more.
@@ -111,6 +144,7 @@ impl Telling {
 
 impl Watch for Telling {
     fn job(&self, job: &Job) {
+        self.noted().job = Some((job.id, job.created));
         self.detail(&format!("job {} is {}: {}", job.id, job.state, job.reason));
     }
 
@@ -140,6 +174,7 @@ impl Watch for Telling {
     }
 
     fn progress(&self, disks: &[Counts]) {
+        self.noted().counts = totals(disks);
         self.display.update(self.number, disks);
     }
 }
@@ -219,7 +254,13 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(crate) fn of_failure(exit: Exit, error: String, vm: &'a str, mode: BackupMode) -> Self {
+    pub(crate) fn of_failure(
+        exit: Exit,
+        error: String,
+        vm: &'a str,
+        mode: BackupMode,
+        so_far: &'a SoFar,
+    ) -> Self {
         Self {
             outcome: exit.word(),
             exit_code: exit.code(),
@@ -227,11 +268,11 @@ impl<'a> Json<'a> {
             point: None,
             vm,
             mode: mode.as_str(),
-            job: None,
-            created_ms: None,
-            seconds: 0.0,
+            job: so_far.job.as_ref().map(|(job, _)| job.as_str()),
+            created_ms: so_far.job.as_ref().map(|(_, created)| created.get()),
+            seconds: so_far.elapsed.as_secs_f64(),
             cpu_seconds: Some(cpu_seconds()),
-            bytes: BytesRecord::default(),
+            bytes: so_far.counts.into(),
             disks: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! The backup of a VM through its hypervisor, asked for by options or in a file of many.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use blockferry_dataplane::{LaneSettings, MoverSettings};
 use super::asked::refusal;
 use super::options::BackupOptions;
 use super::run::watched;
-use super::telling::Telling;
+use super::telling::{SoFar, Telling};
 use crate::exit::{Exit, Refusal};
 use crate::vcenter::{self, VcenterOptions, ledger_of};
 
@@ -111,7 +112,10 @@ impl FoundVm<'_> {
 ///
 /// # Errors
 /// Why there is no new point.
-pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
+pub(super) fn back_up(
+    options: &BackupOptions,
+    so_far: &RefCell<SoFar>,
+) -> anyhow::Result<BackupReport> {
     let (Some(root), None) = (&options.repository, &options.remote.hub) else {
         return Err(Refusal::usage(
             "a VM of a vCenter is backed up into a --repository here, and not by a hub",
@@ -137,7 +141,7 @@ pub(super) fn back_up(options: &BackupOptions) -> anyhow::Result<BackupReport> {
         mover: options.lane.mover(),
         choice: SnapshotChoice::default(),
     };
-    watched(options, |telling, cancellation| {
+    watched(options, so_far, |telling, cancellation| {
         let connect = || vcenter.server.connect_unless(cancellation);
         let found = asked.find(&vcenter, connect, cancellation)?;
         found.back_up(telling, cancellation, found.disks())

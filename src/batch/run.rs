@@ -20,7 +20,7 @@ use super::job::Job;
 use super::options::BatchOptions;
 use super::telling::{BatchJson, Ended, summary};
 use super::turns::{disks_at_once, take_turns};
-use crate::backup::{Display, Telling, totals};
+use crate::backup::{Display, SoFar, Telling, totals};
 use crate::exit::{Exit, Refusal};
 use crate::interrupt;
 use crate::output::{Console, Progress, json, line};
@@ -88,7 +88,7 @@ fn back_up_all(options: &BatchOptions) -> anyhow::Result<(Jobs, Vec<Ended>)> {
         sweep(&jobs.vms, &console, cancellation);
     }
     let done = ended.iter().all(|ended| ended.exit() == Exit::Done);
-    display.finish(done, &totals(ended.iter().flat_map(Ended::counts)));
+    display.finish(done, &totals(ended.iter().map(Ended::counts)));
     Ok((jobs, ended))
 }
 
@@ -99,7 +99,11 @@ fn end_of(
     cancellation: &Cancellation,
 ) -> Ended {
     if cancellation.is_cancelled() {
-        return Ended::Failed { exit: Exit::Interrupted, error: INTERRUPTED.into() };
+        return Ended::Failed {
+            exit: Exit::Interrupted,
+            error: INTERRUPTED.into(),
+            so_far: SoFar::default(),
+        };
     }
     match back_up() {
         Ok(report) => {
@@ -109,7 +113,7 @@ fn end_of(
         Err(error) => {
             let (exit, error) = (Exit::of_error(&error), format!("{error:#}"));
             telling.say(&error);
-            Ended::Failed { exit, error }
+            Ended::Failed { exit, error, so_far: telling.so_far() }
         }
     }
 }

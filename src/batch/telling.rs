@@ -9,7 +9,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::job::Job;
-use crate::backup::{Json, counts, totals};
+use crate::backup::{Json, SoFar, counts, totals};
 use crate::exit::Exit;
 use crate::output::{cpu_seconds, table};
 
@@ -17,7 +17,7 @@ use crate::output::{cpu_seconds, table};
 #[derive(Debug)]
 pub(super) enum Ended {
     Done(Box<BackupReport>),
-    Failed { exit: Exit, error: String },
+    Failed { exit: Exit, error: String, so_far: SoFar },
 }
 
 impl Ended {
@@ -28,13 +28,12 @@ impl Ended {
         }
     }
 
-    /// What was moved of each disk of its point.
-    pub(super) fn counts(&self) -> impl Iterator<Item = &Counts> {
-        let report = match self {
-            Self::Done(report) => Some(report),
-            Self::Failed { .. } => None,
-        };
-        report.into_iter().flat_map(|report| counts(report))
+    /// What was moved.
+    pub(super) fn counts(&self) -> Counts {
+        match self {
+            Self::Done(report) => totals(counts(report)),
+            Self::Failed { so_far, .. } => so_far.counts(),
+        }
     }
 }
 
@@ -90,8 +89,9 @@ impl<'a> BatchJson<'a> {
     pub(super) fn of(exit: Exit, vms: &'a [Job], ended: &'a [Ended], elapsed: Duration) -> Self {
         let told = vms.iter().zip(ended).map(|(job, ended)| match ended {
             Ended::Done(report) => Json::of(report).of_many(),
-            Ended::Failed { exit, error } => {
-                Json::of_failure(*exit, error.clone(), job.name(), job.mode()).of_many()
+            Ended::Failed { exit, error, so_far } => {
+                let (error, vm, mode) = (error.clone(), job.name(), job.mode());
+                Json::of_failure(*exit, error, vm, mode, so_far).of_many()
             }
         });
         Self {
@@ -100,7 +100,7 @@ impl<'a> BatchJson<'a> {
             error: None,
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: cpu_seconds(),
-            bytes: totals(ended.iter().flat_map(Ended::counts)).into(),
+            bytes: totals(ended.iter().map(Ended::counts)).into(),
             vms: told.collect(),
         }
     }

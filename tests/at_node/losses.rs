@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use blockferry_doubles::vsphere::{Failure, Trouble};
+use blockferry_doubles::vsphere::{Failure, TaskRun, Trouble};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{MIB, Place, READ, SLOW, two_disks};
-use crate::blockferry::{by, code, signal, wait_until};
+use crate::blockferry::{assert_told_how_far, by, code, signal, wait_until};
 
 #[test]
 fn a_snapshot_that_is_removed_while_a_node_reads_it_makes_no_point() {
@@ -52,6 +52,41 @@ fn a_vcenter_that_is_away_once_all_is_read_is_told_of_and_not_waited_for_after_a
     assert_eq!(code(&output), 7, "{}", told());
     assert_eq!(place.hubs.points(), 0);
     place.assert_nothing_left();
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_removed_is_not_waited_for_once_its_job_is_called_off() {
+    let place = Place::new(two_disks());
+    let node = place.node(SLOW);
+    place.vms.machine("web").write(2000, 0, &vec![7; 20 << 20]).unwrap();
+    let remove = "RemoveSnapshot_Task";
+    place.vms.vsphere.trouble(Trouble::TaskSticks { method: remove, cancelable: false });
+    let said = place.hubs.kept.path("said");
+    let line = format!("backup --vm web {} --node n1 -v --json", by(&place.hubs.hub));
+    let mut command = place.hubs.kept.command(&line);
+    command.stdout(Stdio::piped()).stderr(File::create(&said).unwrap());
+    let child = command.spawn().unwrap();
+    let told = || fs::read_to_string(&said).unwrap();
+    let jobs = || place.hubs.hub.get(&place.hubs.token, "/backups")["backups"].clone();
+    wait_until("there is no job", || jobs()[0].is_object());
+    place.hubs.wait_at_work(jobs()[0]["id"].as_str().unwrap());
+    signal(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    let said = told();
+    assert_eq!(code(&output), 7, "{said}");
+    assert!(said.contains("is not removed yet: node n1 goes on with that"), "{said}");
+    assert_told_how_far(&serde_json::from_slice(&output.stdout).unwrap());
+    assert_eq!(place.snapshots(), 1);
+    // Nobody else takes the VM meanwhile.
+    let (exit, refused) = place.try_back_up("web");
+    assert_eq!(exit, 1, "{refused}");
+    assert!(refused["error"].as_str().unwrap().contains("is being backed up"), "{refused}");
+    let is_open = |task: &TaskRun| task.method == remove && task.ended.is_none();
+    let task = place.vms.vsphere.tasks().into_iter().find(is_open).unwrap();
+    place.vms.vsphere.release_task(&task.id);
+    place.assert_nothing_left();
+    assert_eq!(node.says().matches("is not removed").count(), 0, "{}", node.says());
+    place.assert_equal(&place.back_up("web"));
 }
 
 #[test]

@@ -51,6 +51,14 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// The report of a backup that failed in its middle says which job it was, and what was copied.
+pub(crate) fn assert_told_how_far(report: &serde_json::Value) {
+    assert!(report["job"].is_string(), "{report}");
+    assert!(report["created_ms"].as_u64().unwrap() > 1_700_000_000_000, "{report}");
+    assert!(report["bytes"]["acknowledged"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["seconds"].as_f64().unwrap() > 0.0, "{report}");
+}
+
 pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blockferry_doubles::vsphere::{Failure, Trouble};
 
 use super::{DISK, Stage};
-use crate::blockferry::{code, stderr};
+use crate::blockferry::{assert_told_how_far, code, stderr};
 
 const LOOK: &str = "RetrievePropertiesEx";
 
@@ -20,6 +20,7 @@ fn a_snapshot_that_is_removed_while_it_is_read_makes_no_point() {
     let words = ["VM dc/web", "is gone, and was not removed by this backup", "there is no point"];
     Stage::has_failed(&output, 4, &words);
     assert!(stderr(&output).contains("was gone already"), "{}", stderr(&output));
+    assert_told_how_far(&serde_json::from_slice(&output.stdout).unwrap());
     assert_eq!(stage.points(), 1);
     stage.assert_tidy();
     // Its change id is no base either.

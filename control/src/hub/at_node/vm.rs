@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For a snapshot to be removed before its job is over without it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
+/// The same of a job that was called off, for somebody waits; the node goes on by itself.
+const HURRIED: Duration = Duration::from_secs(10);
 /// For a node that is not there to be there: it may have been started a moment ago.
 const COMING: Duration = Duration::from_secs(30);
 /// For a node to find a VM.
@@ -162,6 +164,7 @@ impl Origin for VmAtNode {
             at: self.at.clone(),
             job,
             watch: Arc::clone(watch),
+            cancellation: cancellation.clone(),
             said: 0,
             vm_uuid: None,
             instant: UnixMillis::now(),
@@ -205,6 +208,8 @@ struct HeldAtNode {
     at: AtNode,
     job: JobId,
     watch: Arc<dyn Watch>,
+    /// Of the job.
+    cancellation: Cancellation,
     /// Words that were passed on.
     said: usize,
     vm_uuid: Option<VmUuid>,
@@ -269,8 +274,10 @@ impl HeldAtNode {
 
 impl Drop for HeldAtNode {
     fn drop(&mut self) {
-        let due = Instant::now() + RELEASE_DEADLINE;
-        let late = || Instant::now() >= due;
+        let since = Instant::now();
+        let cancellation = self.cancellation.clone();
+        let is_hurried = || cancellation.is_cancelled() && since.elapsed() >= HURRIED;
+        let late = || is_hurried() || since.elapsed() >= RELEASE_DEADLINE;
         let (at, call) = (self.at.clone(), self.call());
         let gone = |answer| match answer {
             SnapshotAnswer::Working { words } => {
@@ -285,6 +292,10 @@ impl Drop for HeldAtNode {
         };
         match at.until_done(&late, &Method::DELETE, &call, None, gone) {
             Ok(()) => {}
+            Err(BackupError::Cancelled) if is_hurried() => self.watch.note(&format!(
+                "its snapshot is not removed yet: node {} goes on with that, and its log says how it ends",
+                at.node
+            )),
             Err(error) => self.watch.note(&format!(
                 "whether the snapshot is removed is not known: {error}; the node removes it when it \
                  has not heard of the job for a while, or when it is started again"
