@@ -13,7 +13,7 @@ use blockferry::{code, run, stderr};
 use blockferry_control::catalog::JobState;
 use blockferry_doubles::disk::Random;
 use kills::processes;
-use kills::run::Run;
+use kills::run::{COPYING, PUBLISHING, Run};
 use kills::workload::{How, Workload};
 
 /// Kills of a run where nothing else is said.
@@ -28,6 +28,8 @@ const SEED_VARIABLE: &str = "BLOCKFERRY_SEED";
 enum Kill {
     /// All of blockferry, at this share of the time that such a backup takes.
     Mover(f64),
+    /// The same, at this share of the time that copying takes.
+    Copying(f64),
     /// The same, at this share of the time that publishing takes.
     Publishing(f64),
     /// An export, at this share of the time until publishing, or as soon as there is one.
@@ -55,11 +57,12 @@ fn a_kill_at_any_moment_loses_no_point_and_leaves_nothing_that_the_next_backup_d
         attempts += 1;
         assert!(attempts < 20 * kills, "backups end before they are killed: {died:?}");
         // Each kind of kill is spread evenly over its time.
-        let share = ((done / 4) as f64 + random.share()) / (kills.div_ceil(4)) as f64;
-        let kill = match done % 4 {
+        let share = ((done / 5) as f64 + random.share()) / (kills.div_ceil(5)) as f64;
+        let kill = match done % 5 {
             0 => Kill::Mover(share),
-            1 => Kill::Publishing(share),
-            2 => Kill::Export(share),
+            1 => Kill::Copying(share),
+            2 => Kill::Publishing(share),
+            3 => Kill::Export(share),
             _ => Kill::Mover(1.0 - share),
         };
         workload.change();
@@ -91,7 +94,8 @@ fn run_with(kill: Kill, how: How, workload: &mut Workload) -> Option<String> {
     let usual = workload.usual(how);
     match kill {
         Kill::Mover(share) => run.wait_until(usual.all.mul_f64(share)),
-        Kill::Publishing(share) => run.wait_until_publishing(usual.publishing.mul_f64(share)),
+        Kill::Copying(share) => run.wait_until_in(COPYING, usual.copying.mul_f64(share)),
+        Kill::Publishing(share) => run.wait_until_in(PUBLISHING, usual.publishing.mul_f64(share)),
         Kill::Export(share) => {
             run.wait_until((usual.all - usual.publishing).mul_f64(share));
             return killed_export(run, workload);

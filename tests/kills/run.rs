@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 /// A backup of the workload that takes longer is stuck.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// What it says when it begins to copy.
+pub(crate) const COPYING: &str = "is copying";
 /// What it says when all is copied.
-const PUBLISHING: &str = "is publishing";
+pub(crate) const PUBLISHING: &str = "is publishing";
 
 /// A backup at work; it is killed with this value.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Run {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Took {
     pub(crate) all: Duration,
+    /// From its beginning to copy until all is copied.
+    pub(crate) copying: Duration,
     /// From the last block's being safe to the end.
     pub(crate) publishing: Duration,
 }
@@ -55,12 +59,12 @@ impl Run {
         thread::sleep(age.saturating_sub(self.started.elapsed()));
     }
 
-    /// Waits until it has been publishing that long, or has ended.
-    pub(crate) fn wait_until_publishing(&mut self, age: Duration) {
+    /// Waits until it has been in a phase that long, or has ended.
+    pub(crate) fn wait_until_in(&mut self, phase: &str, age: Duration) {
         while let Ok((at, line)) = self.lines.recv_timeout(DEADLINE) {
-            let publishing = line.contains(PUBLISHING);
+            let begins = line.contains(phase);
             self.heard.push((at, line));
-            if publishing {
+            if begins {
                 thread::sleep(age.saturating_sub(at.elapsed()));
                 return;
             }
@@ -90,8 +94,9 @@ impl Run {
         let all = self.started.elapsed();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.text());
-        let publishing = self.heard.iter().find(|(_, line)| line.contains(PUBLISHING));
-        Took { all, publishing: publishing.unwrap().0.elapsed() }
+        let begun = |phase| self.heard.iter().find(|(_, line)| line.contains(phase)).unwrap().0;
+        let (copying, publishing) = (begun(COPYING), begun(PUBLISHING));
+        Took { all, copying: publishing - copying, publishing: publishing.elapsed() }
     }
 
     fn hear_all(&mut self) {

@@ -139,6 +139,7 @@ impl Workload {
     pub(crate) fn note_run(&mut self, how: How, took: Took) {
         let usual = self.usual.entry(how).or_insert(took);
         usual.all = (usual.all + took.all) / 2;
+        usual.copying = (usual.copying + took.copying) / 2;
         usual.publishing = (usual.publishing + took.publishing) / 2;
         let before = self.points.len();
         self.note_points();
