@@ -43,7 +43,7 @@ fn a_backup_after_a_verification_that_found_damage_stands_on_none_of_it() {
     let (exit, made) = backup(&kept, "auto");
     assert_eq!((exit, &made["disks"][0]["mode"]), (0, &Value::from("full")), "{made}");
     let reason = made["disks"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("verify found points/") && reason.contains(&full), "{reason}");
+    assert!(reason.contains("was found damaged") && reason.contains(&full), "{reason}");
     let new = made["point"].as_str().unwrap();
     let restored = kept.run(&format!("restore {new} --repository repository --to out"));
     assert_eq!(code(&restored), 0, "{}", stderr(&restored));
@@ -54,6 +54,32 @@ fn a_backup_after_a_verification_that_found_damage_stands_on_none_of_it() {
     fs::copy(kept.path("copy"), &image).unwrap();
     assert_eq!(states(&kept)[0], "damaged");
     assert_eq!(kept.json(&format!("verify {new} --repository repository --json")).0, 0);
+    assert_eq!(states(&kept)[0], "damaged");
+    assert_eq!(kept.json("verify --all --repository repository --json").0, 0);
+    assert_eq!(states(&kept), ["whole"; 4]);
+}
+
+#[test]
+fn a_backup_after_a_restore_that_found_damage_stands_on_none_of_it() {
+    let kept = Kept::new();
+    let [full, _, newest] = kept.chain();
+    kept.flip_a_bit_of(&kept.image(&full, "root"));
+    let line = format!("restore {newest} --repository repository --to out --json");
+    let (exit, restored) = kept.json(&line);
+    assert_eq!((exit, &restored["outcome"]), (6, &"content_differs".into()), "{restored}");
+    // The layer that it is, and so all that stand on it.
+    assert_eq!(states(&kept), ["damaged"; 3]);
+    let (_, listed) = kept.json("points --repository repository --json");
+    let damaged = &listed["points"][2]["disks"][0]["damaged"];
+    assert_eq!(damaged.as_array().unwrap().len(), 1, "{damaged}");
+    assert!(damaged[0]["file"].as_str().unwrap().contains(&full), "{damaged}");
+    assert!(damaged[0]["says"].as_str().unwrap().contains("the content differs"), "{damaged}");
+    assert_eq!(backup(&kept, "incremental").0, 2);
+    let (exit, made) = backup(&kept, "auto");
+    assert_eq!((exit, &made["disks"][0]["mode"]), (0, &Value::from("full")), "{made}");
+    // It is verify that takes the mark off.
+    kept.flip_a_bit_of(&kept.image(&full, "root"));
+    assert_eq!(kept.json(&line.replace("out", "again")).0, 0);
     assert_eq!(states(&kept)[0], "damaged");
     assert_eq!(kept.json("verify --all --repository repository --json").0, 0);
     assert_eq!(states(&kept), ["whole"; 4]);

@@ -43,7 +43,7 @@ fn known_damage(below: &HeldLayer, repository: &Repository) -> Option<String> {
         if let Some(damage) = &layer.damage {
             let says = &damage.says;
             return Some(format!(
-                "verify found {of} damaged: {says}; once that is mended, verify takes the mark off"
+                "{of} was found damaged: {says}; once that is mended, verify takes the mark off"
             ));
         }
         let why = repository.wrong_length(layer)?;

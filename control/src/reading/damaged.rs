@@ -1,11 +1,14 @@
-//! Which layer of a chain it is that differs.
+//! Which layer of a chain it is that differs, and that it does, kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use blockferry_dataplane::plan::{Area, AreaSet};
 
+use crate::backup::Watch;
+use crate::catalog::{LayerId, Points};
 use crate::image::{Image, ImageError, ImageTool};
-use crate::repository::HeldLayer;
+use crate::repository::{HeldLayer, Repository};
 
 /// Ranges that qemu-img is asked about; a run of it for each. Of more, the digests alone tell.
 const MAX_ASKED: usize = 256;
@@ -50,4 +53,17 @@ pub(super) fn by_layer(
         }
     }
     Ok(sorted)
+}
+
+/// Keeps what was found of layers, for those who list points and those who would stand on one: what is
+/// wrong with them, and which are right again.
+pub(super) fn keep(
+    repository: &Repository,
+    damaged: &[(LayerId, String)],
+    right: &[LayerId],
+    watch: &Arc<dyn Watch>,
+) {
+    if let Err(error) = repository.catalog().note_verified(damaged, right) {
+        watch.note(&format!("what was found cannot be kept in the repository: {error}"));
+    }
 }

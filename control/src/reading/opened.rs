@@ -6,19 +6,23 @@
 //!  HubClient  ──► OpenedByHub   exports of a hub, digests that it lent us  ─┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use blockferry_dataplane::Endpoint;
 use blockferry_dataplane::digest::DigestAlgorithm;
 use blockferry_dataplane::manifest::Manifest;
 use blockferry_dataplane::plan::AreaSet;
 
-use super::damaged::by_layer;
+use super::damaged::{by_layer, keep};
 use super::digests::ChainDigests;
 use super::error::ReadError;
 use super::lanes::Reviver;
 use super::serve::serve_to_read;
 use super::settings::ReadSettings;
+use super::verify::DamageKind;
+use crate::backup::Watch;
 use crate::catalog::{DiskName, LayerId, PointId, VmName};
 use crate::child::each;
 use crate::hub::KeptExport;
@@ -60,7 +64,7 @@ pub(crate) trait Opened {
     /// The last words of what serves a disk, in one line.
     fn said(&self, disk: usize) -> String;
 
-    /// Whether what was read is what was backed up.
+    /// Whether what was read is what was backed up; that it is not is kept where that can be.
     ///
     /// # Errors
     /// [`ReadError::Differs`] if it is not.
@@ -68,22 +72,24 @@ pub(crate) trait Opened {
 }
 
 /// A point of a repository that is here.
-#[derive(Debug)]
 pub(super) struct OpenedHere<'a> {
+    repository: &'a Repository,
     held: HeldPoint,
     disks: Vec<OpenedDisk>,
     sources: Vec<KeptExport>,
     digests: Vec<ChainDigests>,
     settings: &'a ReadSettings,
+    watch: &'a Arc<dyn Watch>,
 }
 
 impl<'a> OpenedHere<'a> {
     /// Opens those disks of a point that can be opened, and says of each other one why not. The
     /// point is held as it was found.
     pub(super) fn open(
-        repository: &Repository,
+        repository: &'a Repository,
         mut held: HeldPoint,
         settings: &'a ReadSettings,
+        watch: &'a Arc<dyn Watch>,
     ) -> (Self, Vec<(OpenedDisk, ReadError)>) {
         let layers = std::mem::take(&mut held.layers);
         let opened = each(&layers, |layer| -> Result<_, Infallible> {
@@ -104,7 +110,7 @@ impl<'a> OpenedHere<'a> {
                 Err(error) => failed.push((disk, error)),
             }
         }
-        (Self { held, disks, sources, digests, settings }, failed)
+        (Self { repository, held, disks, sources, digests, settings, watch }, failed)
     }
 }
 
@@ -121,6 +127,22 @@ fn open(
     let served = serve_to_read(layer, settings)
         .map_err(|error| ReadError::Export { disk: disk(), error: Box::new(error) })?;
     Ok((digests, served))
+}
+
+impl OpenedHere<'_> {
+    /// No backup is to stand on layers that differ.
+    fn keep_differences(&self, held: &HeldLayer, differences: &BTreeMap<usize, AreaSet>) {
+        let marks: Vec<(LayerId, String)> = differences
+            .iter()
+            .map(|(damaged, ranges)| (held.chain.get(*damaged).unwrap_or(held.layer()), ranges))
+            // What is known already is as bad.
+            .filter(|(layer, _)| layer.damage.is_none())
+            .map(|(layer, ranges)| {
+                (layer.facts.id, DamageKind::Content(ranges.clone()).to_string())
+            })
+            .collect();
+        keep(self.repository, &marks, &[], self.watch);
+    }
 }
 
 impl OpenedDisk {
@@ -168,6 +190,7 @@ impl Opened for OpenedHere<'_> {
         // It differs, whoever is to blame.
         let by_digests = found.clone();
         let differences = by_layer(layer, found, &self.settings.image_tool).unwrap_or(by_digests);
+        self.keep_differences(layer, &differences);
         let first = differences.iter().filter_map(|(damaged, ranges)| {
             let first = ranges.as_slice().first()?;
             Some((*first, *damaged))

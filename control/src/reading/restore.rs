@@ -112,7 +112,7 @@ pub(super) fn restore_held(
     let scratch = Scratch::make(&settings.folder)?;
     // Images are written through exports too.
     let settings = &settings.at_once(2 * held.layers.len()).within(&scratch);
-    let (mut opened, failed) = OpenedHere::open(repository, held, settings);
+    let (mut opened, failed) = OpenedHere::open(repository, held, settings, watch);
     let mut disks = Vec::new();
     if !opened.disks().is_empty() {
         disks = restore_opened(&mut opened, target, settings, watch, cancellation)?;

@@ -25,6 +25,7 @@ pub use self::report::{
     Against, AgainstOutcome, CatalogFault, Content, Damage, DamageKind, VerifiedDisk,
     VerifiedPoint, VerifyReport,
 };
+use super::damaged::keep;
 use super::error::ReadError;
 use super::scratch::Scratch;
 use super::settings::ReadSettings;
@@ -81,7 +82,7 @@ pub fn verify(
     let looked = run.all_of(&points, all, &mut catalog);
     let (damage, right) = run.ledger.into_findings()?;
     // Also of a verification that was called off, or could not go on.
-    keep(repository, &damage, &right, watch);
+    keep(repository, &marks(&damage), &right, watch);
     let (verified, against) = looked?;
     Ok(VerifyReport { points: verified, damage, catalog, against, elapsed: started.elapsed() })
 }
@@ -102,8 +103,8 @@ fn catalog_faults(
     Ok(file.chain(folders).chain(without).filter(wanted).collect())
 }
 
-/// Keeps what was found, for those who list points and those who would stand on a layer.
-fn keep(repository: &Repository, damage: &[Damage], right: &[LayerId], watch: &Arc<dyn Watch>) {
+/// What is wrong with each layer, in words.
+fn marks(damage: &[Damage]) -> Vec<(LayerId, String)> {
     let mut damaged: Vec<(LayerId, String)> = Vec::new();
     for found in damage {
         let (id, says) = (found.layer.facts.id, found.kind.to_string());
@@ -112,9 +113,7 @@ fn keep(repository: &Repository, damage: &[Damage], right: &[LayerId], watch: &A
             None => damaged.push((id, says)),
         }
     }
-    if let Err(error) = repository.catalog().note_verified(&damaged, right) {
-        watch.note(&format!("what was found cannot be kept in the repository: {error}"));
-    }
+    damaged
 }
 
 /// Bytes that are to be read, for the display, and the disks of the point that has most of them.
