@@ -1,5 +1,7 @@
 //! Sources that fail: what they hold, and what a lane makes of them.
 
+use std::time::Duration;
+
 use blockferry_dataplane::{LaneSettings, Side};
 use blockferry_doubles::{Hostile, HostileServer};
 
@@ -19,8 +21,17 @@ pub(crate) fn target() -> HostileServer {
 
 /// The lane must fail with the source's name, and nothing of a failed read reach the target.
 pub(crate) fn refused(way: Way, server: &HostileServer, settings: LaneSettings) -> String {
+    refused_within(DEADLINE + SLACK, way, server, settings)
+}
+
+/// The same, which may take so long.
+pub(crate) fn refused_within(
+    limit: Duration,
+    way: Way,
+    server: &HostileServer,
+    settings: LaneSettings,
+) -> String {
     let target = target();
-    let limit = DEADLINE + SLACK;
     let words = fails(way, Side::Source, &server.uri(), &target.uri(), settings, limit);
     assert_no_stale_byte(&content(), &target.content());
     assert_eq!(server.violations(), Vec::<String>::new());
