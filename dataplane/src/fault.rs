@@ -187,8 +187,16 @@ impl Cause {
             return self;
         }
         let Some(why) = down() else { return self };
-        if let Some(Self::Deadline { hint, .. }) = self.loss() {
-            *hint = "";
+        match self.loss() {
+            // What it saw is only that nobody was there.
+            Some(
+                seen @ (Self::Connect(_) | Self::Handshake(HandshakeError::Disconnected { .. })),
+            ) => {
+                *seen = Self::Connect(io::Error::other(why));
+                return self;
+            }
+            Some(Self::Deadline { hint, .. }) => *hint = "",
+            _ => {}
         }
         Self::Away { why, cause: Box::new(self) }
     }

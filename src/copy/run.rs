@@ -136,7 +136,10 @@ fn open_all(
 fn tunnel(settings: TunnelSettings, console: &Arc<Console>) -> anyhow::Result<Tunnel> {
     let events = Arc::clone(console);
     Tunnel::open(settings, move |event| match event {
-        TunnelEvent::Up { .. } => events.detail(&event.to_string()),
+        // Why a lane is refused is in its error.
+        TunnelEvent::Up { .. } | TunnelEvent::ChannelRefused { .. } => {
+            events.detail(&event.to_string());
+        }
         other => events.note(&other.to_string()),
     })
     .map_err(|error| {

@@ -1,7 +1,7 @@
 //! One channel that somebody waits for: a lane, or a client of a local port.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use russh::client::{Handle, Msg};
@@ -16,18 +16,42 @@ use super::figures::Figures;
 use super::lane_socket::{LaneSocket, NearSocket};
 use super::local_ports::Guest;
 use super::session::Client;
+use crate::child::held;
 
 /// A lane that wants to be connected.
 pub(super) struct Ask {
     pub(super) far: FarEnd,
     /// The tunnel's end of the lane's socket.
     pub(super) socket: NearSocket,
+    /// Why the last one of this way was refused.
+    pub(super) refusal: Arc<Refusal>,
     /// For a client that is no lane.
     pub(super) guest: Option<Guest>,
     /// Nobody waits for it after this.
     pub(super) due: Instant,
     /// Counts it among the channels of the connection.
     pub(super) load: Load,
+}
+
+/// Why the far end does not connect to something, if it was asked last and did not.
+#[derive(Debug, Default)]
+pub(super) struct Refusal(Mutex<Option<String>>);
+
+impl Refusal {
+    /// Notes it. Whether that is news.
+    fn is_news(&self, why: &str) -> bool {
+        held(&self.0).replace(why.to_owned()).is_none_or(|known| known != why)
+    }
+
+    /// It was connected.
+    fn is_over(&self) {
+        held(&self.0).take();
+    }
+
+    /// Why.
+    pub(super) fn why(&self) -> Option<String> {
+        held(&self.0).clone()
+    }
 }
 
 /// One of a connection's channels, open or asked for.
@@ -54,14 +78,20 @@ pub(super) async fn serve(
     turn: Arc<Turn>,
     figures: Arc<Figures>,
 ) {
-    let Ask { far, socket, guest, due, load: _counted } = ask;
+    let Ask { far, socket, refusal, guest, due, load: _counted } = ask;
     let opening = open(&handle, &far);
     tokio::pin!(opening);
     let opened = timeout(due.saturating_duration_since(Instant::now()), &mut opening).await;
-    let refused = |why| shared.tell(TunnelEvent::ChannelRefused { far: far.clone(), why });
+    // Before its socket is closed: who sees that asks why. Told once, until it is connected.
+    let refused = |why: String| {
+        if refusal.is_news(&why) {
+            shared.tell(TunnelEvent::ChannelRefused { far: far.clone(), why });
+        }
+    };
     match opened {
         Ok(Ok(channel)) => match LaneSocket::of(socket) {
             Ok(socket) => {
+                refusal.is_over();
                 let (left, end) = (socket.left(), socket.end());
                 let carrying = channel::carry(channel, socket, &turn, &figures, left, None);
                 until_gone(carrying, guest, end).await;
@@ -71,12 +101,15 @@ pub(super) async fn serve(
                 let _gone = channel.close().await;
             }
         },
-        Ok(Err(russh::Error::ChannelOpenFailure(reason))) => refused(refusal(&reason)),
+        Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
+            refused(reason_of(&reason));
+            drop(socket);
+        }
         // The session is over, which is told apart.
         Ok(Err(_)) => {}
         Err(_late) => {
-            drop(socket);
             refused("no answer in time".into());
+            drop(socket);
             // It would hold an export, and nobody at this end.
             if let Ok(channel) = opening.await {
                 let _gone = channel.close().await;
@@ -97,7 +130,7 @@ async fn until_gone(carrying: impl Future<Output = ()>, guest: Option<Guest>, en
     carrying.await;
 }
 
-fn refusal(reason: &ChannelOpenFailure) -> String {
+fn reason_of(reason: &ChannelOpenFailure) -> String {
     match reason {
         ChannelOpenFailure::AdministrativelyProhibited => {
             "it may not (a hub: the port is not leased for this node; sshd: PermitOpen, \

@@ -1,6 +1,6 @@
 //! One SSH connection: a thread that makes it, serves it, and makes it anew.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -41,8 +41,15 @@ pub(super) struct Shared {
     pub(super) key: Arc<PrivateKey>,
     pub(super) trust: Trust,
     pub(super) on_event: Box<dyn Fn(TunnelEvent) + Send + Sync>,
-    /// The connections that are down, by their numbers.
-    pub(super) down: Mutex<BTreeMap<usize, Down>>,
+    pub(super) states: Mutex<States>,
+}
+
+/// The connections that are up, and those that are down, by their numbers. One that was never there
+/// is neither until an attempt has failed.
+#[derive(Debug, Default)]
+pub(super) struct States {
+    pub(super) up: BTreeSet<usize>,
+    pub(super) down: BTreeMap<usize, Down>,
 }
 
 /// Since when a connection is down, and why it is still so.
@@ -257,10 +264,15 @@ impl Effort {
 
 impl Shared {
     pub(super) fn tell(&self, event: TunnelEvent) {
-        let mut down = held(&self.down);
+        let mut states = held(&self.states);
+        let States { up, down } = &mut *states;
         match &event {
-            TunnelEvent::Up { connection, .. } => drop(down.remove(connection)),
+            TunnelEvent::Up { connection, .. } => {
+                up.insert(*connection);
+                down.remove(connection);
+            }
             TunnelEvent::Lost { connection, why } => {
+                up.remove(connection);
                 down.insert(*connection, Down { since: Instant::now(), why: why.clone() });
             }
             TunnelEvent::NotUp { connection, error } => {
@@ -269,7 +281,7 @@ impl Shared {
             }
             _ => {}
         }
-        drop(down);
+        drop(states);
         (self.on_event)(event);
     }
 }

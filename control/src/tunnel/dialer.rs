@@ -13,7 +13,7 @@ use blockferry_dataplane::Dial;
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::ask::{Ask, Load};
+use super::ask::{Ask, Load, Refusal};
 use super::connection::{Connection, Effort, Shared};
 use super::error::{TunnelError, TunnelEvent};
 use super::far::FarEnd;
@@ -92,8 +92,8 @@ impl Tunnel {
     ) -> Result<Self, TunnelError> {
         let key = Arc::new(identity::load(&settings.identity)?);
         let trust = Trust::load(&settings.known_hosts, &settings.address)?;
-        let down = Mutex::default();
-        let shared = Arc::new(Shared { settings, key, trust, on_event, down });
+        let states = Mutex::default();
+        let shared = Arc::new(Shared { settings, key, trust, on_event, states });
         let (told, connected) = mpsc::sync_channel(1);
         let offer = service.map(|service| Arc::new(Offer::new(service)));
         let first = start(&shared, 1, |connection| first(Connection { offer, ..connection }, told))
@@ -127,7 +127,7 @@ impl Tunnel {
     /// Connects lanes to one socket of the far end.
     #[must_use]
     pub fn dialer(&self, far: FarEnd) -> TunnelDialer {
-        TunnelDialer { lines: Arc::clone(&self.lines), far }
+        TunnelDialer { lines: Arc::clone(&self.lines), far, refusal: Arc::default() }
     }
 }
 
@@ -141,6 +141,7 @@ impl fmt::Debug for Tunnel {
 pub struct TunnelDialer {
     lines: Arc<Lines>,
     far: FarEnd,
+    refusal: Arc<Refusal>,
 }
 
 impl fmt::Debug for TunnelDialer {
@@ -152,12 +153,15 @@ impl fmt::Debug for TunnelDialer {
 impl Dial for TunnelDialer {
     fn dial(&self) -> io::Result<OwnedFd> {
         let (near, socket) = UnixStream::pair()?;
-        self.lines.ask(&self.far, NearSocket::Unix(socket), None)?;
+        self.lines.ask(&self.far, NearSocket::Unix(socket), &self.refusal, None)?;
         Ok(near.into())
     }
 
     fn down(&self) -> Option<String> {
-        self.lines.down()
+        self.lines.down().or_else(|| {
+            let why = self.refusal.why()?;
+            Some(TunnelEvent::ChannelRefused { far: self.far.clone(), why }.to_string())
+        })
     }
 }
 
@@ -171,15 +175,17 @@ impl Lines {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since when all connections are down, if they are, and why the one is that was down first.
+    /// Since when there is no connection, if there is none, and why the one is down that was down first.
     fn down(&self) -> Option<String> {
-        let connections = self.lock().len();
-        let down = held(&self.shared.down);
-        let first = down.values().min_by_key(|down| down.since)?;
+        let states = held(&self.shared.states);
+        // Others may be in the making, of which nothing is known.
+        if !states.up.is_empty() {
+            return None;
+        }
+        let first = states.down.values().min_by_key(|down| down.since)?;
         let (since, why) = (first.since.elapsed().as_secs(), &first.why);
         let address = &self.shared.settings.address;
-        (down.len() >= connections)
-            .then(|| format!("the tunnel to {address} has been down for {since} s: {why}"))
+        Some(format!("the tunnel to {address} has been down for {since} s: {why}"))
     }
 
     /// Hands a lane's socket to the connection that has the fewest channels, or to a new one while
@@ -188,6 +194,7 @@ impl Lines {
         &self,
         far: &FarEnd,
         socket: NearSocket,
+        refusal: &Arc<Refusal>,
         guest: Option<Guest>,
     ) -> io::Result<()> {
         let settings = &self.shared.settings;
@@ -203,8 +210,9 @@ impl Lines {
             .ok_or_else(|| io::Error::other("the tunnel has no connection"))?;
         let load = Load::new(&line.figures);
         let due = Instant::now() + settings.deadline;
+        let (far, refusal) = (far.clone(), Arc::clone(refusal));
         line.asks
-            .send(Ask { far: far.clone(), socket, guest, due, load })
+            .send(Ask { far, socket, refusal, guest, due, load })
             .map_err(|_| io::Error::other("a thread of the tunnel has ended"))
     }
 }

@@ -196,7 +196,7 @@ struct Shared {
 /// Hands what is accepted to the tunnel.
 async fn accept(shared: Arc<Shared>, port: u16, listener: tokio::net::TcpListener) {
     let far = FarEnd::Tcp { host: shared.host.clone(), port };
-    let mut told = false;
+    let (refusal, mut told) = (Arc::default(), false);
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -210,9 +210,9 @@ async fn accept(shared: Arc<Shared>, port: u16, listener: tokio::net::TcpListene
         let handed = match Arc::clone(&shared.places).try_acquire_owned() {
             Ok(place) => {
                 let guest = Guest { _place: place, stopped: shared.stopped.clone() };
-                socket
-                    .into_std()
-                    .and_then(|socket| shared.lines.ask(&far, NearSocket::Tcp(socket), Some(guest)))
+                socket.into_std().and_then(|socket| {
+                    shared.lines.ask(&far, NearSocket::Tcp(socket), &refusal, Some(guest))
+                })
             }
             Err(_) => {
                 let why = format!("there are {} connections already", shared.connections);

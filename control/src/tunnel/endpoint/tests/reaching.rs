@@ -191,8 +191,8 @@ fn a_node_that_takes_its_offer_back_is_not_reached_any_more() {
     let settings = rig.settings("n1");
     let key = Arc::new(identity::load(&settings.identity).unwrap());
     let trust = Trust::load(&settings.known_hosts, &settings.address).unwrap();
-    let (on_event, down) = (Box::new(|_| {}), Mutex::default());
-    let shared = Arc::new(Shared { settings, key, trust, on_event, down });
+    let (on_event, states) = (Box::new(|_| {}), Mutex::default());
+    let shared = Arc::new(Shared { settings, key, trust, on_event, states });
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let session = session::connect(&shared, 1, None, PATIENCE).await.unwrap();
