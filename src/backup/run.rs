@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use blockferry_control::backup::{BackupReport, Cancellation, Watch};
+use blockferry_control::catalog::VmName;
 use blockferry_dataplane::nbd::without_passwords;
 
 use super::options::BackupOptions;
@@ -24,7 +25,8 @@ pub(crate) fn command(options: &BackupOptions) -> anyhow::Result<Exit> {
     let as_json = |ended: Result<&BackupReport, (Exit, String)>| match ended {
         Ok(report) => json::print(&Json::of(report)),
         Err((exit, words)) => {
-            let vm = without_passwords(&options.vm);
+            let name = options.name.as_ref().map_or(options.vm.as_str(), VmName::as_str);
+            let vm = without_passwords(name);
             let so_far = so_far.borrow();
             json::print(&Json::of_failure(exit, words, &vm, options.mode, &so_far))
         }

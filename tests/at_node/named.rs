@@ -1,10 +1,17 @@
 //! How a VM is named to a node, and what it is called in the hub's repository.
 
-use blockferry_doubles::vsphere::{NewMachine, Vsphere};
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::time::Duration;
+
+use blockferry_doubles::vsphere::{NewMachine, Trouble, Vsphere};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{MIB, Place, SLOW, two_disks};
-use crate::blockferry::{NodePlace, VmPlace, wait_until};
+use crate::blockferry::{NodePlace, VmPlace, by, signal, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_vm_of_a_node_is_found_by_its_path_and_called_as_one_likes() {
@@ -30,13 +37,15 @@ fn a_vm_of_a_node_is_found_by_its_path_and_called_as_one_likes() {
     assert_eq!(modes(&next), ["incremental", "incremental"]);
     place.assert_nothing_left();
 
+    let (code, failed) = place.try_back_up_with(&moref, "--as new --mode incremental");
+    assert_eq!((code, &failed["vm"]), (2, &json!("new")), "{failed}");
     let (code, refused) = place.try_back_up_with("web", "--as a/b");
     assert_eq!(code, 2, "{refused}");
     let disk = "--as web-old --disk root=nbd://127.0.0.1:1/root";
     let (code, refused) = place.try_back_up_with("web", disk);
     assert_eq!(code, 2, "{refused}");
     assert!(refused["error"].as_str().unwrap().contains("--as is about a VM"), "{refused}");
-    node.signal(rustix::process::Signal::TERM);
+    node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0), "{}", node.says());
 }
 
@@ -56,7 +65,7 @@ fn a_key_of_a_vm_under_another_name_is_that_of_its_word_and_name() {
         assert_eq!(status, 409, "{vm} {name:?}: {refused}");
     }
     // The node need not be there to tell that it is the same.
-    node.signal(rustix::process::Signal::TERM);
+    node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0), "{}", node.says());
     let (status, same) = ask("dc/web", Some("old"));
     assert_eq!((status, &same["id"]), (200, &job["id"]), "{same}");
@@ -95,4 +104,36 @@ fn the_record_of_a_job_says_what_its_node_waits_for() {
     place.hubs.point_of(&job);
     assert_eq!(record()["said"], Value::Null);
     place.assert_nothing_left();
+}
+
+#[test]
+fn a_backup_that_is_called_off_while_its_vm_is_sought_never_becomes_a_job() {
+    let sought = "RetrievePropertiesEx";
+    for signals in 1..=2 {
+        let place = Place::new(two_disks());
+        let _node = place.node("");
+        place.vms.vsphere.trouble(Trouble::CallHeld { method: sought });
+        let said = place.hubs.kept.path("said");
+        let line = format!("backup --vm web {} --node n1", by(&place.hubs.hub));
+        let mut command = place.hubs.kept.command(&line);
+        command.stdout(Stdio::null()).stderr(File::create(&said).unwrap());
+        let mut child = command.spawn().unwrap();
+        let said = || fs::read_to_string(&said).unwrap();
+        assert!(place.vms.vsphere.wait_until(PATIENCE, |vsphere| vsphere.held(sought) == 1));
+        signal(&child, Signal::TERM);
+        if signals == 2 {
+            wait_until("the signal is not heard", || said().contains("once more to stop"));
+            signal(&child, Signal::TERM);
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(7), "{}", said());
+        assert!(said().contains("GET /api/v1/backups tells whether"), "{}", said());
+        place.vms.vsphere.release_call(sought);
+        // The node was asked before, and has answered by then.
+        let (code, made) = place.try_back_up("web");
+        assert_eq!(code, 0, "{made}");
+        let jobs = place.hubs.hub.get(&place.hubs.token, "/backups")["backups"].clone();
+        assert_eq!(jobs.as_array().unwrap().len(), 1, "{jobs}");
+        assert_eq!(jobs[0]["id"], made["job"]);
+        place.assert_nothing_left();
+    }
 }

@@ -17,6 +17,7 @@ use super::error::{ApiError, ErrorBody};
 use super::server::MAX_BACKUP_BODY_BYTES;
 use super::shared::Shared;
 use super::submission::{Asked, Submission, What};
+use crate::backup::Cancellation;
 use crate::catalog::{
     Admission, CatalogError, Job, JobFilter, JobId, JobKind, JobState, Jobs, Points, VmName,
 };
@@ -105,12 +106,15 @@ async fn submit(
     let key = key.transpose().map_err(|_| ApiError::unfit("Idempotency-Key: it is not ASCII"))?;
     let asked = asked.check(key, shared.settings.local_sources)?;
     let backups = shared.backups()?;
+    // Dropped with the call, if whoever asked hangs up.
+    let hung_up = CallOff::default();
+    let called_off = hung_up.0.clone();
     let (status, record) = shared
         .blocking(move |_hub| {
             let Asked { what, repository, key } = asked;
             let repository = repository.as_ref();
             let admission = match what {
-                What::Vm(vm, node) => backups.submit_vm(&vm, repository, node, key)?,
+                What::Vm(vm, node) => backups.submit_vm(&vm, repository, node, key, &called_off)?,
                 What::Disks(request, node) => backups.submit(request, repository, node, key)?,
             };
             let status = match &admission {
@@ -122,6 +126,16 @@ async fn submit(
         .await?;
     let location = format!("/api/v1/backups/{}", record.id);
     Ok((status, [(header::LOCATION, location)], Json(record)).into_response())
+}
+
+/// Calls off what is done for a call when that is over.
+#[derive(Default)]
+struct CallOff(Cancellation);
+
+impl Drop for CallOff {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// Jobs, of which there are those of earlier runs of the hub too.

@@ -255,6 +255,8 @@ impl From<SubmitError> for ApiError {
                 let hint = "GET /api/v1/nodes tells how the nodes are";
                 Self::conflict("vms_away", message, hint)
             }
+            // Nobody hears it.
+            SubmitError::HungUp => Self::conflict("hung_up", message, "ask again"),
             SubmitError::TooManyDisks { .. } => {
                 let hint = "start the hub with more --ports";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_disks", message, hint)

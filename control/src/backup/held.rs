@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::cancel::Cancellation;
 use super::error::{BackupError, WhichDisk};
@@ -18,6 +19,9 @@ use crate::snapshots::{
 };
 use crate::sources::vddk::{Credentials, Disk, Running, VddkSource};
 use crate::vsphere::PasswordFile;
+
+/// A removal that takes longer is told of when it is done.
+const LONG: Duration = Duration::from_secs(5);
 
 /// A VM's snapshot, and what serves its disks.
 pub(super) struct Held {
@@ -235,6 +239,7 @@ impl Held {
         if let Some(Err(error)) = given_back {
             self.watch.note(&error.to_string());
         }
+        let since = Instant::now();
         let hypervisor = &self.hypervisor;
         let by_name = || remove_written(entry.record(), &**hypervisor);
         let removed = match &self.snapshot {
@@ -253,6 +258,10 @@ impl Held {
             Ok(Removal::Done(count)) => {
                 if count == 0 && self.snapshot.is_some() {
                     self.watch.note(&format!("snapshot {name} of VM {vm} was gone already"));
+                } else if since.elapsed() >= LONG {
+                    let took = since.elapsed().as_secs();
+                    self.watch
+                        .note(&format!("snapshot {name} of VM {vm} is removed, after {took} s"));
                 }
                 entry.strike().map_err(|error| error.to_string())
             }
@@ -296,7 +305,8 @@ impl Witness for Still {
                  of another time, so there is no point; find out who removes snapshots of this VM, and \
                  back it up again"
             ),
-            Err(HypervisorError::CalledOff) => return Err(BackupError::Cancelled),
+            // Nobody waits for it any more, however the last look ended.
+            Err(_) if cancellation.is_cancelled() => return Err(BackupError::Cancelled),
             Err(error) => format!(
                 "all of it was read, but nobody could see whether its snapshot {name} was still there \
                  to the end, so there is no point: {error}"

@@ -12,7 +12,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::error::ClientError;
+use super::error::{ClientError, maybe_asked};
 use super::events::Heard;
 use super::http::HubClient;
 use super::patience::{AWAY, Patience};
@@ -115,7 +115,14 @@ impl HubClient {
         cancellation: &Cancellation,
     ) -> Result<BackupReport, ClientError> {
         let patience = Patience::new(cancellation);
-        let asked = self.submit(submission, &patience)?;
+        watch.last_words(Some(&format!(
+            "the hub at {} was asked for the backup: {}",
+            self.address(),
+            maybe_asked()
+        )));
+        let asked = self.submit(submission, &patience);
+        watch.last_words(None);
+        let asked = asked?;
         let known = |error: ValueError| self.no_hub(error.to_string());
         let job = asked.job().map_err(known)?;
         if let Some(queue) = &asked.queue
@@ -139,7 +146,16 @@ impl HubClient {
             moved: None,
         };
         following.patience.heard();
-        let ended = following.until_over()?;
+        watch.last_words(Some(&format!(
+            "job {} of the hub at {} goes on, unless that has heard that it is called off: GET \
+             /api/v1/backups/{} tells",
+            following.job.id,
+            self.address(),
+            following.job.id
+        )));
+        let ended = following.until_over();
+        watch.last_words(None);
+        let ended = ended?;
         let job = ended.job().map_err(known)?;
         match job.state {
             JobState::Done => {

@@ -36,10 +36,7 @@ pub enum ClientError {
         what: String,
     },
     /// Called off here, and the hub could not be told, or did not tell what became of it.
-    #[error(
-        "interrupted, and the hub at {address} cannot be asked ({what}): {} may still run there",
-        which(job.as_ref())
-    )]
+    #[error("{}", left(address, job.as_ref(), what))]
     Left {
         /// Where.
         address: HubAddress,
@@ -123,8 +120,21 @@ pub enum ClientError {
     },
 }
 
-fn which(job: Option<&JobId>) -> String {
-    job.map_or_else(|| "the job".to_owned(), |job| format!("job {job}"))
+fn left(address: &HubAddress, job: Option<&JobId>, what: &str) -> String {
+    match job {
+        Some(job) => format!(
+            "interrupted, and the hub at {address} cannot be asked ({what}): job {job} may still run there"
+        ),
+        None => format!(
+            "interrupted before the hub at {address} had answered ({what}): {}",
+            maybe_asked()
+        ),
+    }
+}
+
+/// Of a job that was asked for, and perhaps not heard of.
+pub(super) fn maybe_asked() -> &'static str {
+    "it makes no job of what nobody waits for, and GET /api/v1/backups tells whether it had made one"
 }
 
 impl ClientError {

@@ -235,8 +235,9 @@ impl AtNode {
     fn fault(&self, disk: Option<usize>, fault: LoadFault) -> CarryError {
         match (disk, fault) {
             (Some(disk), fault) => CarryError::Load(disk, fault),
-            (None, LoadFault::AtNode { said, .. }) => {
-                CarryError::All(BackupError::Node(format!("node {}: {said}", self.node)))
+            (None, LoadFault::AtNode { failure, said, .. }) => {
+                let said = format!("node {}: {said}", self.node);
+                CarryError::All(BackupError::VmAtNode { failure, said })
             }
             (None, LoadFault::Here(fault)) => CarryError::All(BackupError::Mover(fault)),
         }

@@ -30,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 /// The same of a job that was called off, for somebody waits; the node goes on by itself.
 const HURRIED: Duration = Duration::from_secs(10);
+/// For one that is not there to say that it has let a snapshot go.
+const AWAY: Duration = Duration::from_secs(8);
 /// For a node that is not there to be there: it may have been started a moment ago.
 const COMING: Duration = Duration::from_secs(30);
 /// For a node to find a VM.
@@ -47,15 +49,20 @@ pub(in super::super) struct FoundVm {
 
 impl AtNode {
     /// Which VM is meant.
-    pub(in super::super) fn find(&self, asked: &VmRequest) -> Result<FoundVm, BackupError> {
+    pub(in super::super) fn find(
+        &self,
+        asked: &VmRequest,
+        called_off: &Cancellation,
+    ) -> Result<FoundVm, BackupError> {
         let body = json(&FindAsked { vm: asked.vm.clone() })?;
         let since = Instant::now();
-        let late = || since.elapsed() >= FIND_DEADLINE;
+        let late = || called_off.is_cancelled() || since.elapsed() >= FIND_DEADLINE;
         let ask = || self.ask::<FindAnswer>(&late, &Method::POST, "/vms/find", Some(&body));
         // Whoever asks waits for the answer; a node that is about to come is worth a moment.
         let mut answer = ask();
         while let Err(CallError::Unreachable(_)) = answer
             && since.elapsed() < COMING
+            && !called_off.is_cancelled()
         {
             thread::sleep(RETRY_PAUSE);
             answer = ask();
@@ -275,6 +282,8 @@ impl HeldAtNode {
 impl Drop for HeldAtNode {
     fn drop(&mut self) {
         let since = Instant::now();
+        // One that is away has let it go, or does when it hears of the end of the job.
+        self.at.deadline = self.at.deadline.min(AWAY);
         let cancellation = self.cancellation.clone();
         let is_hurried = || cancellation.is_cancelled() && since.elapsed() >= HURRIED;
         let late = || is_hurried() || since.elapsed() >= RELEASE_DEADLINE;

@@ -50,6 +50,9 @@ pub enum SubmitError {
     /// The node cannot be asked for its VMs, or its vCenter not.
     #[error("{0}")]
     VmsAway(BackupError),
+    /// Whoever asked did not wait for the answer.
+    #[error("it was called off before there was a job")]
+    HungUp,
     /// More disks than could ever start together.
     #[error(
         "the VM has {disks} disks, and this hub has {ports} ports, one for each disk; give it a wider range"

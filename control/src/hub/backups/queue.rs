@@ -134,7 +134,7 @@ impl Backups {
     }
 
     /// The same of a VM that the hypervisor of a node runs. Its disks are what a snapshot holds of
-    /// them.
+    /// them. Where it is called off before there is a job there will be none.
     ///
     /// # Errors
     /// [`SubmitError`].
@@ -144,6 +144,7 @@ impl Backups {
         repository: Option<&RepositoryName>,
         node: NodeName,
         key: Option<IdempotencyKey>,
+        called_off: &Cancellation,
     ) -> Result<Admission, SubmitError> {
         // Whoever asks again is answered while the node is away too, which may be why it is asked again.
         let VmRequest { vm: word, name, mode, choice } = asked;
@@ -161,7 +162,10 @@ impl Backups {
         self.check_node(Some(&node))?;
         let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
         // It has no job yet that it could be asked about.
-        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(asked);
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(asked, called_off);
+        if called_off.is_cancelled() {
+            return Err(SubmitError::HungUp);
+        }
         let found = found.map_err(|error| match error.failure() {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
