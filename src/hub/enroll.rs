@@ -20,8 +20,15 @@ pub(super) fn command(options: &EnrollOptions) -> anyhow::Result<Exit> {
     if options.list {
         list(&nodes.list()?, options.json)?;
     } else if let Some(name) = &options.remove {
+        let facts = nodes.list()?.into_iter().find(|facts| facts.name == *name);
         nodes.remove(name)?;
-        line(&format!("node {name} reaches nothing any more"));
+        line(&match facts.map(|facts| facts.way) {
+            Some(NodeWay::Sshd { .. }) => format!(
+                "node {name} gets no job any more; what its key opens is for sshd to say: take the \
+                 key's line out of authorized_keys, and end the connections that it has"
+            ),
+            _ => format!("node {name} reaches nothing any more"),
+        });
     } else if let (Some(name), Some(port)) = (&options.node, options.sshd_port) {
         behind_sshd(&nodes, name, port, options.json)?;
     } else if let Some(name) = &options.node {

@@ -23,7 +23,7 @@ use crate::catalog::{
     BackupMode, DiskName, FailureKind, Job, JobState, PointId, UnixMillis, ValueError, VmName,
 };
 use crate::hub::{NodeName, RepositoryName};
-use crate::record::{ChoiceRecord, EventRecord, JobRecord, MovedRecord, PointRecord};
+use crate::record::{ChoiceRecord, EventRecord, JobRecord, MovedRecord, PointRecord, QueueRecord};
 
 /// How often it is looked whether the job is to be called off.
 const TICK: Duration = Duration::from_millis(100);
@@ -128,11 +128,19 @@ impl HubClient {
         if let Some(queue) = &asked.queue
             && (queue.position > 1 || queue.ports_free < queue.ports_needed)
         {
-            watch.note(&format!(
-                "job {} waits: it is number {} of the queue, and needs {} of the hub's ports, of \
-                 which {} are free",
-                job.id, queue.position, queue.ports_needed, queue.ports_free
-            ));
+            let QueueRecord { position, ports_needed, ports_free } = queue;
+            // Nobody is overtaken, so one that is not the first may have its ports free.
+            watch.note(&match position {
+                1 => format!(
+                    "job {} waits for ports: it needs {ports_needed}, and {ports_free} are free",
+                    job.id
+                ),
+                _ => format!(
+                    "job {} waits: it is number {position} of the queue, and needs {ports_needed} of \
+                     the hub's ports",
+                    job.id
+                ),
+            });
         }
         let mut following = Following {
             client: self,

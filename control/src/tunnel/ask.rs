@@ -8,7 +8,7 @@ use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::time::timeout;
 
-use super::channel::{self, Turn};
+use super::channel::{self, Allowance, Turn};
 use super::connection::Shared;
 use super::error::TunnelEvent;
 use super::far::FarEnd;
@@ -93,7 +93,8 @@ pub(super) async fn serve(
             Ok(socket) => {
                 refusal.is_over();
                 let (left, end) = (socket.left(), socket.end());
-                let carrying = channel::carry(channel, socket, &turn, &figures, left, None);
+                let allowance = Allowance::NONE;
+                let carrying = channel::carry(channel, socket, &turn, &figures, left, allowance);
                 until_gone(carrying, guest, end).await;
             }
             Err(error) => {

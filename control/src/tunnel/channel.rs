@@ -32,18 +32,35 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Turn(Mutex<BytesMut>);
 
-/// Moves bytes both ways until either end has closed, or the connection is gone. The socket is
-/// closed then. `left` is ready when nobody waits for the socket's bytes any more: a peer that takes
-/// none has a little time to do so then, and is not waited for without end. With `patience` that is
-/// all the time it has, whoever waits: until it takes something, it holds up all channels of the
-/// connection.
+/// What a channel is allowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// All the time that the socket has to take something, whoever waits: until then it holds up all
+    /// channels of the connection.
+    pub(super) patience: Option<Duration>,
+    /// Bytes from the far end before the socket has said anything.
+    pub(super) unasked_bytes: u64,
+}
+
+impl Allowance {
+    pub(super) const NONE: Self = Self { patience: None, unasked_bytes: u64::MAX };
+
+    pub(super) fn patience(patience: Duration) -> Self {
+        Self { patience: Some(patience), ..Self::NONE }
+    }
+}
+
+/// Moves bytes both ways until either end has closed, or the connection is gone, or more is sent than
+/// it may be; `figures` are this channel's own where that is limited. The socket is closed then.
+/// `left` is ready when nobody waits for the socket's bytes any more: a peer that takes none has a
+/// little time to do so then, and is not waited for without end.
 pub(super) async fn carry<M, S>(
     channel: Channel<M>,
     socket: S,
     turn: &Turn,
     figures: &Figures,
     left: impl Future<Output = ()>,
-    patience: Option<Duration>,
+    allowance: Allowance,
 ) where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     S: AsyncRead + AsyncWrite,
@@ -54,7 +71,7 @@ pub(super) async fn carry<M, S>(
         send(from_lane, &to_far, turn, figures).await?;
         to_far.eof().await
     };
-    let down = receive(from_far, to_lane, figures, patience);
+    let down = receive(from_far, to_lane, figures, allowance);
     tokio::pin!(down);
     tokio::select! {
         sent = up => if sent.is_ok() {
@@ -137,7 +154,7 @@ async fn receive(
     mut far: ChannelReadHalf,
     mut near: impl AsyncWrite + Unpin,
     figures: &Figures,
-    patience: Option<Duration>,
+    allowance: Allowance,
 ) {
     let mut batch = Batch::default();
     let mut open = true;
@@ -148,11 +165,12 @@ async fn receive(
             let Some(message) = far.wait().now_or_never() else { break };
             open = batch.take(message);
         }
-        let bytes = batch.bytes();
-        if batch.write_to(&mut near, patience).await.is_err() {
+        add(&figures.received, batch.bytes());
+        if figures.unasked_bytes() > allowance.unasked_bytes
+            || batch.write_to(&mut near, allowance.patience).await.is_err()
+        {
             return;
         }
-        add(&figures.received, bytes);
     }
 }
 

@@ -25,6 +25,14 @@ pub struct ConnectionFigures {
 }
 
 impl Figures {
+    /// Bytes that came before anything was sent; for a channel's own.
+    pub(super) fn unasked_bytes(&self) -> u64 {
+        match self.sent.load(Ordering::Relaxed) {
+            0 => self.received.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
     pub(super) fn read(&self) -> ConnectionFigures {
         ConnectionFigures {
             channels: self.channels.load(Ordering::Relaxed),

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ask::Load;
 use super::backoff::Backoff;
-use super::channel::{self, Turn};
+use super::channel::{self, Allowance, Turn};
 use super::connection::Shared;
 use super::error::TunnelEvent;
 use super::figures::Figures;
@@ -148,7 +148,8 @@ impl Offer {
         reply.accept().await;
         (self.service.accept)(near);
         let left = far.left();
-        channel::carry(channel, far, &turn, &self.figures, left, Some(patience)).await;
+        channel::carry(channel, far, &turn, &self.figures, left, Allowance::patience(patience))
+            .await;
     }
 }
 

@@ -7,7 +7,7 @@ use russh::ChannelOpenFailure;
 use russh::server::Handle;
 use tokio::time::timeout;
 
-use super::super::channel::{self, Turn};
+use super::super::channel::{self, Allowance, Turn};
 use super::super::figures::Figures;
 use super::super::lane_socket::LaneSocket;
 use super::directory::{Call, Unopened};
@@ -51,7 +51,8 @@ pub(super) async fn answer(handle: Handle, call: Call, turn: Arc<Turn>, patience
     // What nobody hears is closed by its end being dropped.
     let _unheard = answer.send(Ok(near));
     let left = far.left();
-    channel::carry(channel, far, &turn, &Figures::default(), left, Some(patience)).await;
+    channel::carry(channel, far, &turn, &Figures::default(), left, Allowance::patience(patience))
+        .await;
 }
 
 fn words(reason: &ChannelOpenFailure) -> &'static str {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use russh::server::{self, Auth, ChannelOpenHandle, Handle, Msg, Session, VerifiedPublicKey};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 
-use super::super::channel::{self, Turn};
+use super::super::channel::{self, Allowance, Turn};
 use super::super::figures::Figures;
 use super::super::key::SshKey;
 use super::super::link;
@@ -36,6 +36,9 @@ use super::{Counted, EndpointEvent, EndpointSettings};
 const PACKET_BYTES: u32 = 32 << 10;
 /// Packets of a channel that wait for its socket at most: 3 MiB.
 const WAITING_PACKETS: usize = 100;
+/// Bytes of a node to a server that has not greeted: clients of NBD speak after that. One that nobody
+/// takes anything of would fill its window in the memory of this process.
+const UNASKED_BYTES: u64 = 256 << 10;
 /// Attempts to log in before a peer is hung up on.
 const LOGIN_ATTEMPTS: usize = 6;
 /// Wrong keys are answered after this time, whatever was wrong.
@@ -118,6 +121,7 @@ pub(super) async fn serve(
         offered: false,
         open: Arc::default(),
         turn: Arc::clone(&turn),
+        unasked: Arc::default(),
         told: HashSet::new(),
     };
     let greeted = tokio::select! {
@@ -262,6 +266,8 @@ struct Door {
     /// Channels that the node has opened.
     open: Arc<AtomicUsize>,
     turn: Arc<Turn>,
+    /// Whether it was told that the node sends to servers that have not greeted.
+    unasked: Arc<AtomicBool>,
     /// What was refused already, so that a flood does not fill the log.
     told: HashSet<String>,
 }
@@ -364,7 +370,8 @@ impl server::Handler for Door {
             }
         };
         let deadline = self.shared.settings.connect_deadline;
-        let turn = Arc::clone(&self.turn);
+        let (turn, unasked) = (Arc::clone(&self.turn), Arc::clone(&self.unasked));
+        let (shared, peer) = (Arc::clone(&self.shared), self.peer);
         tokio::spawn(async move {
             let _open = open;
             let connecting = timeout(deadline, TcpStream::connect(address));
@@ -375,7 +382,13 @@ impl server::Handler for Door {
             let _as_allowed = link::tune_local(&socket);
             reply.accept().await;
             let never = std::future::pending();
-            channel::carry(channel, socket, &turn, &Figures::default(), never, None).await;
+            let figures = Figures::default();
+            let allowance = Allowance { unasked_bytes: UNASKED_BYTES, ..Allowance::NONE };
+            channel::carry(channel, socket, &turn, &figures, never, allowance).await;
+            if figures.unasked_bytes() > UNASKED_BYTES && !unasked.swap(true, Ordering::Relaxed) {
+                let what = format!("port {port}: bytes for a server that has not greeted");
+                shared.news.tell(EndpointEvent::Refused { node: Some(node), peer, what, times: 1 });
+            }
         });
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! What is told of the endpoint, of those without a key as often as a log can bear.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::EndpointEvent;
 use super::places::Full;
@@ -16,11 +16,18 @@ const GONE_TOLD: u32 = 1;
 /// those of some nodes that come at once are all to be seen.
 const REFUSALS_TOLD: u32 = 16;
 
+/// The same refusal is told again after this time: a node that was removed asks every second.
+const SAME_AGAIN: Duration = Duration::from_secs(3600);
+/// Refusals that are known again.
+const MAX_KNOWN: usize = 256;
+
 pub(super) struct News {
     on_event: Box<dyn Fn(EndpointEvent) + Send + Sync>,
     gone: Mutex<Sieve>,
     sent_away: Mutex<Sieve>,
     refused: Mutex<Sieve>,
+    /// What was refused to strangers, and when that was told.
+    known: Mutex<HashMap<String, Instant>>,
     /// Nodes of which it was told that there is no place for more of their connections.
     full: Mutex<HashSet<String>>,
 }
@@ -32,6 +39,7 @@ impl News {
             gone: Mutex::new(Sieve::new(GONE_TOLD)),
             sent_away: Mutex::new(Sieve::new(GONE_TOLD)),
             refused: Mutex::new(Sieve::new(REFUSALS_TOLD)),
+            known: Mutex::default(),
             full: Mutex::default(),
         }
     }
@@ -53,7 +61,22 @@ impl News {
 
     /// One that has not logged in was refused something.
     pub(super) fn stranger_refused(&self, peer: SocketAddr, what: String) {
-        self.pass(&self.refused, peer, what, refused);
+        if self.is_news(&what) {
+            self.pass(&self.refused, peer, what, refused);
+        }
+    }
+
+    fn is_news(&self, what: &str) -> bool {
+        let now = Instant::now();
+        let mut known = held(&self.known);
+        known.retain(|_, told| now.duration_since(*told) < SAME_AGAIN);
+        if known.contains_key(what) {
+            return false;
+        }
+        if known.len() < MAX_KNOWN {
+            known.insert(what.to_owned(), now);
+        }
+        true
     }
 
     /// A node has logged in, and has no place. Told once until it has one.
@@ -67,6 +90,8 @@ impl News {
     /// A node has logged in, and stays.
     pub(super) fn node_connected(&self, node: String, peer: SocketAddr) {
         held(&self.full).remove(&node);
+        // It may have been refused before it was enrolled, and be removed again.
+        held(&self.known).clear();
         self.tell(EndpointEvent::Connected { node, peer });
     }
 

@@ -105,6 +105,13 @@ impl Rig {
         }
     }
 
+    /// Of `n1`, with a key of this name that nobody knows.
+    fn settings_with_key(&self, name: &str) -> TunnelSettings {
+        let identity = self.folder.path().join(name);
+        OwnKey::load_or_make(&identity).unwrap();
+        TunnelSettings { identity, ..self.settings("n1") }
+    }
+
     fn tunnel(&self) -> Tunnel {
         Tunnel::open(self.settings("n1"), |_| {}).unwrap()
     }

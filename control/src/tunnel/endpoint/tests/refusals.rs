@@ -48,6 +48,49 @@ fn a_port_on_no_list_is_refused_and_a_flood_of_that_is_told_once_and_disturbs_no
 }
 
 #[test]
+fn bytes_for_a_server_that_has_not_greeted_end_their_channel_and_are_told_once() {
+    let rig = Rig::new();
+    // It is never accepted, so nobody takes what is sent.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    rig.list.ports.lock().unwrap().push(port);
+    let good = echo(&rig.list);
+    let tunnel = rig.tunnel();
+    let mut stream = dial(&tunnel, good);
+    assert!(echoes(&mut stream, b"before"));
+    for _ in 0..20 {
+        let mut flood = dial(&tunnel, port);
+        // It is cut off in the middle, sooner or later.
+        let _cut = flood.write_all(&vec![7; 1 << 20]);
+        assert_eq!(flood.read(&mut [0; 16]).unwrap_or(0), 0);
+    }
+    assert!(rig.refusal().contains("bytes for a server that has not greeted"));
+    assert!(echoes(&mut stream, b"after"));
+    drop((stream, tunnel));
+    let rest = rig.event(|event| !matches!(event, EndpointEvent::Connected { .. }));
+    assert!(matches!(rest, EndpointEvent::Closed { .. }), "{rest}");
+}
+
+#[test]
+fn a_refusal_of_a_stranger_that_comes_again_and_again_is_told_once() {
+    let rig = Rig::new();
+    let fingerprint = |told: &str| {
+        told.split_whitespace().find(|word| word.contains("SHA256:")).unwrap().to_owned()
+    };
+    for _ in 0..5 {
+        Tunnel::open(rig.settings_with_key("one"), |_| {}).unwrap_err();
+    }
+    Tunnel::open(rig.settings_with_key("other"), |_| {}).unwrap_err();
+    let (one, other) = (rig.refusal(), rig.refusal());
+    assert_ne!(fingerprint(&one), fingerprint(&other));
+    // A node that has come may be taken away again.
+    drop(rig.tunnel());
+    rig.event(|event| matches!(event, EndpointEvent::Connected { .. }));
+    Tunnel::open(rig.settings_with_key("one"), |_| {}).unwrap_err();
+    assert_eq!(fingerprint(&rig.refusal()), fingerprint(&one));
+}
+
+#[test]
 fn a_node_that_is_taken_away_loses_its_connections() {
     let rig = Rig::new();
     let port = echo(&rig.list);

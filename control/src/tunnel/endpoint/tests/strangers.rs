@@ -125,8 +125,8 @@ fn the_stranger_that_has_been_there_for_longest_leaves_for_another_one() {
 fn many_refused_keys_are_told_so_often_and_no_more() {
     let rig = Rig::new();
     rig.list.keys.lock().unwrap().clear();
-    for _ in 0..20 {
-        assert!(Tunnel::open(rig.settings("n1"), |_| {}).is_err());
+    for number in 0..20 {
+        assert!(Tunnel::open(rig.settings_with_key(&format!("key{number}")), |_| {}).is_err());
     }
     drop(rig.endpoint);
     let is_refusal = |event: &EndpointEvent| matches!(event, EndpointEvent::Refused { .. });
