@@ -187,6 +187,23 @@ fn a_node_that_is_killed_fails_its_job_once_it_is_there_again() {
 }
 
 #[test]
+fn a_node_that_is_away_from_the_start_is_told_of_and_waited_for() {
+    let place = NodePlace::new("");
+    let mut node = place.node("n1", "");
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.says());
+    let source = place.disk("root", DISK, 1);
+    let job = place.submit("db1", Some("n1"), &[("root", &source.uri())]);
+    let call = format!("/backups/{job}");
+    let told = || place.hub.get(&place.token, &call)["said"]["text"].to_string();
+    wait_until("nothing is told of the node", || told().contains("node n1 cannot be reached"));
+    let mut node = place.start_node("n1", "");
+    node.wait_until_served();
+    let point = place.point_of(&job);
+    place.assert_equal(&point, &["root"]);
+}
+
+#[test]
 fn a_node_that_is_killed_for_good_fails_its_job_within_the_deadline() {
     let mut work = AtWork::new("--node-deadline 1s", "");
     let before = Instant::now();

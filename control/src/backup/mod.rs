@@ -51,7 +51,7 @@ pub use plan::{DiskPlan, Parent};
 pub use report::{BackupReport, DiskReport};
 pub(crate) use request::names_files;
 pub use request::{BackupRequest, BackupSettings, Changes, DiskRequest};
-pub(crate) use run::{Run, lane_teller};
+pub(crate) use run::{Run, Unheard, lane_teller};
 pub use run::{Watch, back_up, back_up_vm, lane_words, plan_words};
 pub use vm::{VmSettings, VmSource, ledger_folder};
 pub(crate) use vm::{as_served, disk_shares};

@@ -63,6 +63,11 @@ pub trait Watch: Send + Sync {
     }
 }
 
+/// Where nobody listens.
+pub(crate) struct Unheard;
+
+impl Watch for Unheard {}
+
 /// What becomes of a disk, in words.
 #[must_use]
 pub fn plan_words(disk: &str, mode: &str, reason: &str) -> String {

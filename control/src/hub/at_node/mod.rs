@@ -12,6 +12,7 @@ mod lines;
 mod strays;
 mod vm;
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::slice;
@@ -31,7 +32,7 @@ use crate::backup::{
     Watch,
 };
 use crate::call::{CallError, Callee, Motion, Refused, Sent};
-use crate::catalog::JobId;
+use crate::catalog::{FailureKind, JobId};
 use crate::node::wire::{
     Done, ExtentRecord, JobAsked, LoadRecord, LookAnswer, LookAsked, SoughtRecord,
 };
@@ -42,11 +43,13 @@ pub(super) use vm::FoundVm;
 
 /// Between two attempts to reach a node.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// A node that is away for longer is told of.
+const NOTABLE: Duration = Duration::from_secs(2);
 /// For a node to hear that a job is over.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A node, as the carrier of one job.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct AtNode {
     node: NodeName,
     callee: Arc<Callee>,
@@ -62,6 +65,19 @@ pub(super) struct AtNode {
     deadline: Duration,
     /// How long its lanes may move nothing before the job fails.
     stall: Duration,
+    /// Hears of a node that is away.
+    watch: Arc<dyn Watch>,
+}
+
+impl fmt::Debug for AtNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, job, pass, .. } = self;
+        f.debug_struct("AtNode")
+            .field("node", node)
+            .field("job", job)
+            .field("pass", pass)
+            .finish_non_exhaustive()
+    }
 }
 
 impl AtNode {
@@ -75,11 +91,20 @@ impl AtNode {
         job: JobId,
         connections: u16,
         of_snapshot: bool,
+        watch: Arc<dyn Watch>,
     ) -> Result<Self, SubmitError> {
-        let (deadline, stall) = (nodes.deadline, nodes.stall);
-        let callee = Arc::new(nodes.callee(node)?);
-        let (node, passes) = (node.clone(), Arc::default());
-        Ok(Self { node, callee, job, pass: 1, passes, connections, of_snapshot, deadline, stall })
+        Ok(Self {
+            node: node.clone(),
+            callee: Arc::new(nodes.callee(node)?),
+            job,
+            pass: 1,
+            passes: Arc::default(),
+            connections,
+            of_snapshot,
+            deadline: nodes.deadline,
+            stall: nodes.stall,
+            watch,
+        })
     }
 
     /// Calls until there is an answer. A node that is away is waited for, from when bytes of the
@@ -90,9 +115,15 @@ impl AtNode {
         call: impl Fn(&Motion) -> Result<T, CallError>,
     ) -> Result<T, BackupError> {
         let motion = Motion::new();
+        let mut is_told = false;
         loop {
             let error = match call(&motion) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if is_told {
+                        self.watch.note(&format!("node {} is there again", self.node));
+                    }
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             if given_up() {
@@ -105,21 +136,32 @@ impl AtNode {
                     if away < self.deadline => {}
                 _ => return Err(self.failed(&error, away)),
             }
+            if !is_told && away >= NOTABLE {
+                is_told = true;
+                self.watch.note(&format!(
+                    "node {} cannot be reached: {error}; it is waited for, for {} s at most",
+                    self.node,
+                    self.deadline.as_secs()
+                ));
+            }
             thread::sleep(RETRY_PAUSE);
         }
     }
 
     fn failed(&self, error: &CallError, waited: Duration) -> BackupError {
         let node = &self.node;
+        if let CallError::Refused(Refused { code, message, .. }) = error
+            && code == UNFIT
+        {
+            let said = format!("node {node}: {message}");
+            return BackupError::VmAtNode { failure: FailureKind::Request, said };
+        }
         BackupError::Node(match error {
             CallError::Unreachable(what) => format!(
                 "node {node} cannot be reached: {what} (waited {} s); does `blockferry node serve` \
                  run there?",
                 waited.as_secs()
             ),
-            CallError::Refused(Refused { code, message, .. }) if code == UNFIT => {
-                format!("node {node}: {message}")
-            }
             CallError::Refused(Refused { code, .. }) if code == NO_SUCH_JOB => {
                 format!(
                     "node {node} does not know the job any more: it was started anew meanwhile, or another \

@@ -15,7 +15,7 @@ use super::run::run;
 use super::tally::{JobCounts, Tally};
 use super::ticket::{QueuePlace, Ticket};
 use crate::backup::{
-    BackupRequest, BackupSettings, Cancellation, SnapshotChoice, VmRequest, Watch,
+    BackupRequest, BackupSettings, Cancellation, SnapshotChoice, Unheard, VmRequest, Watch,
 };
 use crate::catalog::{
     Admission, BackupMode, CatalogError, FailureKind, IdempotencyKey, Job, JobId, JobKind,
@@ -162,7 +162,8 @@ impl Backups {
         self.check_node(Some(&node))?;
         let nodes = self.shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
         // It has no job yet that it could be asked about.
-        let found = AtNode::new(nodes, &node, JobId::new(), 1, true)?.find(asked, called_off);
+        let found = AtNode::new(nodes, &node, JobId::new(), 1, true, Arc::new(Unheard))?
+            .find(asked, called_off);
         if called_off.is_cancelled() {
             return Err(SubmitError::HungUp);
         }

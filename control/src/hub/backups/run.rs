@@ -21,7 +21,8 @@ fn reader(shared: &Shared, ticket: &Ticket) -> Result<Reader, SubmitError> {
     let nodes = shared.nodes.as_ref().ok_or(SubmitError::NoNodes)?;
     let connections = shared.settings.lane.connections;
     let of_snapshot = ticket.vm.is_some();
-    let at = AtNode::new(nodes, node, ticket.job.id, connections, of_snapshot)?;
+    let watch = Arc::new(ticket.feed.clone());
+    let at = AtNode::new(nodes, node, ticket.job.id, connections, of_snapshot, watch)?;
     let origin = ticket.vm.as_ref().map(|vm| Box::new(at.origin(vm)) as Box<dyn Origin>);
     Ok((Arc::new(at), origin))
 }

@@ -21,7 +21,7 @@ fn three_disks_with_a_million_areas_each_are_told_to_a_node() {
         stall: PATIENCE,
     };
     let name = "rack2".parse().unwrap();
-    let node = AtNode::new(&nodes, &name, JobId::new(), 1, false).unwrap();
+    let node = AtNode::new(&nodes, &name, JobId::new(), 1, false, Arc::new(Unheard)).unwrap();
     // Far into a disk, where their numbers are long.
     let area = |n: u64| Area::new((60 << 40) + (n << 17), 1 << 16);
     let areas = AreaSet::from_unsorted((0..AREAS).map(area), u64::MAX).unwrap();
