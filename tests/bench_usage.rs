@@ -362,6 +362,7 @@ fn a_real_tunnel_is_measured_into_the_target_that_may_be_written_over() {
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     // The target's address is one of the far end's own, and plain TCP leads elsewhere.
     assert!(stderr(&output).contains("without tcp"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("take a larger one"), "{}", stderr(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.iter().map(|run| &run["way"]).collect::<Vec<_>>(), ["tunnel", "ssh -L"]);

@@ -34,9 +34,9 @@ pub(super) fn command(options: &TunnelBenchOptions) -> anyhow::Result<Exit> {
             }
             other => console.note(&other.to_string()),
         });
-        let left_out = |what: &str| ground.console.note(what);
+        let short = |what: &str| ground.console.note(what);
         let (cancellation, observer) = (ground.cancellation, ground.observer);
-        measure_tunnel(&bench, cancellation, observer, &on_event, &left_out, on_run)
+        measure_tunnel(&bench, cancellation, observer, &on_event, &short, on_run)
             .map_err(|error| refusal(&error))
     })
 }

@@ -32,4 +32,4 @@ pub use measure::{Observer, Pace};
 pub use road::OnTunnelEvent;
 pub use run::{LaneFigures, Part, RoundTrips, Run, Sample, Way};
 pub use servant::SourceData;
-pub use tunnel::{FarSide, OnLeftOut, TunnelBench, measure_tunnel};
+pub use tunnel::{FarSide, OnShort, TunnelBench, measure_tunnel};

@@ -26,6 +26,8 @@ const SINK_BYTES: u64 = 256 << 40;
 const THREADS: u16 = 4;
 /// A lane's share of the target is a multiple of this where there is room, else of a cluster.
 const STEPS: [u64; 2] = [1 << 20, 64 << 10];
+/// The share of its time that a run has to take.
+const WHOLE: f64 = 0.9;
 /// When the first round trip under load is measured, and the time between two.
 const BUSY_START: Duration = Duration::from_millis(300);
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -70,8 +72,8 @@ pub struct TunnelBench {
     pub mover: MoverSettings,
 }
 
-/// Told of a way that is left out, and why.
-pub type OnLeftOut<'a> = &'a dyn Fn(&str);
+/// Told of a way that is left out, or of a run that is over too soon, and why.
+pub type OnShort<'a> = &'a dyn Fn(&str);
 
 /// Measures each way with each number of lanes and connections, and hands each run to `on_run`.
 /// Nothing is left of it afterwards but what a real target was given.
@@ -83,7 +85,7 @@ pub fn measure_tunnel(
     cancellation: &Cancellation,
     observer: Observer<'_>,
     on_event: &OnTunnelEvent,
-    on_left_out: OnLeftOut<'_>,
+    on_short: OnShort<'_>,
     mut on_run: impl FnMut(Run),
 ) -> Result<(), BenchError> {
     let ground = Ground::make(bench)?;
@@ -101,7 +103,7 @@ pub fn measure_tunnel(
         let (mut road, idle, size) = match ground.road(way, connections, on_event) {
             Ok(paved) => paved,
             Err(error) if ground.may_leave_out(way, &error) => {
-                on_left_out(&format!("without {}: {error}", way.word()));
+                on_short(&format!("without {}: {error}", way.word()));
                 left_out.push(way);
                 if bench.ways.iter().all(|way| left_out.contains(way)) {
                     return Err(error);
@@ -114,7 +116,20 @@ pub fn measure_tunnel(
         let done = |share: f64| (number(index) + share) / number(combinations.len());
         let observer = |share: f64, bytes: u64| observer(done(share), bytes);
         let label = Label { way, connections, lanes, round: 1 };
-        on_run(ground.measure(&mut road, label, idle, size, cancellation, &observer)?);
+        let run = ground.measure(&mut road, label, idle, size, cancellation, &observer)?;
+        if let Some(length) = bench.pace.length
+            && run.elapsed < length.mul_f64(WHOLE)
+            && bench.size_bytes.is_none()
+        {
+            on_short(&format!(
+                "the target has {} MiB, which were written in {:.1} s of {:.0} s: the figures are those \
+                 of a beginning; take a larger one",
+                size >> 20,
+                run.elapsed.as_secs_f64(),
+                length.as_secs_f64()
+            ));
+        }
+        on_run(run);
     }
     Ok(())
 }
