@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::nodes::{NodeCheck, NodeName};
 use super::ports::Ports;
-use crate::tunnel::endpoint::Gatekeeper;
+use crate::tunnel::endpoint::{Gatekeeper, Reached};
 use crate::tunnel::{EnrollmentCode, SshKey};
 
 /// Names of this machine, as a node writes them.
@@ -48,16 +48,17 @@ impl Gatekeeper for Gate {
         Ok(name.into())
     }
 
-    fn reach(&self, node: &str, host: &str, port: u16) -> Result<SocketAddr, String> {
+    fn reach(&self, node: &str, host: &str, port: u16) -> Result<Reached, String> {
         if !LOOPBACK.contains(&host) {
             return Err("nodes reach nothing beyond this machine".into());
         }
         if port == self.api.port() {
-            return Ok(self.api);
+            return Ok(Reached { address: self.api, greets: false });
         }
         let node: NodeName = node.parse()?;
         if self.ports.is_leased_for(port, &node) {
-            return Ok((Ipv4Addr::LOCALHOST, port).into());
+            let address = (Ipv4Addr::LOCALHOST, port).into();
+            return Ok(Reached { address, greets: true });
         }
         Err(format!("it is not leased for node {node}"))
     }

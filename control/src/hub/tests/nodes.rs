@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::tunnel::endpoint::Gatekeeper;
+use crate::tunnel::endpoint::{Gatekeeper, Reached};
 use crate::tunnel::{EnrollmentCode, OwnKey, SshKey};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -96,9 +96,11 @@ fn a_node_reaches_what_is_leased_for_it_and_the_api_and_nothing_else() {
     };
     let (n1, n2) = (node("n1"), node("n2"));
     let (mine, other, nobodys) = (lease("a", Some(&n1)), lease("b", Some(&n2)), lease("c", None));
-    assert_eq!(gate.reach("n1", "127.0.0.1", mine).unwrap().port(), mine);
-    assert_eq!(gate.reach("n1", "localhost", mine).unwrap().ip().to_string(), "127.0.0.1");
-    assert_eq!(gate.reach("n2", "127.0.0.1", 9).unwrap(), api);
+    assert_eq!(gate.reach("n1", "127.0.0.1", mine).unwrap().address.port(), mine);
+    assert_eq!(gate.reach("n1", "localhost", mine).unwrap().address.ip().to_string(), "127.0.0.1");
+    let reached = Reached { address: api, greets: false };
+    assert_eq!(gate.reach("n2", "127.0.0.1", 9).unwrap(), reached);
+    assert!(gate.reach("n1", "127.0.0.1", mine).unwrap().greets);
     for port in [other, nobodys, 22, 0, mine + 7] {
         assert!(gate.reach("n1", "127.0.0.1", port).is_err(), "{port}");
     }

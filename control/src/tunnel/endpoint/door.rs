@@ -26,7 +26,7 @@ use super::super::own_key::OwnKey;
 use super::super::stream::Buffered;
 use super::call;
 use super::directory::{Call, Presence};
-use super::gatekeeper::Gatekeeper;
+use super::gatekeeper::{Gatekeeper, Reached};
 use super::news::News;
 use super::places::{Full, NodePlace, NodePlaces};
 use super::strangers::{Place, Strangers};
@@ -360,8 +360,8 @@ impl server::Handler for Door {
         let reached = u16::try_from(port)
             .map_err(|_| "no such port".to_owned())
             .and_then(|port| self.shared.gatekeeper.reach(&node, host, port));
-        let address = match reached {
-            Ok(address) => address,
+        let Reached { address, greets } = match reached {
+            Ok(reached) => reached,
             Err(why) => {
                 let host: String = host.chars().take(64).collect();
                 self.refuse(format!("{host:?} port {port}: {why}"));
@@ -383,9 +383,10 @@ impl server::Handler for Door {
             reply.accept().await;
             let never = std::future::pending();
             let figures = Figures::default();
-            let allowance = Allowance { unasked_bytes: UNASKED_BYTES, ..Allowance::NONE };
+            let unasked_bytes = if greets { UNASKED_BYTES } else { u64::MAX };
+            let allowance = Allowance { unasked_bytes, ..Allowance::NONE };
             channel::carry(channel, socket, &turn, &figures, never, allowance).await;
-            if figures.unasked_bytes() > UNASKED_BYTES && !unasked.swap(true, Ordering::Relaxed) {
+            if figures.unasked_bytes() > unasked_bytes && !unasked.swap(true, Ordering::Relaxed) {
                 let what = format!("port {port}: bytes for a server that has not greeted");
                 shared.news.tell(EndpointEvent::Refused { node: Some(node), peer, what, times: 1 });
             }

@@ -45,7 +45,7 @@ use places::NodePlaces;
 use strangers::Strangers;
 
 pub use directory::{ConnectedNode, DialError, Directory};
-pub use gatekeeper::Gatekeeper;
+pub use gatekeeper::{Gatekeeper, Reached};
 
 /// How the endpoint treats its connections.
 #[derive(Clone, Debug)]

@@ -72,6 +72,28 @@ fn bytes_for_a_server_that_has_not_greeted_end_their_channel_and_are_told_once()
 }
 
 #[test]
+fn a_server_that_waits_for_the_words_of_its_client_is_sent_all_of_them() {
+    const WORDS: usize = 1 << 20;
+    let rig = Rig::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    rig.list.ports.lock().unwrap().push(port);
+    rig.list.quiet.lock().unwrap().push(port);
+    let server = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.read_exact(&mut vec![0; WORDS]).unwrap();
+        client.write_all(b"heard").unwrap();
+    });
+    let tunnel = rig.tunnel();
+    let mut stream = dial(&tunnel, port);
+    stream.write_all(&vec![7; WORDS]).unwrap();
+    let mut heard = [0; 5];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"heard");
+    server.join().unwrap();
+}
+
+#[test]
 fn a_refusal_of_a_stranger_that_comes_again_and_again_is_told_once() {
     let rig = Rig::new();
     let fingerprint = |told: &str| {
