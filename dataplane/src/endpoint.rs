@@ -56,7 +56,7 @@ pub trait Dial: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Why the way to the server is down now, if it is, for people: a lane whose connection is silent
+    /// Why there is no way to the server now, down as it is or refused, for people: a lane whose connection is silent
     /// or lost cannot tell that from a server that is stopped. Asked once, when a lane fails.
     fn down(&self) -> Option<String> {
         None

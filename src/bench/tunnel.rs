@@ -29,9 +29,7 @@ pub(super) fn command(options: &TunnelBenchOptions) -> anyhow::Result<Exit> {
     measured(&options.output, &options.files, &about, |ground, on_run| {
         let console = Arc::clone(ground.console);
         let on_event: OnTunnelEvent = Arc::new(move |event| match event {
-            TunnelEvent::Up { .. } | TunnelEvent::ChannelRefused { .. } => {
-                console.detail(&event.to_string());
-            }
+            TunnelEvent::Up { .. } => console.detail(&event.to_string()),
             other => console.note(&other.to_string()),
         });
         let short = |what: &str| ground.console.note(what);

@@ -127,6 +127,7 @@ fn a_backup_that_is_called_off_while_its_vm_is_sought_never_becomes_a_job() {
         }
         assert_eq!(child.wait().unwrap().code(), Some(7), "{}", said());
         assert!(said().contains("GET /api/v1/backups tells whether"), "{}", said());
+        wait_until("the hub has not heard of it", || place.hubs.hub.callers() == 0);
         place.vms.vsphere.release_call(sought);
         // The node was asked before, and has answered by then.
         let (code, made) = place.try_back_up("web");

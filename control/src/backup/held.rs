@@ -258,7 +258,7 @@ impl Held {
             Ok(Removal::Done(count)) => {
                 if count == 0 && self.snapshot.is_some() {
                     self.watch.note(&format!("snapshot {name} of VM {vm} was gone already"));
-                } else if since.elapsed() >= LONG {
+                } else if count > 0 && since.elapsed() >= LONG {
                     let took = since.elapsed().as_secs();
                     self.watch
                         .note(&format!("snapshot {name} of VM {vm} is removed, after {took} s"));

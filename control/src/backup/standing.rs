@@ -2,7 +2,7 @@
 //! the start.
 //!
 //! ```text
-//!  what verify found, and the lengths of the files    of all layers, opening nothing
+//!  what was found, and the lengths of the files       of all layers, opening nothing
 //!  headers                                            of all layers, by one process
 //!  tables (qemu-img check)                            of the newest, and of files that were written
 //!                                                     since their tables were found right

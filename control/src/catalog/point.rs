@@ -122,13 +122,13 @@ pub struct Layer {
     pub point: PointId,
     /// What its disk was called then.
     pub disk_name: DiskName,
-    /// What the last verification found wrong with it, if anything.
+    /// What a verification or a restore found wrong with it, if anything.
     pub damage: Option<FoundDamage>,
     /// The rest of it.
     pub facts: LayerFacts,
 }
 
-/// Damage of a layer that a verification found, and none since then found mended.
+/// Damage of a layer that a verification or a restore found, and no verification since then mended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundDamage {
     /// What is wrong, in words.
@@ -289,7 +289,7 @@ pub trait Points {
     /// [`CatalogError::NoSuchLayer`].
     fn points_on(&self, layer: LayerId) -> Result<Vec<PointId>, CatalogError>;
 
-    /// Notes what a verification found: the layers that are damaged, with how, and those that are
+    /// Notes what a verification or a restore found: the layers that are damaged, with how, and those that are
     /// right, whose marks go. Layers whose points were deleted meanwhile are passed over.
     ///
     /// # Errors

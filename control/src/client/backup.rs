@@ -154,6 +154,7 @@ impl HubClient {
             moved: None,
         };
         following.patience.heard();
+        following.tell_state(&asked.state, asked.changed_ms, &asked.reason);
         watch.last_words(Some(&format!(
             "job {} of the hub at {} goes on, unless that has heard that it is called off: GET \
              /api/v1/backups/{} tells",

@@ -134,7 +134,7 @@ fn left(address: &HubAddress, job: Option<&JobId>, what: &str) -> String {
 
 /// Of a job that was asked for, and perhaps not heard of.
 pub(super) fn maybe_asked() -> &'static str {
-    "it makes no job of what nobody waits for, and GET /api/v1/backups tells whether it had made one"
+    "GET /api/v1/backups tells whether there is a job of it"
 }
 
 impl ClientError {

@@ -222,6 +222,9 @@ impl HeldVms {
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };
             let frozen = unwound(freeze).unwrap_or_else(Err);
+            // Nobody may be asking any more where it is not wanted any more.
+            let said = held(&ours.words).len();
+            let mut wanted = true;
             let late = {
                 let mut state = held(&ours.state);
                 match (frozen, &*state) {
@@ -233,16 +236,15 @@ impl HeldVms {
                         *state = State::Failed(fault);
                         None
                     }
-                    // It is not wanted any more.
-                    (Ok(frozen), _) => Some(frozen),
-                    (Err(_), _) => {
-                        *state = State::Gone;
-                        None
+                    (frozen, _) => {
+                        wanted = false;
+                        frozen.ok()
                     }
                 }
             };
-            if let Some(late) = late {
+            if !wanted {
                 drop(late);
+                held(&ours.words).iter().skip(said).for_each(|word| (all.log)(word));
                 *held(&ours.state) = State::Gone;
             }
         });

@@ -31,7 +31,7 @@ pub struct ListedDisk {
     pub damaged: Vec<DamagedFile>,
 }
 
-/// A file that a verification found damaged, or that has another length than it was published with.
+/// A file that a verification or a restore found damaged, or that has another length than it was published with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedFile {
@@ -39,7 +39,7 @@ pub struct DamagedFile {
     pub file: RelativePath,
     /// What is wrong, in words.
     pub says: String,
-    /// When a verification found it; its length is seen now.
+    /// When that was found; its length is seen now.
     pub found: Option<UnixMillis>,
 }
 

@@ -187,10 +187,22 @@ impl Opened for OpenedHere<'_> {
     fn compare(&self, disk: usize, read: &Manifest) -> Result<(), ReadError> {
         let layer = &self.held.layers[disk];
         let found = self.digests[disk].differences(read)?;
-        // It differs, whoever is to blame.
         let by_digests = found.clone();
-        let differences = by_layer(layer, found, &self.settings.image_tool).unwrap_or(by_digests);
-        self.keep_differences(layer, &differences);
+        let differences = match by_layer(layer, found, &self.settings.image_tool) {
+            Ok(differences) => {
+                self.keep_differences(layer, &differences);
+                differences
+            }
+            // It differs, whoever is to blame; one that is right is not to be marked.
+            Err(error) => {
+                let disk = &self.disks[disk].name;
+                self.watch.note(&format!(
+                    "disk {disk}: which layer is damaged cannot be told, so none is marked: {error}; \
+                     verify it"
+                ));
+                by_digests
+            }
+        };
         let first = differences.iter().filter_map(|(damaged, ranges)| {
             let first = ranges.as_slice().first()?;
             Some((*first, *damaged))

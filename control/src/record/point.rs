@@ -33,7 +33,7 @@ pub struct PointRecord {
     pub stored: u64,
     /// Layers of the longest chain.
     pub chain: usize,
-    /// `whole`, or `damaged`: files are missing, a verification found them damaged, or they have
+    /// `whole`, or `damaged`: files are missing, were found damaged, or they have
     /// another length than they had. What is in them is not looked at for this.
     pub state: String,
     /// What the VM is known by, whatever it is called, if that is known.
@@ -80,7 +80,7 @@ pub struct DiskRecord {
     pub chain: Vec<LayerRecord>,
     /// Files of the chain that are not there.
     pub missing: Vec<String>,
-    /// Files of the chain that a verification found damaged, or that have another length than they
+    /// Files of the chain that were found damaged, or that have another length than they
     /// were published with.
     #[serde(default)]
     pub damaged: Vec<DamagedFileRecord>,
@@ -93,7 +93,7 @@ pub struct DamagedFileRecord {
     pub file: String,
     /// What is wrong with it.
     pub says: String,
-    /// When a verification found it: milliseconds since 1970. Nothing where it is seen now.
+    /// When that was found: milliseconds since 1970. Nothing where it is seen now.
     pub found_ms: Option<u64>,
 }
 

@@ -33,24 +33,39 @@ pub(super) struct Ask {
     pub(super) load: Load,
 }
 
-/// Why the far end does not connect to something, if it was asked last and did not.
+/// Why the far end did not connect to something when it was asked last.
 #[derive(Debug, Default)]
-pub(super) struct Refusal(Mutex<Option<String>>);
+pub(super) struct Refusal(Mutex<Why>);
+
+#[derive(Debug, Default)]
+struct Why {
+    /// Nothing while it is asked.
+    now: Option<String>,
+    /// What was told since it was connected last.
+    told: Option<String>,
+}
 
 impl Refusal {
+    /// It is asked again.
+    pub(super) fn is_asked(&self) {
+        held(&self.0).now = None;
+    }
+
     /// Notes it. Whether that is news.
     fn is_news(&self, why: &str) -> bool {
-        held(&self.0).replace(why.to_owned()).is_none_or(|known| known != why)
+        let mut known = held(&self.0);
+        known.now = Some(why.to_owned());
+        known.told.replace(why.to_owned()).is_none_or(|told| told != why)
     }
 
     /// It was connected.
     fn is_over(&self) {
-        held(&self.0).take();
+        *held(&self.0) = Why::default();
     }
 
     /// Why.
     pub(super) fn why(&self) -> Option<String> {
-        held(&self.0).clone()
+        held(&self.0).now.clone()
     }
 }
 

@@ -116,7 +116,7 @@ impl Tunnel {
 
     /// Listens on ports of 127.0.0.1, and leads those who connect to the same ports of 127.0.0.1 at
     /// the far end, over the connections of this tunnel, spread as lanes are. One whose channel is
-    /// refused is closed, and told as any refusal.
+    /// refused is closed, and that is told once, until the port is connected again.
     ///
     /// # Errors
     /// [`LocalPortError`]; it listens on all of the ports or on none.
@@ -210,6 +210,7 @@ impl Lines {
             .ok_or_else(|| io::Error::other("the tunnel has no connection"))?;
         let load = Load::new(&line.figures);
         let due = Instant::now() + settings.deadline;
+        refusal.is_asked();
         let (far, refusal) = (far.clone(), Arc::clone(refusal));
         line.asks
             .send(Ask { far, socket, refusal, guest, due, load })

@@ -133,7 +133,7 @@ pub enum TunnelEvent {
         /// Why.
         error: TunnelError,
     },
-    /// The far end did not open a channel.
+    /// The far end did not open a channel. Told once for each reason, until one is opened.
     ChannelRefused {
         /// To what.
         far: FarEnd,

@@ -127,6 +127,8 @@ impl Task {
         if strand == 0 {
             return self.fail_side(side, cause, context.now);
         }
+        let endpoint = if side == Side::Source { &self.source } else { &self.target };
+        let cause = cause.with_way(|| endpoint.down());
         self.note(&format!("the {side} gives no connection {}: {cause}", strand + 1));
         self.strands[strand].abandoned = true;
         for link in self.strands[strand].links() {

@@ -33,7 +33,7 @@ ALTER TABLE layers ADD COLUMN checked_bytes INTEGER
     CHECK ((checked_inode IS NULL) = (checked_bytes IS NULL));
 ";
 
-/// What a verification found wrong with a layer, until another one finds it right, and how long the
+/// What was found wrong with a layer, until a verification finds it right, and how long the
 /// file of its image is, which never changes.
 const VERSION_5: &str = "
 ALTER TABLE layers ADD COLUMN damage TEXT;

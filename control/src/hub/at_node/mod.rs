@@ -136,7 +136,7 @@ impl AtNode {
                     if away < self.deadline => {}
                 _ => return Err(self.failed(&error, away)),
             }
-            if !is_told && away >= NOTABLE {
+            if !is_told && away >= NOTABLE && matches!(error, CallError::Unreachable(_)) {
                 is_told = true;
                 self.watch.note(&format!(
                     "node {} cannot be reached: {error}; it is waited for, for {} s at most",

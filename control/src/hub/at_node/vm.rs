@@ -1,5 +1,6 @@
 //! A VM of a node's hypervisor: found, held still and let go by the node, as the hub asks.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 /// The same of a job that was called off, for somebody waits; the node goes on by itself.
 const HURRIED: Duration = Duration::from_secs(10);
-/// For one that is not there to say that it has let a snapshot go.
+/// For one that is not there, from attempt to attempt, to say that it has let a snapshot go.
 const AWAY: Duration = Duration::from_secs(8);
 /// For a node that is not there to be there: it may have been started a moment ago.
 const COMING: Duration = Duration::from_secs(30);
@@ -288,8 +289,10 @@ impl Drop for HeldAtNode {
         let is_hurried = || cancellation.is_cancelled() && since.elapsed() >= HURRIED;
         let late = || is_hurried() || since.elapsed() >= RELEASE_DEADLINE;
         let (at, call) = (self.at.clone(), self.call());
+        let is_at_it = Cell::new(false);
         let gone = |answer| match answer {
             SnapshotAnswer::Working { words } => {
+                is_at_it.set(true);
                 self.pass_on(words);
                 None
             }
@@ -301,13 +304,14 @@ impl Drop for HeldAtNode {
         };
         match at.until_done(&late, &Method::DELETE, &call, None, gone) {
             Ok(()) => {}
-            Err(BackupError::Cancelled) if is_hurried() => self.watch.note(&format!(
+            Err(BackupError::Cancelled) if is_at_it.get() => self.watch.note(&format!(
                 "its snapshot is not removed yet: node {} goes on with that, and its log says how it ends",
                 at.node
             )),
             Err(error) => self.watch.note(&format!(
-                "whether the snapshot is removed is not known: {error}; the node removes it when it \
-                 has not heard of the job for a while, or when it is started again"
+                "whether the snapshot is removed is not known: {error}; the node removes it when the hub \
+                 reaches it again, when it has not heard of the job for a while, or when it is started \
+                 again"
             )),
         }
     }

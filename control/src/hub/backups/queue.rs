@@ -164,22 +164,20 @@ impl Backups {
         // It has no job yet that it could be asked about.
         let found = AtNode::new(nodes, &node, JobId::new(), 1, true, Arc::new(Unheard))?
             .find(asked, called_off);
-        if called_off.is_cancelled() {
-            return Err(SubmitError::HungUp);
-        }
         let found = found.map_err(|error| match error.failure() {
             FailureKind::Request => SubmitError::NoVm(error),
             _ => SubmitError::VmsAway(error),
         })?;
         // By its name, whatever it was found by, unless it has another one here.
         let hash = hash(found.request.vm.as_str(), sought);
-        self.take_in(found.request.clone(), Some(found), repository, Some(node), key, hash)
+        let request = found.request.clone();
+        self.take_in(request, Some((found, called_off)), repository, Some(node), key, hash)
     }
 
     fn take_in(
         &self,
         request: BackupRequest,
-        vm: Option<FoundVm>,
+        vm: Option<(FoundVm, &Cancellation)>,
         repository: Option<&RepositoryName>,
         node: Option<NodeName>,
         key: Option<IdempotencyKey>,
@@ -206,6 +204,10 @@ impl Backups {
         if state.waiting.len() >= MAX_WAITING {
             return Err(SubmitError::QueueFull { waiting: state.waiting.len() });
         }
+        // It took its time to be found.
+        if vm.as_ref().is_some_and(|(_, called_off)| called_off.is_cancelled()) {
+            return Err(SubmitError::HungUp);
+        }
         let new = NewJob {
             kind: JobKind::Backup,
             vm: request.vm.clone(),
@@ -224,7 +226,7 @@ impl Backups {
                 repository: repository.clone(),
                 repository_name: name.clone(),
                 node,
-                vm,
+                vm: vm.map(|(found, _)| found),
                 cancellation: Cancellation::default(),
                 feed,
             }));

@@ -61,22 +61,19 @@ impl News {
 
     /// One that has not logged in was refused something.
     pub(super) fn stranger_refused(&self, peer: SocketAddr, what: String) {
-        if self.is_news(&what) {
-            self.pass(&self.refused, peer, what, refused);
-        }
-    }
-
-    fn is_news(&self, what: &str) -> bool {
         let now = Instant::now();
         let mut known = held(&self.known);
         known.retain(|_, told| now.duration_since(*told) < SAME_AGAIN);
-        if known.contains_key(what) {
-            return false;
+        if known.contains_key(&what) {
+            return;
         }
-        if known.len() < MAX_KNOWN {
-            known.insert(what.to_owned(), now);
+        let batch = held(&self.refused).add(now, peer, what);
+        // What was not told has its turn yet.
+        if let Some(told) = batch.as_ref().filter(|_| known.len() < MAX_KNOWN) {
+            known.insert(told.what.clone(), now);
         }
-        true
+        drop(known);
+        self.tell_batch(batch, refused);
     }
 
     /// A node has logged in, and has no place. Told once until it has one.
