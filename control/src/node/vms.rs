@@ -222,8 +222,6 @@ impl HeldVms {
                 frozen.map_err(|error| FaultRecord::of_all(&error))
             };
             let frozen = unwound(freeze).unwrap_or_else(Err);
-            // Nobody may be asking any more where it is not wanted any more.
-            let said = held(&ours.words).len();
             let mut wanted = true;
             let late = {
                 let mut state = held(&ours.state);
@@ -244,7 +242,8 @@ impl HeldVms {
             };
             if !wanted {
                 drop(late);
-                held(&ours.words).iter().skip(said).for_each(|word| (all.log)(word));
+                // The hub may have left, and what became of the snapshot was said while it was made.
+                held(&ours.words).iter().for_each(|word| (all.log)(word));
                 *held(&ours.state) = State::Gone;
             }
         });

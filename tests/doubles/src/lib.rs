@@ -9,7 +9,7 @@
 //!  sshd      OpenSSH's server, a child of the test for each session
 //!  disk      test disks and their comparison   ports   a hub's range, for one test alone
 //!  vsphere   a vCenter or ESXi host with VMs     http    a client that sends what it is told to
-//!  vcsim     VMware's simulator of the same
+//!  vcsim     VMware's simulator of the same      queued  what a busy machine takes
 //! ```
 //!
 //! Nothing here depends on the data plane: the protocol is encoded a second time, so that the
@@ -26,6 +26,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod qemu;
+pub mod queued;
 pub mod server;
 pub mod socket;
 pub mod sshd;
@@ -41,6 +42,7 @@ pub use ports::PortBlock;
 pub use process::Child;
 pub use proxy::Proxy;
 pub use qemu::QemuNbd;
+pub use queued::queued;
 pub use server::Server;
 pub use socket::Address;
 pub use sshd::{SshServer, Sshd};

@@ -1,7 +1,6 @@
 //! Times and sizes that are promised.
 
-use std::fs;
-
+use blockferry_doubles::queued;
 use blockferry_doubles::vsphere::CHANGE_BYTES;
 
 use super::*;
@@ -12,16 +11,9 @@ const AREAS: Duration = Duration::from_secs(1);
 /// Other tests run beside this one, and share its caches: the best of so many is looked at.
 const ROUNDS: usize = 8;
 
-/// How long the threads of this process could have run, and had to wait for a processor: what other
-/// tests take away. Nothing where the kernel does not count it.
-fn queued() -> Duration {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    // One that has ended meanwhile has none.
-    let counted = threads.filter_map(|thread| {
-        let counts = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        counts.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(counted.sum())
+/// What other tests take from the client, which is this thread and its reactor's.
+fn taken() -> Duration {
+    queued(|is_own, name| is_own || name == "vsphere")
 }
 
 #[test]
@@ -32,9 +24,9 @@ fn a_thousand_vms_are_listed_in_time() {
     });
     let stage = Stage::of(builder);
     let client = stage.connect();
-    let (queue, begin) = (queued(), Instant::now());
+    let (queue, begin) = (taken(), Instant::now());
     let vms = client.vms().unwrap();
-    let (took, queue) = (begin.elapsed(), queued().saturating_sub(queue));
+    let (took, queue) = (begin.elapsed(), taken().saturating_sub(queue));
     let own = stage.double.own_time(begin, begin + took);
     assert_eq!(vms.len(), 1000);
     assert!(vms.iter().all(|vm| vm.disks.len() == 2));
@@ -64,9 +56,9 @@ fn a_hundred_thousand_changed_areas_are_planned_in_time() {
     let since = disk.change.unwrap();
     let round = || {
         let (web, most) = (stage.web_id(), usize::MAX);
-        let (queue, begin) = (queued(), Instant::now());
+        let (queue, begin) = (taken(), Instant::now());
         let areas = client.changed_areas(&web, &second, &now, &since, most).unwrap();
-        let (took, queue) = (begin.elapsed(), queued().saturating_sub(queue));
+        let (took, queue) = (begin.elapsed(), taken().saturating_sub(queue));
         let own = stage.double.own_time(begin, begin + took);
         assert_eq!(areas.len() as u64, AREA_COUNT);
         println!("planned in {took:?}, of which {own:?} the server's and {queue:?} others'");
